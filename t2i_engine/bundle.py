@@ -1,0 +1,358 @@
+"""Bundle: a folder with a model's graphs, vocabulary and manifest, checked when opened and written atomically."""
+
+import hashlib
+import json
+import re
+import shutil
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+from t2i_engine.errors import BundleError, OutputError, listed, quoted, unknown
+from t2i_engine.formats import FORMATS, GENERATOR, TEXT_ENCODER, Differences, Format
+from t2i_engine.records import RecordError, read_record
+from t2i_engine.tokenizer import RULE, Tokenizer
+
+SCHEMA = 1
+MANIFEST = "bundle.json"
+VOCABULARY = "vocabulary.json"
+EMBEDDED = Path(__file__).parent / "bundles"
+
+_LARGEST_MANIFEST = 16 << 20
+_FILE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", re.ASCII)
+_SHA256 = re.compile(r"[0-9a-f]{64}", re.ASCII)
+_LARGEST_SIZES = {
+    "picture_side": 4096,
+    "base_width": 1024,
+    "noise_width": 4096,
+    "sentence_width": 4096,
+    "embedding_width": 4096,
+    "vocabulary_size": 1_000_000,
+}
+
+
+@dataclass(frozen=True)
+class ModelSizes:
+    """The sizes that fix a model; training, export and runtime share this record."""
+
+    picture_side: int  # R, a power of two from 32
+    base_width: int  # nf
+    noise_width: int  # Z
+    sentence_width: int  # S, even: half of it per direction of the LSTM
+    embedding_width: int
+    vocabulary_size: int  # words including the padding word at index 0
+    conditioning_augmentation: bool  # False: the generator has no input condition_noise (DF-GAN)
+    adaptive_block: bool
+
+    def __post_init__(self) -> None:
+        for name, largest in _LARGEST_SIZES.items():
+            size = getattr(self, name)
+            if not 1 <= size <= largest:
+                raise ValueError(f"{name} is {size}; 1 to {largest} expected")
+        if self.picture_side < 32 or self.picture_side.bit_count() != 1:
+            raise ValueError(f"picture_side is {self.picture_side}; a power of two from 32 expected")
+        if self.sentence_width % 2:
+            raise ValueError(f"sentence_width is {self.sentence_width}; an even number expected")
+
+
+@dataclass(frozen=True)
+class TensorSpec:
+    """Name, dtype and shape of an input or output; letters (B, T) are sizes that may vary."""
+
+    name: str
+    dtype: str
+    shape: tuple[int | str, ...]
+
+
+@dataclass(frozen=True)
+class Graph:
+    """Inputs and outputs of one graph."""
+
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+
+
+def graphs_of(sizes: ModelSizes) -> dict[str, Graph]:
+    """The public contract: the graphs that a model of these sizes has, whatever the format."""
+    side, width = sizes.picture_side, sizes.sentence_width
+    sentence = TensorSpec("sentence", "float32", ("B", width))
+    noise = [TensorSpec("noise", "float32", ("B", sizes.noise_width)), sentence]
+    if sizes.conditioning_augmentation:
+        noise.append(TensorSpec("condition_noise", "float32", ("B", width)))
+    image = TensorSpec("image", "float32", ("B", 3, side, side))
+    pixels = TensorSpec("pixels", "uint8", ("B", side, side, 3))
+    tokens = (TensorSpec("tokens", "int64", ("B", "T")), TensorSpec("lengths", "int64", ("B",)))
+    return {TEXT_ENCODER: Graph(tokens, (sentence,)), GENERATOR: Graph(tuple(noise), (image, pixels))}
+
+
+@dataclass(frozen=True)
+class FileRecord:
+    """What the manifest says of one file; `graph` is None for a file that holds no or every graph."""
+
+    sha256: str
+    size: int  # in bytes
+    graph: str | None = None
+    format: str | None = None
+    precision: str | None = None
+    opset: int | None = None
+
+    def __post_init__(self) -> None:
+        if not _SHA256.fullmatch(self.sha256):
+            raise ValueError(f"sha256 is {quoted(self.sha256)}; 64 hexadecimal digits expected")
+        if self.size < 0:
+            raise ValueError(f"size is {self.size}; a number of bytes expected")
+
+    @classmethod
+    def of(
+        cls,
+        content: bytes | Path,
+        graph: str | None = None,
+        format: str | None = None,  # noqa: A002  (the manifest's word)
+        precision: str | None = None,
+        opset: int | None = None,
+    ) -> "FileRecord":
+        """The record of a file, given as its bytes or its path."""
+        size = len(content) if isinstance(content, bytes) else content.stat().st_size
+        return cls(_sha256(content), size, graph, format, precision, opset)
+
+
+@dataclass(frozen=True)
+class TokenizerSpec:
+    """The vocabulary file, and the rule by which captions are split."""
+
+    vocabulary: str = VOCABULARY
+    rule: str = RULE
+
+
+@dataclass(frozen=True)
+class Parity:
+    """The gate's result for one format: the worst differences from PyTorch over all cases, and what was allowed."""
+
+    worst: Differences
+    tolerance: Differences
+    cases: int
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """The content of bundle.json."""
+
+    name: str
+    model: ModelSizes
+    files: Mapping[str, FileRecord]
+    parity: Mapping[str, Parity] = field(default_factory=dict)  # by format
+    tokenizer: TokenizerSpec = TokenizerSpec()
+    reference: str | None = None  # the file with captions, noise and PyTorch's outputs
+    provenance: Mapping[str, object] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for name in (self.name, *self.files):
+            if not _FILE_NAME.fullmatch(name):
+                raise ValueError(f"the name {quoted(name)} is not allowed; letters, digits and '._-' expected")
+        if self.tokenizer.rule != RULE:
+            raise ValueError(f"the tokenizer's rule is {quoted(self.tokenizer.rule)}; {RULE!r} expected")
+        for name in filter(None, (self.tokenizer.vocabulary, self.reference)):
+            if name not in self.files:
+                raise ValueError(f"the file {quoted(name)} is used but not listed in files")
+
+    def to_json(self) -> bytes:
+        """The manifest as indented JSON, the same bytes for the same content."""
+        content = asdict(self) | {
+            "graphs": {name: asdict(graph) for name, graph in graphs_of(self.model).items()},
+            "files": {name: _without_none(asdict(record)) for name, record in sorted(self.files.items())},
+        }
+        ordered = {"schema": SCHEMA, "name": content.pop("name"), "model": content.pop("model")} | content
+        return json.dumps(_without_none(ordered), indent=2, allow_nan=False).encode() + b"\n"
+
+    @classmethod
+    def from_json(cls, content: bytes) -> "Manifest":
+        """Reads and checks a manifest. Raises `RecordError` with the first thing that is wrong."""
+        try:
+            found = json.loads(content, parse_constant=_refuse)
+        except (ValueError, RecursionError) as error:
+            raise RecordError(f"it is not JSON ({error})") from None
+        if not isinstance(found, dict):
+            raise RecordError("a JSON object was expected")
+        schema = found.pop("schema", None)
+        if type(schema) is int and schema > SCHEMA:
+            raise RecordError(
+                f"its schema is {schema}, this t2i-engine reads {SCHEMA}: upgrade with pip install --upgrade t2i-engine"
+            )
+        if type(schema) is not int or schema != SCHEMA:
+            raise RecordError(f"its schema is {quoted(str(schema))}, {SCHEMA} expected")
+        declared = found.pop("graphs", None)
+        manifest = read_record(cls, found)
+        contract = json.loads(json.dumps({name: asdict(graph) for name, graph in graphs_of(manifest.model).items()}))
+        if declared != contract:
+            raise RecordError("its graphs are not those that its model has")
+        return manifest
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """An opened bundle. The manifest is checked; a file is checked against its SHA-256 when it is first used."""
+
+    folder: Path
+    manifest: Manifest
+    _checked: set[str] = field(default_factory=set, repr=False, compare=False)
+
+    @classmethod
+    def open(cls, name_or_folder: str | Path) -> "Bundle":
+        """Opens an embedded bundle by name, or any bundle by folder; a name wins over a folder (write ./NAME for that).
+
+        Raises `BundleError` where there is no bundle, or one whose manifest is broken or of a newer schema.
+        """
+        folder = _locate(name_or_folder)
+        file = folder / MANIFEST
+        try:
+            if file.stat().st_size > _LARGEST_MANIFEST:
+                raise BundleError(f"{file} is larger than a manifest can be; export the bundle again")
+            manifest = Manifest.from_json(file.read_bytes())
+        except OSError as error:
+            raise BundleError(
+                f"{file} cannot be read ({error.strerror}); a bundle is a folder with a {MANIFEST}"
+            ) from None
+        except RecordError as error:
+            raise BundleError(f"{file} cannot be used: {error}") from None
+        return cls(folder, manifest)
+
+    @property
+    def name(self) -> str:
+        """The manifest's name for the bundle."""
+        return self.manifest.name
+
+    @property
+    def sizes(self) -> ModelSizes:
+        """The model's sizes."""
+        return self.manifest.model
+
+    @property
+    def graphs(self) -> dict[str, Graph]:
+        """Inputs and outputs of both graphs."""
+        return graphs_of(self.sizes)
+
+    @property
+    def formats(self) -> tuple[Format, ...]:
+        """The formats whose files are all in the bundle, in the table's order."""
+        return tuple(row for row in FORMATS if set(row.files.values()) <= self.manifest.files.keys())
+
+    def path(self, file: str) -> Path:
+        """The path of a file, checked. Raises `BundleError` where it is missing, truncated or altered."""
+        record = self.manifest.files.get(file)
+        if record is None:
+            raise BundleError(
+                f"bundle {self.name!r} lists no file {quoted(file)}; it has: {listed(self.manifest.files)}"
+            )
+        path = self.folder / file
+        if file not in self._checked:
+            _check_file(path, record)
+            self._checked.add(file)
+        return path
+
+    def read(self, file: str) -> bytes:
+        """The checked content of a file."""
+        return self.path(file).read_bytes()
+
+    def tokenizer(self) -> Tokenizer:
+        """The bundle's tokenizer. Raises `BundleError` where vocabulary and model do not fit each other."""
+        file = self.manifest.tokenizer.vocabulary
+        tokenizer = Tokenizer.from_json(self.read(file), str(self.folder / file))
+        if len(tokenizer.words) != self.sizes.vocabulary_size:
+            raise BundleError(
+                f"{self.folder / file} has {len(tokenizer.words)} words, the model {self.sizes.vocabulary_size}: "
+                "they belong to different models; export the bundle again"
+            )
+        return tokenizer
+
+
+def embedded_names() -> list[str]:
+    """Names of the bundles that come with the package."""
+    return sorted(manifest.parent.name for manifest in EMBEDDED.glob(f"*/{MANIFEST}"))
+
+
+def write_bundle(folder: Path, manifest: Manifest, files: Mapping[str, bytes | Path]) -> Path:
+    """Writes a bundle and returns its folder; a kill at any moment leaves the previous one.
+
+    `files` holds the content of every file that the manifest lists. The bundle is written beside `folder` and swapped
+    in. Raises `OutputError` where `folder` holds something else than a bundle or cannot be written.
+    """
+    if files.keys() != manifest.files.keys():
+        raise ValueError(f"files {sorted(files)} given, the manifest lists {sorted(manifest.files)}")
+    partial, previous = _sibling(folder, "partial"), _sibling(folder, "previous")
+    try:
+        _restore(folder)
+        if folder.exists() and not (folder / MANIFEST).is_file() and (not folder.is_dir() or any(folder.iterdir())):
+            raise OutputError(f"{folder} exists and is not a bundle; choose a new folder")
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
+        for name, content in files.items():
+            if isinstance(content, bytes):
+                (partial / name).write_bytes(content)
+            else:
+                shutil.copyfile(content, partial / name)
+            _check_file(partial / name, manifest.files[name])
+        (partial / MANIFEST).write_bytes(manifest.to_json())
+        shutil.rmtree(previous, ignore_errors=True)
+        if folder.exists():
+            folder.rename(previous)
+        partial.rename(folder)
+        shutil.rmtree(previous, ignore_errors=True)
+    except OSError as error:
+        raise OutputError(f"cannot write the bundle {folder} ({error.strerror}); choose another folder") from None
+    return folder
+
+
+def _locate(name_or_folder: str | Path) -> Path:
+    name = str(name_or_folder)
+    if isinstance(name_or_folder, str) and name in embedded_names():
+        return EMBEDDED / name
+    folder = Path(name_or_folder)
+    try:
+        _restore(folder)
+        if folder.is_dir():
+            return folder
+    except (OSError, ValueError):  # a name too long for the file system, or with a NUL
+        pass
+    raise BundleError(f"{unknown('bundle', name, embedded_names())}; or give a bundle's folder")
+
+
+def _sibling(folder: Path, role: str) -> Path:
+    absolute = folder.absolute()
+    return absolute.with_name(f".{absolute.name}.{role}")
+
+
+def _restore(folder: Path) -> None:
+    """Completes a swap that was killed between its two renames, the one moment in which the folder is not there."""
+    if folder.name and not folder.exists() and (_sibling(folder, "previous") / MANIFEST).is_file():
+        _sibling(folder, "previous").rename(folder)
+
+
+def _check_file(path: Path, record: FileRecord) -> None:
+    cure = "copy or export the bundle again"
+    try:
+        if path.resolve().parent != path.parent.resolve():
+            raise BundleError(f"{path} is a link out of the bundle; {cure}")
+        if not path.is_file():
+            raise BundleError(f"{path} is missing; {cure}")
+        size = path.stat().st_size
+        if size < record.size:
+            raise BundleError(f"{path} is truncated, {size:,} of {record.size:,} bytes; {cure}")
+        if size > record.size or _sha256(path) != record.sha256:
+            raise BundleError(f"{path} is altered, its SHA-256 is not the manifest's; {cure}")
+    except OSError as error:
+        raise BundleError(f"{path} cannot be read ({error.strerror}); {cure}") from None
+
+
+def _sha256(content: bytes | Path) -> str:
+    if isinstance(content, bytes):
+        return hashlib.sha256(content).hexdigest()
+    with content.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _without_none(record: Mapping[str, object]) -> dict[str, object]:
+    return {name: value for name, value in record.items() if value is not None}
+
+
+def _refuse(constant: str) -> Iterator[None]:
+    raise ValueError(f"{constant} is not JSON")

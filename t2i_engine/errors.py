@@ -1,0 +1,66 @@
+"""Every error that a user can cause: one line that says what was found, what was expected and what to do."""
+
+from collections.abc import Iterable
+
+import click
+
+
+class UserError(click.ClickException):
+    """An input or a machine that cannot give what was asked for; the command line prints it and exits with 2."""
+
+    exit_code = 2
+
+    def __init__(self, message: str) -> None:
+        super().__init__(" ".join(message.split()))
+
+
+class OptionError(UserError):
+    """An option, or an argument of the API, whose value is unknown or out of range."""
+
+
+class CaptionError(UserError):
+    """A caption that cannot be drawn: empty, too long, or without a single known word."""
+
+
+class BundleError(UserError):
+    """A bundle that is unknown, broken, altered, or of a newer schema."""
+
+
+class BackendError(UserError):
+    """A backend or device that was asked for and cannot be had here."""
+
+
+class OutputError(UserError):
+    """A file or folder that cannot be written."""
+
+
+class MissingExtra(UserError):  # noqa: N818  (reads as what it is: raise MissingExtra(...))
+    """A package that an optional extra installs is not there."""
+
+    def __init__(self, what: str, needs: str, extra: str) -> None:
+        super().__init__(f'{what} needs {needs}: pip install "t2i-engine[{extra}]"')
+
+
+def quoted(text: str, limit: int = 60) -> str:
+    """Any text as one short printable line: quotes, escapes for what cannot be printed, an ellipsis past `limit`."""
+    return repr(text if len(text) <= limit else text[: limit - 1] + "…")
+
+
+def listed(names: Iterable[str]) -> str:
+    """Names as a person writes them in a sentence; `none` where there are none."""
+    return ", ".join(names) or "none"
+
+
+def closest(name: str, known: Iterable[str], count: int = 1) -> list[str]:
+    """The known names most like `name`, best first; none where nothing is alike."""
+    from difflib import get_close_matches
+
+    return get_close_matches(name, list(known), n=count)
+
+
+def unknown(kind: str, name: str, known: Iterable[str]) -> str:
+    """The message for a name that is not in a closed set: what was found, what there is, what was probably meant."""
+    known = list(known)
+    meant = closest(name, known)
+    suggestion = f" (did you mean {meant[0]!r}?)" if meant else ""
+    return f"unknown {kind} {quoted(name)}{suggestion}; there are: {listed(known)}"

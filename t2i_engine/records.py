@@ -1,0 +1,75 @@
+"""JSON to frozen dataclasses: every field is there and of its declared type, or the error names it."""
+
+import math
+import types
+from collections.abc import Mapping
+from dataclasses import MISSING, fields, is_dataclass
+from typing import Any, ClassVar, Protocol, TypeVar, Union, get_args, get_origin, get_type_hints
+
+from t2i_engine.errors import quoted
+
+
+class _Dataclass(Protocol):
+    __dataclass_fields__: ClassVar[dict[str, Any]]
+
+
+Record = TypeVar("Record", bound=_Dataclass)
+
+
+class RecordError(ValueError):
+    """JSON that is not the record which was expected; the message names the field."""
+
+
+def read_record(kind: type[Record], found: object, where: str = "") -> Record:
+    """Builds a dataclass from parsed JSON, strictly. Raises `RecordError`, also for what its own checks refuse."""
+    if not isinstance(found, dict):
+        raise _mismatch(where or kind.__name__, found, "an object")
+    hints = get_type_hints(kind)
+    declared = {field.name: field for field in fields(kind)}
+    strange = [name for name in found if name not in declared]
+    if strange:
+        raise RecordError(f"{_join(where, strange[0])} is not a known field")
+    values: dict[str, Any] = {}
+    for name, field in declared.items():
+        if name in found:
+            values[name] = _read(hints[name], found[name], _join(where, name))
+        elif field.default is MISSING and field.default_factory is MISSING:
+            raise RecordError(f"{_join(where, name)} is missing")
+    try:
+        return kind(**values)
+    except RecordError:
+        raise
+    except ValueError as error:
+        raise RecordError(f"{where}: {error}" if where else str(error)) from None
+
+
+def _read(kind: type, found: object, where: str) -> object:
+    origin, arguments = get_origin(kind), get_args(kind)
+    if kind is object:
+        return found
+    if is_dataclass(kind):
+        return read_record(kind, found, where)
+    if origin in (types.UnionType, Union):
+        return None if found is None and type(None) in arguments else _read(arguments[0], found, where)
+    if origin is Mapping:
+        if not isinstance(found, dict):
+            raise _mismatch(where, found, "an object")
+        return {name: _read(arguments[1], value, _join(where, name)) for name, value in found.items()}
+    if kind is float and type(found) is int and abs(found) < 1 << 53:
+        return float(found)
+    if kind is float and type(found) is float and not math.isfinite(found):
+        raise _mismatch(where, found, "a finite number")
+    if type(found) is not kind:
+        raise _mismatch(
+            where, found, {int: "a whole number", float: "a number", str: "text", bool: "true or false"}[kind]
+        )
+    return found
+
+
+def _join(where: str, name: str) -> str:
+    name = quoted(name)[1:-1]
+    return f"{where}.{name}" if where else name
+
+
+def _mismatch(where: str, found: object, expected: str) -> RecordError:
+    return RecordError(f"{where} is {quoted(str(found))}, {expected} expected")
