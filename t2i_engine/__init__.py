@@ -1,0 +1,38 @@
+"""Captions in, pictures out, in milliseconds: the public API of t2i-engine."""
+
+from functools import cache
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from t2i_engine.bundle import Bundle
+    from t2i_engine.engine import Engine
+    from t2i_engine.pictures import Picture
+
+__all__ = ["Bundle", "Engine", "Picture", "__version__", "generate"]
+
+_HOMES = {"Bundle": "t2i_engine.bundle", "Engine": "t2i_engine.engine", "Picture": "t2i_engine.pictures"}
+
+
+def generate(caption: str, seed: int = 0, truncation: float = 1.0) -> "Picture":
+    """Draws one picture with the embedded bundle, which is opened once per process; errors as `Engine.generate`'s."""
+    return _embedded_engine().generate(caption, seed, truncation)
+
+
+@cache
+def _embedded_engine() -> "Engine":
+    from t2i_engine.engine import Engine
+
+    return Engine.open()
+
+
+def __getattr__(name: str) -> object:
+    # The rest is imported when it is first used, so that `import t2i_engine` and the command line start at once.
+    from importlib import import_module
+
+    if name == "__version__":
+        from importlib.metadata import version
+
+        return version("t2i-engine")
+    if name in _HOMES:
+        return getattr(import_module(_HOMES[name]), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,7 +1,8 @@
 """What every backend provides: runners for a bundle's graphs, and a word on whether it can run here."""
 
+import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import numpy.typing as npt
@@ -24,11 +25,11 @@ class Runner(Protocol):
 
 @dataclass(frozen=True)
 class Status:
-    """Whether a backend can run on this machine: its version and devices, or what it lacks with the cure."""
+    """Whether a backend can run on this machine; what is lacking is said with its cure, None where nothing is."""
 
-    version: str | None = None
-    devices: tuple[str, ...] = ()
+    version: str | None = None  # None: not installed
     lacks: str | None = None
+    devices: Mapping[str, str | None] = field(default_factory=dict)  # device -> what it lacks
 
 
 def check_feeds(graph: Graph, feeds: Mapping[str, Array], outputs: Sequence[str]) -> None:
@@ -58,3 +59,24 @@ def check_feeds(graph: Graph, feeds: Mapping[str, Array], outputs: Sequence[str]
         letters.update(
             (size, found) for size, found in zip(tensor.shape, feed.shape, strict=True) if isinstance(size, str)
         )
+
+
+def available_threads() -> int:
+    """The processors that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def cuda_device_count() -> int:
+    """The NVIDIA GPUs that the driver shows, asked of the driver itself: no framework is loaded; 0 without a driver."""
+    import ctypes
+
+    count = ctypes.c_int(0)
+    try:
+        driver = ctypes.CDLL("nvcuda.dll" if os.name == "nt" else "libcuda.so.1")
+        if driver.cuInit(0) or driver.cuDeviceGetCount(ctypes.byref(count)):
+            return 0
+    except OSError:
+        return 0
+    return count.value

@@ -1,0 +1,119 @@
+"""What `t2i-engine info` tells: which backends can run here, what `auto` chooses, and what a bundle holds."""
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+
+from t2i_engine.backends.base import Status
+from t2i_engine.bundle import Bundle, embedded_names
+from t2i_engine.choice import backend_names, backend_status, choose
+from t2i_engine.errors import UserError, listed
+from t2i_engine.formats import FORMATS, Format
+
+
+@dataclass(frozen=True)
+class Report:
+    """What is there; `bundle` is None where none was asked about."""
+
+    version: str
+    backends: Mapping[str, Status]
+    auto: str
+    embedded: Sequence[str]
+    bundle: Bundle | None
+
+    def as_json(self) -> dict[str, object]:
+        """The report for programs; a bundle as its manifest."""
+        report: dict[str, object] = {
+            "version": self.version,
+            "backends": {name: asdict(status) for name, status in self.backends.items()},
+            "auto": self.auto,
+            "bundles": list(self.embedded),
+        }
+        if self.bundle:
+            report["folder"] = str(self.bundle.folder)
+            report["bundle"] = json.loads(self.bundle.manifest.to_json())
+        return report
+
+    def as_text(self) -> str:
+        """The report for people."""
+        lines = [f"t2i-engine {self.version}", "", "Backends", *_indent(_table(_backend_rows(self.backends)))]
+        lines += ["", f"Auto chooses {self.auto}", f"Embedded bundles: {listed(self.embedded)}"]
+        if self.bundle:
+            lines += ["", f"Bundle {self.bundle.name} in {self.bundle.folder}", *_indent(_bundle_lines(self.bundle))]
+        return "\n".join(lines)
+
+
+def report(bundle: Bundle | None) -> Report:
+    """Asks every backend; what `auto` chooses is for the bundle where one is given, for any format otherwise."""
+    statuses = {name: backend_status(name) for name in backend_names()}
+    return Report(
+        version("t2i-engine"), statuses, _auto(bundle.formats if bundle else FORMATS), embedded_names(), bundle
+    )
+
+
+def _auto(rows: Sequence[Format]) -> str:
+    try:
+        return str(choose(rows))
+    except UserError as error:
+        return f"none: {error}"
+
+
+def _backend_rows(statuses: Mapping[str, Status]) -> Iterator[tuple[str, ...]]:
+    for name, status in statuses.items():
+        if status.lacks:
+            yield name, "no", status.lacks
+        for device, lacks in status.devices.items():
+            yield name, device, f"no: {lacks}" if lacks else f"yes, {status.version}"
+
+
+def _bundle_lines(bundle: Bundle) -> Iterator[str]:
+    manifest, sizes = bundle.manifest, bundle.sizes
+    yield f"pictures of {sizes.picture_side} x {sizes.picture_side}, {sizes.vocabulary_size - 1:,} words"
+    yield ", ".join(f"{name} {value}" for name, value in asdict(sizes).items())
+    yield ""
+    yield "Formats"
+    yield from _indent(_table(_format_rows(bundle)))
+    yield ""
+    yield "Files"
+    yield from _indent(
+        _table((name, f"{record.size:,} bytes", record.sha256[:16]) for name, record in manifest.files.items())
+    )
+    yield ""
+    yield "Provenance"
+    yield from _indent(_table(_leaves(manifest.provenance)))
+
+
+def _format_rows(bundle: Bundle) -> Iterator[tuple[str, ...]]:
+    for row in bundle.formats:
+        parity = bundle.manifest.parity.get(row.name)
+        if parity is None:
+            proof = "parity not measured"
+        else:
+            worst = parity.worst
+            proof = (
+                f"largest differences from PyTorch in {parity.cases:,} cases: "
+                f"sentence {worst.sentence:.1e}, image {worst.image:.1e}, pixels {worst.pixels}"
+            )
+        yield row.name, row.backend, row.precision, proof
+
+
+def _leaves(record: Mapping[str, object], prefix: str = "") -> Iterator[tuple[str, str]]:
+    for name, value in record.items():
+        if isinstance(value, dict):
+            yield from _leaves(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", value if isinstance(value, str) else json.dumps(value)
+
+
+def _table(rows: Iterator[tuple[str, ...]]) -> list[str]:
+    """Columns as wide as their longest cell; the last one as it is."""
+    cells = list(rows)
+    if not cells:
+        return ["none"]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in cells]
+
+
+def _indent(lines: Iterator[str] | Sequence[str]) -> list[str]:
+    return [f"  {line}" if line else "" for line in lines]

@@ -1,0 +1,61 @@
+"""Seed to noise: the same numbers on every machine and with every NumPy version; truncation is DF-GAN's rule."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import NormalDist
+
+import numpy as np
+import numpy.typing as npt
+
+from t2i_engine.errors import OptionError
+
+LARGEST_SEED = 2**32 - 1
+CUT = 2.0
+
+Noise = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Latents:
+    """`noise` float32 (B, Z) and `condition_noise` float32 (B, S), one row per seed."""
+
+    noise: Noise
+    condition_noise: Noise
+
+
+def draw(seeds: Sequence[int], noise_width: int, condition_width: int, truncation: float = 1.0) -> Latents:
+    """Draws both noises of each seed; a row depends on its seed and truncation alone.
+
+    A truncation X of 1 is N(0, I); below 1 it is a normal cut at -2 and 2, times X. Raises `OptionError` where a seed
+    or the truncation is out of range.
+    """
+    check_truncation(truncation)
+    rows = np.array([_normals(check_seed(seed), noise_width + condition_width, truncation) for seed in seeds])
+    rows = rows.reshape(len(seeds), noise_width + condition_width).astype(np.float32)
+    return Latents(rows[:, :noise_width], rows[:, noise_width:])
+
+
+def check_seed(seed: int) -> int:
+    """The seed itself. Raises `OptionError` where it is not in 0 .. 2**32 - 1."""
+    if not 0 <= seed <= LARGEST_SEED:
+        raise OptionError(f"seed {seed} is out of range; 0 to {LARGEST_SEED} expected")
+    return seed
+
+
+def check_truncation(truncation: float) -> float:
+    """The truncation itself. Raises `OptionError` where it is not in (0, 1]."""
+    if not 0 < truncation <= 1:
+        raise OptionError(f"truncation {truncation} is out of range; above 0, and 1 at most, expected")
+    return truncation
+
+
+def _normals(seed: int, count: int, truncation: float) -> list[float]:
+    # NumPy keeps the raw integers of a generator equal for ever, but not its normal distribution; so the inverse of the
+    # distribution function is applied here. 52 bits and a half fit a float64 exactly, and are neither 0 nor 1.
+    normal = NormalDist()
+    uniforms = ((np.random.Philox(key=seed).random_raw(count) >> np.uint64(12)) + 0.5) * 2.0**-52
+    if truncation == 1:
+        return [normal.inv_cdf(uniform) for uniform in uniforms.tolist()]
+    low, high = normal.cdf(-CUT), normal.cdf(CUT)
+    cut = (normal.inv_cdf(low + uniform * (high - low)) for uniform in uniforms.tolist())
+    return [truncation * min(max(value, -CUT), CUT) for value in cut]

@@ -1,0 +1,77 @@
+"""Reference: a few captions with PyTorch's outputs, so that a machine without PyTorch can check what it computes."""
+
+import io
+import zipfile
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass, fields
+
+import numpy as np
+import numpy.typing as npt
+
+from t2i_engine.backends.base import Array
+from t2i_engine.bundle import Bundle
+from t2i_engine.errors import BundleError
+from t2i_engine.formats import GENERATOR, TEXT_ENCODER
+from t2i_engine.parity import Case
+
+REFERENCE = "reference.npz"
+
+_LARGEST = 512 << 20
+_ZIP_EPOCH = (1980, 1, 1, 0, 0, 0)  # ZIP's earliest time: the same content gives the same bytes
+
+
+@dataclass(frozen=True)
+class Reference:
+    """B captions with what belongs to them; shapes and dtypes are those of the graphs' inputs and outputs."""
+
+    captions: npt.NDArray[np.str_]
+    seeds: npt.NDArray[np.int64]
+    tokens: Array
+    lengths: Array
+    noise: Array
+    condition_noise: Array | None
+    """None for a model without conditioning augmentation."""
+    sentence: Array
+    image: Array
+    pixels: Array
+
+    def cases(self) -> Iterator[Case]:
+        """Each graph with PyTorch's inputs and outputs."""
+        feeds = {"noise": self.noise, "sentence": self.sentence}
+        if self.condition_noise is not None:
+            feeds["condition_noise"] = self.condition_noise
+        tokens = {"tokens": self.tokens, "lengths": self.lengths}
+        yield Case(TEXT_ENCODER, "reference", tokens, {"sentence": self.sentence})
+        yield Case(GENERATOR, "reference", feeds, {"image": self.image, "pixels": self.pixels})
+
+    def to_npz(self) -> bytes:
+        """The file's content, the same bytes for the same arrays."""
+        buffer = io.BytesIO()
+        with zipfile.ZipFile(buffer, "w", zipfile.ZIP_STORED) as archive:
+            for field in fields(self):
+                array = getattr(self, field.name)
+                if array is not None:
+                    content = io.BytesIO()
+                    np.lib.format.write_array(content, np.ascontiguousarray(array), version=(1, 0), allow_pickle=False)
+                    archive.writestr(zipfile.ZipInfo(f"{field.name}.npy", _ZIP_EPOCH), content.getvalue())
+        return buffer.getvalue()
+
+
+def read_reference(bundle: Bundle) -> Reference:
+    """The bundle's reference. Raises `BundleError` where it is missing, altered, or not one of this model."""
+    file = bundle.manifest.reference
+    if file is None:
+        raise BundleError(f"bundle {bundle.name!r} has no reference to compare with; export it again")
+    path = bundle.path(file)
+    try:
+        with zipfile.ZipFile(path) as archive:
+            if sum(entry.file_size for entry in archive.infolist()) > _LARGEST:
+                raise BundleError(f"{path} is larger than a reference can be; export the bundle again")
+        with np.load(path, allow_pickle=False) as arrays:
+            reference = Reference(**{"condition_noise": None} | dict(arrays.items()))
+    except (OSError, ValueError, TypeError, KeyError, EOFError, MemoryError, zipfile.BadZipFile, zlib.error) as error:
+        raise BundleError(f"{path} is not a reference ({error}); export the bundle again") from None
+    if (reference.condition_noise is None) == bundle.sizes.conditioning_augmentation:
+        raise BundleError(f"{path} belongs to another model: its condition noise does not fit; export the bundle again")
+    return reference
