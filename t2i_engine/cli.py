@@ -58,14 +58,18 @@ def main() -> None:
 @click.option(
     "--seeds", type=parse_seeds, default="0", show_default=True, metavar="SEEDS", help="One picture per seed: 0,2,5-10."
 )
-@click.option("--truncation", type=float, default=1.0, show_default=True, metavar="X", help="Below 1: less variety.")
+@click.option(
+    "--truncation", type=float, default=1.0, show_default=True, metavar="X", help="In (0, 1]; below 1: less variety."
+)
 @click.option("--backend", default="auto", show_default=True, metavar="NAME", help="See t2i-engine info.")
 @click.option("--precision", default="auto", show_default=True, metavar="NAME", help="See t2i-engine info.")
 @click.option("--device", default="auto", show_default=True, metavar="NAME", help="cpu or cuda.")
 @click.option("--threads", type=int, metavar="N", help="Threads on the CPU.  [default: every processor]")
 @click.option("--captions-file", type=Path, metavar="FILE", help="More captions: UTF-8, one a line.")
 @click.option("--batch-size", type=int, default=16, show_default=True, metavar="N", help="Pictures drawn at once.")
-@click.option("--out", default=".", metavar="PATH", help="A folder, or a file for one picture or a grid.")
+@click.option(
+    "--out", default=".", show_default=True, metavar="PATH", help="A folder, or a file for one picture or a grid."
+)
 @click.option("--grid", "as_grid", is_flag=True, help="All pictures in one file, a row per caption.")
 @click.option("--json", "as_json", is_flag=True, help="Print what was made as JSON.")
 def generate(
@@ -83,7 +87,10 @@ def generate(
     as_grid: bool,
     as_json: bool,
 ) -> None:
-    """Draw each CAPTION once per seed, and print the paths of the files."""
+    """Draw each CAPTION once per seed.
+
+    The paths of the files are printed.
+    """
     from t2i_engine.engine import Engine
     from t2i_engine.files import Destination, read_captions
 
@@ -113,7 +120,10 @@ def generate(
 @click.argument("bundle", required=False)
 @click.option("--json", "as_json", is_flag=True, help="Print the same as JSON.")
 def info(bundle: str | None, as_json: bool) -> None:
-    """Show the backends, what each lacks and what is chosen; with BUNDLE, a name or a folder, what it holds."""
+    """Show the backends, and what a bundle holds.
+
+    For each backend: what it lacks, and which one is chosen. BUNDLE is a name or a folder.
+    """
     from t2i_engine.bundle import Bundle
     from t2i_engine.info import report
 

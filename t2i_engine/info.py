@@ -68,9 +68,9 @@ def _backend_rows(statuses: Mapping[str, Status]) -> Iterator[tuple[str, ...]]:
 
 
 def _bundle_lines(bundle: Bundle) -> Iterator[str]:
-    manifest, sizes = bundle.manifest, bundle.sizes
-    yield f"pictures of {sizes.picture_side} x {sizes.picture_side}, {sizes.vocabulary_size - 1:,} words"
-    yield ", ".join(f"{name} {value}" for name, value in asdict(sizes).items())
+    manifest = bundle.manifest
+    yield "Model"
+    yield from _indent(_table(_leaves(asdict(bundle.sizes))))
     yield ""
     yield "Formats"
     yield from _indent(_table(_format_rows(bundle)))

@@ -19,9 +19,13 @@ Ids = npt.NDArray[np.int64]
 
 def split(caption: str) -> list[str]:
     """The words of a caption, as vocabularies are built from and as they are looked up."""
+    return [word for _, word in _pairs(caption) if word]
+
+
+def _pairs(caption: str) -> list[tuple[str, str]]:
+    """Each run of word characters, with what its ASCII characters leave of it, perhaps nothing."""
     runs = re.findall(r"\w+", caption.replace("\ufffd\ufffd", " ").lower())
-    words = (run.encode("ascii", "ignore").decode("ascii") for run in runs)
-    return [word for word in words if word]
+    return [(run, run.encode("ascii", "ignore").decode("ascii")) for run in runs]
 
 
 def pad(sequences: Sequence[Sequence[int]]) -> tuple[Ids, Ids]:
@@ -60,9 +64,9 @@ class Tokenizer:
             )
         if not caption.strip():
             raise CaptionError('the caption is empty; describe a picture, for example "a yellow bird"')
-        words = split(caption)
-        ids = tuple(self._ids[word] for word in words if word in self._ids)
-        unknown = tuple(dict.fromkeys(word for word in words if word not in self._ids))
+        pairs = _pairs(caption)
+        ids = tuple(self._ids[word] for _, word in pairs if word in self._ids)
+        unknown = tuple(dict.fromkeys(run for run, word in pairs if word not in self._ids))
         if not ids:
             raise CaptionError(f"no word of the caption {quoted(caption)} is known; {self._advice(unknown)}")
         return Tokens(ids, unknown)
