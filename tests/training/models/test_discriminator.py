@@ -1,0 +1,46 @@
+"""The discriminator: DF-GAN's layout, and a verdict that depends on picture and text."""
+
+import torch
+
+from tests.training.random_weights import randomised
+from training.models.discriminator import Discriminator
+
+
+def test_tensors_have_the_shapes_of_public_checkpoints() -> None:
+    tensors = {name: tuple(tensor.shape) for name, tensor in Discriminator(256, 32, 256).state_dict().items()}
+    expected: dict[str, tuple[int, ...]] = {"conv_img.weight": (32, 3, 3, 3), "conv_img.bias": (32,)}
+    for i, (n_in, n_out) in enumerate([(32, 64), (64, 128), (128, 256)] + [(256, 256)] * 3):
+        prefix = f"DBlocks.{i}"
+        expected |= {
+            f"{prefix}.conv_r.0.weight": (n_out, n_in, 4, 4),
+            f"{prefix}.conv_r.2.weight": (n_out, n_out, 3, 3),
+        }
+        expected |= {f"{prefix}.gamma": (1,)}
+        if n_in != n_out:
+            expected |= {f"{prefix}.conv_s.weight": (n_out, n_in, 1, 1), f"{prefix}.conv_s.bias": (n_out,)}
+    expected |= {"joint_conv.0.weight": (64, 512, 3, 3), "joint_conv.2.weight": (1, 64, 4, 4)}
+    assert tensors == expected
+
+
+def test_judges_image_and_sentence_together() -> None:
+    discriminator = Discriminator(32, 4, 6)
+    randomised(discriminator)
+    torch.manual_seed(2)
+    image, sentence = torch.rand(5, 3, 32, 32) * 2 - 1, torch.randn(5, 6)
+    with torch.no_grad():
+        logits = discriminator(image, sentence)
+        assert logits.shape == (5,)
+        assert not torch.allclose(logits, discriminator(image.flip(0), sentence))
+        assert not torch.allclose(logits, discriminator(image, sentence.flip(0)))
+
+
+def test_residual_branches_start_closed() -> None:
+    """γ = 0 at the start: only the shortcuts speak."""
+    discriminator = Discriminator(32, 4, 6)
+    image, sentence = torch.rand(2, 3, 32, 32), torch.randn(2, 6)
+    with torch.no_grad():
+        before = discriminator(image, sentence)
+        for name, parameter in discriminator.named_parameters():
+            if "conv_r" in name:
+                parameter.zero_()
+        assert torch.equal(before, discriminator(image, sentence))

@@ -1,0 +1,63 @@
+"""DF-GAN's one-way discriminator, which judges picture and sentence vector together (Tao et al., 2022)."""
+
+from itertools import pairwise
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from training.models.generator import SMALLEST_SIDE, channel_widths
+
+
+class DownBlock(nn.Module):
+    """Halves the side of a feature map: shortcut + γ · residual, γ learned from 0 (DF-GAN)."""
+
+    def __init__(self, in_channels: int, out_channels: int) -> None:
+        super().__init__()
+        self.conv_r = nn.Sequential(
+            nn.Conv2d(in_channels, out_channels, 4, stride=2, padding=1, bias=False),
+            nn.LeakyReLU(0.2),
+            nn.Conv2d(out_channels, out_channels, 3, padding=1, bias=False),
+            nn.LeakyReLU(0.2),
+        )
+        self.conv_s = nn.Conv2d(in_channels, out_channels, 1) if in_channels != out_channels else nn.Identity()
+        self.gamma = nn.Parameter(torch.zeros(1))
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Maps (B, in, H, W) to (B, out, H/2, W/2)."""
+        # A 1×1 convolution and average pooling commute; the pooled map is a quarter of the work.
+        shortcut: Tensor = self.conv_s(F.avg_pool2d(features, 2))
+        residual: Tensor = self.conv_r(features)
+        return shortcut + self.gamma * residual
+
+
+class Discriminator(nn.Module):
+    """An image and a sentence vector to one logit: real and matching, or not (method.md, "Discriminator")."""
+
+    def __init__(self, picture_side: int, base_width: int, sentence_width: int) -> None:
+        super().__init__()
+        widths = channel_widths(picture_side, base_width)[::-1]
+        self.conv_img = nn.Conv2d(3, widths[0], 3, padding=1)
+        self.DBlocks = nn.ModuleList(DownBlock(n, m) for n, m in pairwise(widths))
+        self.joint_conv = nn.Sequential(
+            nn.Conv2d(widths[-1] + sentence_width, 2 * base_width, 3, padding=1, bias=False),
+            nn.LeakyReLU(0.2),
+            nn.Conv2d(2 * base_width, 1, SMALLEST_SIDE, bias=False),
+        )
+
+    def features(self, image: Tensor) -> Tensor:
+        """What the discriminator sees in an image (B, 3, R, R), before any text: (B, 8·nf, 4, 4)."""
+        features: Tensor = self.conv_img(image)
+        for block in self.DBlocks:
+            features = block(features)
+        return features
+
+    def logits(self, features: Tensor, sentence: Tensor) -> Tensor:
+        """Judges `features` (B, C, 4, 4) against `sentence` (B, S): one logit each (B)."""
+        tiled = sentence[:, :, None, None].expand(-1, -1, SMALLEST_SIDE, SMALLEST_SIDE)
+        logits: Tensor = self.joint_conv(torch.cat([features, tiled], dim=1))
+        return logits.flatten()
+
+    def forward(self, image: Tensor, sentence: Tensor) -> Tensor:
+        """Judges `image` (B, 3, R, R) against `sentence` (B, S): one logit each (B)."""
+        return self.logits(self.features(image), sentence)

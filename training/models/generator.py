@@ -1,0 +1,142 @@
+"""DF-GAN's generator (Tao et al., 2022), with conditioning augmentation and an adaptive block before every block."""
+
+from itertools import pairwise
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from t2i_engine.bundle import ModelSizes
+from training.models.conditioning import AdaptiveBlock, ConditioningAugmentation
+from training.models.fold import upsampled_convolution
+
+SMALLEST_SIDE = 4
+
+
+def channel_widths(picture_side: int, base_width: int) -> list[int]:
+    """Channels of the feature maps from side 4 to side R: nf · min(2^i, 8), widest first."""
+    steps = picture_side.bit_length() - SMALLEST_SIDE.bit_length()
+    return [base_width * min(2**i, 8) for i in reversed(range(steps + 1))]
+
+
+class Affine(nn.Module):
+    """Scales and shifts each channel by γ(c) and β(c), two-layer MLPs of the condition; starts as the identity."""
+
+    def __init__(self, condition_width: int, channels: int) -> None:
+        super().__init__()
+        self.fc_gamma = self._mlp(condition_width, channels, bias=1.0)
+        self.fc_beta = self._mlp(condition_width, channels, bias=0.0)
+
+    @staticmethod
+    def _mlp(condition_width: int, channels: int, bias: float) -> nn.Sequential:
+        last = nn.Linear(channels, channels)
+        nn.init.zeros_(last.weight)
+        nn.init.constant_(last.bias, bias)
+        mlp = nn.Sequential()
+        mlp.add_module("linear1", nn.Linear(condition_width, channels))
+        mlp.add_module("relu", nn.ReLU())
+        mlp.add_module("linear2", last)
+        return mlp
+
+    def forward(self, features: Tensor, condition: Tensor) -> Tensor:
+        """Maps `features` (B, C, H, W) by `condition` (B, Z + S) to the same shape."""
+        gamma = self.fc_gamma(condition)[:, :, None, None]
+        beta = self.fc_beta(condition)[:, :, None, None]
+        return torch.addcmul(beta, gamma, features)
+
+
+class DFBlock(nn.Module):
+    """Affine → LeakyReLU 0.2 → affine → LeakyReLU 0.2: DF-GAN's deep fusion of text into a feature map."""
+
+    def __init__(self, condition_width: int, channels: int) -> None:
+        super().__init__()
+        self.affine0 = Affine(condition_width, channels)
+        self.affine1 = Affine(condition_width, channels)
+
+    def forward(self, features: Tensor, condition: Tensor) -> Tensor:
+        """Maps `features` (B, C, H, W) by `condition` (B, Z + S) to the same shape."""
+        features = F.leaky_relu(self.affine0(features, condition), 0.2)
+        return F.leaky_relu(self.affine1(features, condition), 0.2)
+
+
+class UpBlock(nn.Module):
+    """Doubles the side of a feature map under a condition: shortcut + (DFBlock → conv → DFBlock → conv).
+
+    Point-wise layers commute with nearest upsampling, so everything before the first 3×3 convolution runs on the small
+    map; with `folded` that convolution does too (see fold.py). Both forms compute the same function.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, condition_width: int) -> None:
+        super().__init__()
+        self.fuse1 = DFBlock(condition_width, in_channels)
+        self.c1 = nn.Conv2d(in_channels, out_channels, 3, padding=1)
+        self.fuse2 = DFBlock(condition_width, out_channels)
+        self.c2 = nn.Conv2d(out_channels, out_channels, 3, padding=1)
+        self.c_sc = nn.Conv2d(in_channels, out_channels, 1) if in_channels != out_channels else nn.Identity()
+
+    def forward(self, features: Tensor, condition: Tensor, folded: bool) -> Tensor:
+        """Maps `features` (B, in, H, W) by `condition` (B, Z + S) to (B, out, 2H, 2W)."""
+        if folded:
+            shortcut = _upsample(self.c_sc(features))
+            residual = upsampled_convolution(self.fuse1(features, condition), self.c1.weight, self.c1.bias)
+        else:
+            features = _upsample(features)
+            shortcut = self.c_sc(features)
+            residual = self.c1(self.fuse1(features, condition))
+        refined: Tensor = self.c2(self.fuse2(residual, condition))
+        return shortcut + refined
+
+
+class GeneratedImage(NamedTuple):
+    """A batch of images and, with conditioning augmentation, the Gaussians that their conditions were drawn from."""
+
+    image: Tensor
+    """Float (B, 3, R, R) in [−1, 1]."""
+    mean: Tensor | None
+    log_variance: Tensor | None
+
+
+class Generator(nn.Module):
+    """Noise and a sentence vector to an image (method.md, "Generator").
+
+    Tensor names are those of DF-GAN's public checkpoints; without the two contributions it is DF-GAN's generator,
+    tensor for tensor. Set `folded` to compute each upsample + convolution folded: the same function, faster.
+    """
+
+    def __init__(self, sizes: ModelSizes, folded: bool = False) -> None:
+        super().__init__()
+        self.folded = folded
+        widths = channel_widths(sizes.picture_side, sizes.base_width)
+        condition_width = sizes.noise_width + sizes.sentence_width
+        self.augmentation = ConditioningAugmentation(sizes.sentence_width) if sizes.conditioning_augmentation else None
+        self.fc = nn.Linear(sizes.noise_width, widths[0] * SMALLEST_SIDE**2)
+        self.GBlocks = nn.ModuleList(UpBlock(wide, narrow, condition_width) for wide, narrow in pairwise(widths))
+        self.adaptive_blocks = (
+            nn.ModuleList(
+                AdaptiveBlock(channels, SMALLEST_SIDE * 2**i, sizes.sentence_width)
+                for i, channels in enumerate(widths[:-1])
+            )
+            if sizes.adaptive_block
+            else None
+        )
+        self.to_rgb = nn.Sequential(nn.LeakyReLU(0.2), nn.Conv2d(widths[-1], 3, 3, padding=1), nn.Tanh())
+
+    def forward(self, noise: Tensor, sentence: Tensor, condition_noise: Tensor | None = None) -> GeneratedImage:
+        """Draws one image per row of `noise` (B, Z) and `sentence` (B, S).
+
+        `condition_noise` (B, S) is the ε of conditioning augmentation; None means ε = 0, the mean.
+        """
+        mean = log_variance = None
+        if self.augmentation is not None:
+            epsilon = torch.zeros_like(sentence) if condition_noise is None else condition_noise
+            sentence, mean, log_variance = self.augmentation(sentence, epsilon)
+        features = self.fc(noise).unflatten(1, (-1, SMALLEST_SIDE, SMALLEST_SIDE))
+        for i, block in enumerate(self.GBlocks):
+            attended = sentence if self.adaptive_blocks is None else self.adaptive_blocks[i](features, sentence)
+            features = block(features, torch.cat([noise, attended], dim=1), self.folded)
+        return GeneratedImage(self.to_rgb(features), mean, log_variance)
+
+
+def _upsample(features: Tensor) -> Tensor:
+    return F.interpolate(features, scale_factor=2, mode="nearest")

@@ -1,0 +1,109 @@
+"""Image encoders for DAMSM: a backbone by name, and two heads into the text encoder's space (AttnGAN)."""
+
+from collections.abc import Callable
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+BackboneName = Literal["cnn", "inception-v3"]
+
+
+class EncodedImage(NamedTuple):
+    """What the encoder makes of a batch of images."""
+
+    regions: Tensor
+    """Region features, float (B, S, h·w)."""
+    picture: Tensor
+    """Whole-picture vectors, float (B, S)."""
+
+
+class SmallCNN(nn.Module):
+    """A residual CNN, trained with the heads, for pictures far from photographs: regions at stride 8, summary at 16."""
+
+    trained = True
+    region_channels = 128
+    summary_channels = 256
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Sequential(nn.Conv2d(3, 32, 3, stride=2, padding=1), nn.BatchNorm2d(32), nn.ReLU())
+        self.to_regions = nn.Sequential(_Residual(32, 64), _Residual(64, self.region_channels))
+        self.to_summary = _Residual(self.region_channels, self.summary_channels)
+
+    def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
+        """Maps `image` (B, 3, R, R) in [−1, 1] to regions (B, 128, R/8, R/8) and a summary (B, 256)."""
+        regions = self.to_regions(self.stem(image))
+        return regions, self.to_summary(regions).mean((2, 3))
+
+
+class InceptionV3(nn.Module):
+    """AttnGAN's backbone, ImageNet's Inception-v3, frozen: regions of Mixed_6e (17 × 17), summary of the last pool."""
+
+    trained = False
+    region_channels = 768
+    summary_channels = 2048
+
+    def __init__(self, pretrained: bool = True) -> None:
+        super().__init__()
+        from torchvision.models import Inception_V3_Weights, inception_v3
+        from torchvision.models.feature_extraction import create_feature_extractor
+
+        network = (
+            inception_v3(weights=Inception_V3_Weights.IMAGENET1K_V1)
+            if pretrained
+            else inception_v3(weights=None, init_weights=False, transform_input=True)
+        )
+        self.network = create_feature_extractor(
+            network.eval(), return_nodes={"Mixed_6e": "regions", "avgpool": "summary"}
+        )
+        self.requires_grad_(False)
+
+    def train(self, mode: bool = True) -> "InceptionV3":
+        """Stays in evaluation mode: the statistics of a frozen network's batch norms are frozen too."""
+        return super().train(False)
+
+    def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
+        """Maps `image` (B, 3, R, R) in [−1, 1], resized to 299, to regions (B, 768, 17, 17) and a summary (B, 2048)."""
+        features = self.network(F.interpolate(image, size=(299, 299), mode="bilinear", antialias=True))
+        return features["regions"], features["summary"].flatten(1)
+
+
+BACKBONES: dict[BackboneName, Callable[[], SmallCNN | InceptionV3]] = {
+    "cnn": SmallCNN,
+    "inception-v3": InceptionV3,
+}
+
+
+class ImageEncoder(nn.Module):
+    """Regions and the whole picture as vectors of the text encoder's space."""
+
+    def __init__(self, backbone: SmallCNN | InceptionV3, sentence_width: int = 256) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.region_head = nn.Conv2d(backbone.region_channels, sentence_width, 1, bias=False)
+        self.picture_head = nn.Linear(backbone.summary_channels, sentence_width)
+
+    def forward(self, image: Tensor) -> EncodedImage:
+        """Encodes `image` float (B, 3, R, R) in [−1, 1]."""
+        regions, summary = self.backbone(image)
+        return EncodedImage(self.region_head(regions).flatten(2), self.picture_head(summary))
+
+
+class _Residual(nn.Module):
+    """Two 3×3 convolutions with batch norm beside a strided 1×1 shortcut; halves the side (He et al., 2016)."""
+
+    def __init__(self, in_channels: int, out_channels: int) -> None:
+        super().__init__()
+        self.residual = nn.Sequential(
+            nn.Conv2d(in_channels, out_channels, 3, stride=2, padding=1, bias=False),
+            nn.BatchNorm2d(out_channels),
+            nn.ReLU(),
+            nn.Conv2d(out_channels, out_channels, 3, padding=1, bias=False),
+            nn.BatchNorm2d(out_channels),
+        )
+        self.shortcut = nn.Conv2d(in_channels, out_channels, 1, bias=False)
+
+    def forward(self, features: Tensor) -> Tensor:
+        return torch.relu(self.residual(features) + self.shortcut(F.avg_pool2d(features, 2)))

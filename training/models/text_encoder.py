@@ -1,0 +1,41 @@
+"""Text encoder: a bidirectional LSTM over word embeddings (AttnGAN, Xu et al., 2018; DF-GAN uses it unchanged)."""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
+
+PADDING = 0
+
+
+class EncodedText(NamedTuple):
+    """What the encoder makes of a batch of captions."""
+
+    words: Tensor
+    """Word features, float (B, S, T); zero behind a caption's end."""
+    sentence: Tensor
+    """Sentence vectors, float (B, S): last forward state | last backward state, at each caption's own length."""
+
+
+class TextEncoder(nn.Module):
+    """Embedding → dropout 0.5 → one-layer bidirectional LSTM with S / 2 units per direction.
+
+    Tensor names and shapes are those of the public AttnGAN and DF-GAN checkpoints (`encoder`, `rnn`).
+    """
+
+    def __init__(self, vocabulary_size: int, embedding_width: int = 300, sentence_width: int = 256) -> None:
+        super().__init__()
+        self.encoder = nn.Embedding(vocabulary_size, embedding_width, padding_idx=PADDING)
+        self.dropout = nn.Dropout(0.5)
+        self.rnn = nn.LSTM(embedding_width, sentence_width // 2, batch_first=True, bidirectional=True)
+        nn.init.uniform_(self.encoder.weight, -0.1, 0.1)  # AttnGAN's; the default N(0, 1) saturates the LSTM
+
+    def forward(self, tokens: Tensor, lengths: Tensor) -> EncodedText:
+        """Encodes `tokens` int64 (B, T), padded behind, with `lengths` int64 (B), each in 1..T."""
+        embedded = self.dropout(self.encoder(tokens))
+        packed = pack_padded_sequence(embedded, lengths.cpu(), batch_first=True, enforce_sorted=False)
+        outputs, (last_states, _) = self.rnn(packed)
+        words, _ = pad_packed_sequence(outputs, batch_first=True, total_length=tokens.shape[1])
+        sentence = torch.cat(last_states.unbind(0), dim=1)
+        return EncodedText(words.transpose(1, 2), sentence)
