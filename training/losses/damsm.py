@@ -1,0 +1,54 @@
+"""DAMSM: word and sentence matching between captions and pictures (AttnGAN, Xu et al., 2018, eq. 7-13)."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from training.losses.contrastive import without_related
+from training.models.image_encoder import EncodedImage
+from training.models.text_encoder import EncodedText
+
+
+@dataclass(frozen=True)
+class Smoothing:
+    """AttnGAN's γ: attention over regions, importance of the best-matched words, softness of the match in a batch."""
+
+    gamma1: float = 4.0
+    gamma2: float = 5.0
+    gamma3: float = 10.0
+
+
+def word_similarities(image: EncodedImage, text: EncodedText, lengths: Tensor, smoothing: Smoothing) -> Tensor:
+    """How well each picture shows each caption, word by word: float (B pictures, B captions) (eq. 7-10).
+
+    Every word looks at the regions of a picture (attention, γ1); the similarity is a soft maximum (γ2) over the words
+    of the cosine between a word and what it found. Words at or behind `lengths`, int64 (B), count for nothing.
+    """
+    regions, words = image.regions.float(), text.words.float()
+    padding = torch.arange(words.shape[2], device=words.device) >= lengths[:, None]  # (B, T)
+    scores = torch.einsum("psr,cst->pcrt", regions, words)
+    over_words = scores.masked_fill(padding[None, :, None], float("-inf")).softmax(dim=3)
+    over_regions = (smoothing.gamma1 * over_words).softmax(dim=2)
+    found = torch.einsum("psr,pcrt->pcst", regions, over_regions)
+    cosine = F.cosine_similarity(words[None], found, dim=2)  # (pictures, captions, T)
+    return (smoothing.gamma2 * cosine).masked_fill(padding[None], float("-inf")).logsumexp(dim=2)
+
+
+def word_loss(image: EncodedImage, text: EncodedText, lengths: Tensor, related: Tensor, smoothing: Smoothing) -> Tensor:
+    """L_w: pictures find their captions and captions their pictures, by words (eq. 11-12). `related` is bool (B, B)."""
+    return _matching_loss(word_similarities(image, text, lengths, smoothing), related, smoothing.gamma3)
+
+
+def sentence_loss(image: EncodedImage, text: EncodedText, related: Tensor, smoothing: Smoothing) -> Tensor:
+    """L_s: the same by cosine of whole-picture and sentence vectors (eq. 13). `related` is bool (B, B)."""
+    pictures = F.normalize(image.picture.float(), dim=1)
+    sentences = F.normalize(text.sentence.float(), dim=1)
+    return _matching_loss(pictures @ sentences.T, related, smoothing.gamma3)
+
+
+def _matching_loss(similarities: Tensor, related: Tensor, sharpness: float) -> Tensor:
+    logits = without_related(sharpness * similarities, related)
+    matches = torch.arange(len(logits), device=logits.device)
+    return F.cross_entropy(logits, matches) + F.cross_entropy(logits.T, matches)
