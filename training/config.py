@@ -1,0 +1,153 @@
+"""What a training run is: one validated schema, read from YAML; its defaults are the paper's, where that gives any."""
+
+import difflib
+from pathlib import Path
+from typing import Annotated, Literal
+
+import yaml
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, ValidationError
+
+from t2i_engine.errors import UserError
+from training.losses.damsm import Smoothing
+from training.models.image_encoder import BackboneName
+
+
+class ConfigError(UserError):
+    """A config file that cannot be read or does not fit the schema."""
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+def _power_of_two_from_32(side: int) -> int:
+    if side < 32 or side & (side - 1):
+        raise ValueError("a picture side is a power of two from 32: 32, 64, 128, 256")
+    return side
+
+
+NonNegative = Annotated[float, Field(ge=0)]
+PictureSide = Annotated[int, AfterValidator(_power_of_two_from_32)]
+
+
+class DataConfig(_Section):
+    """Which pictures to train on."""
+
+    source: Literal["synthbirds"] = "synthbirds"
+    pictures: PositiveInt = 20_000
+    side: PictureSide = 256
+    max_words: PositiveInt = 18
+    """Captions longer than this keep that many of their words, in order, drawn at random (AttnGAN)."""
+
+
+class ModelConfig(_Section):
+    """Sizes, and the switches of the contributions that live in the generator."""
+
+    base_width: PositiveInt = 32
+    noise_width: PositiveInt = 100
+    sentence_width: Annotated[int, Field(gt=0, multiple_of=2)] = 256
+    embedding_width: PositiveInt = 300
+    conditioning_augmentation: bool = True
+    adaptive_block: bool = True
+
+
+class DamsmConfig(_Section):
+    """Pre-training of the text encoder with an image encoder (AttnGAN)."""
+
+    steps: PositiveInt = 20_000
+    batch_size: Annotated[int, Field(ge=2)] = 48
+    image_encoder: BackboneName = "inception-v3"
+    learning_rate: PositiveFloat = 2e-3
+    gradient_clip: PositiveFloat = 0.25
+    gamma1: PositiveFloat = 4.0
+    gamma2: PositiveFloat = 5.0
+    gamma3: PositiveFloat = 10.0
+
+    @property
+    def smoothing(self) -> Smoothing:
+        """The three γ as the losses take them."""
+        return Smoothing(self.gamma1, self.gamma2, self.gamma3)
+
+
+class ContrastiveConfig(_Section):
+    """The two contrastive losses (eq. 3-5); switched off, the DAMSM image encoder plays no part in the GAN."""
+
+    enabled: bool = True
+    text_weight: NonNegative = 0.1
+    """λ1, of generated picture against caption."""
+    image_weight: NonNegative = 0.1
+    """λ2, of generated picture against real picture."""
+    temperature: PositiveFloat = 0.2
+    """η of both."""
+
+
+class GanConfig(_Section):
+    """Training of generator and discriminator."""
+
+    steps: PositiveInt = 600_000
+    batch_size: Annotated[int, Field(ge=2)] = 16
+    generator_learning_rate: PositiveFloat = 1e-4
+    discriminator_learning_rate: PositiveFloat = 4e-4
+    adam_betas: tuple[NonNegative, NonNegative] = Field(default=(0.0, 0.9), strict=False)
+    penalty_weight: NonNegative = 2.0
+    penalty_power: PositiveFloat = 6.0
+    penalty_interval: PositiveInt = 1
+    """The gradient penalty is computed at every k-th step, k times as heavy; 1 is DF-GAN."""
+    kl_weight: NonNegative = 1.0
+    contrastive: ContrastiveConfig = ContrastiveConfig()
+    ema_decay: Annotated[float, Field(ge=0, lt=1)] = 0.999
+
+
+class RunConfig(_Section):
+    """A whole run: data, model, the two phases, and how it is computed and recorded."""
+
+    name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]*$")]
+    data: DataConfig = DataConfig()
+    model: ModelConfig = ModelConfig()
+    damsm: DamsmConfig = DamsmConfig()
+    gan: GanConfig = GanConfig()
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
+    precision: Literal["fp32", "bf16"] = "bf16"
+    """bf16: autocast; weights, optimiser and losses stay in fp32."""
+    folded: bool = True
+    """Train with the folded form of upsample + convolution (models/fold.py): the same function, faster."""
+    checkpoint_every: PositiveInt = 500
+    sample_every: PositiveInt = 500
+    sample_captions: tuple[str, ...] = Field(default=("a yellow bird",), strict=False, min_length=1)
+    """The captions of the sample grids, one row each."""
+
+
+def load_config(path: Path) -> RunConfig:
+    """Reads and checks a YAML config. Raises `ConfigError` naming the key, and the nearest one that exists."""
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        reason = " ".join(str(error).split())
+        raise ConfigError(f"config '{path}' cannot be read: {reason}; it should be a YAML file") from error
+    return parse_config(content, str(path))
+
+
+def parse_config(content: object, origin: str) -> RunConfig:
+    """Checks the content of a config; `origin` names it in errors. Raises `ConfigError`."""
+    if not isinstance(content, dict):
+        raise ConfigError(f"config '{origin}' holds {type(content).__name__}; it should be a mapping of keys")
+    try:
+        return RunConfig.model_validate(content)
+    except ValidationError as error:
+        problems = "; ".join(_explain(detail["loc"], detail["msg"], detail["type"]) for detail in error.errors())
+        raise ConfigError(f"config '{origin}': {problems}") from error
+
+
+def _explain(location: tuple[int | str, ...], message: str, kind: str) -> str:
+    key = ".".join(str(part) for part in location)
+    if kind != "extra_forbidden":
+        return f"{key}: {message[0].lower()}{message[1:]}"
+    section: type[BaseModel] = RunConfig
+    for part in location[:-1]:
+        annotation = section.model_fields[str(part)].annotation
+        assert isinstance(annotation, type)
+        assert issubclass(annotation, BaseModel)
+        section = annotation
+    known = list(section.model_fields)
+    near = difflib.get_close_matches(str(location[-1]), known, n=1)
+    return f"unknown key {key}; " + (f"did you mean {near[0]}?" if near else f"there are: {', '.join(known)}")

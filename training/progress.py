@@ -1,0 +1,53 @@
+"""A progress bar with pictures per second and losses on a terminal, plain lines where standard error is a file."""
+
+import sys
+import time
+from types import TracebackType
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+from rich.progress import Progress as Bar
+
+from training.stepping import Losses
+
+
+class Progress:
+    """Shows how far a phase is. A context manager: leaving it gives the terminal back."""
+
+    def __init__(self) -> None:
+        console = Console(stderr=True)
+        self._bar = Bar(
+            TextColumn("{task.description}"), BarColumn(20), MofNCompleteColumn(), TimeRemainingColumn(),
+            TextColumn("{task.fields[rate]:.0f} pictures/s  {task.fields[losses]}"),
+            console=console, disable=not console.is_terminal,
+        )  # fmt: skip
+        self._phase = ""
+
+    def __enter__(self) -> "Progress":
+        self._bar.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._bar.stop()
+
+    def start(self, phase: str, total: int, done: int = 0) -> None:
+        """Begins a phase of `total` steps (or pictures), `done` of them made before."""
+        self._phase, self._total = phase, total
+        self._since, self._first = time.monotonic(), done
+        for task in self._bar.task_ids:
+            self._bar.remove_task(task)
+        self._task = self._bar.add_task(phase, total=total, completed=done, rate=0.0, losses="")
+
+    def report(self, done: int, losses: Losses, pictures_a_step: int = 1) -> None:
+        """Shows that `done` steps are made, at what rate since `start`, and the latest losses."""
+        rate = (done - self._first) * pictures_a_step / max(time.monotonic() - self._since, 1e-9)
+        shown = "  ".join(f"{name} {value:.3f}" for name, value in losses.items())
+        self._bar.update(self._task, completed=done, rate=rate, losses=shown)
+        if self._bar.disable:
+            print(f"{self._phase} {done}/{self._total}  {rate:.0f} pictures/s  {shown}", file=sys.stderr, flush=True)
+
+    def note(self, line: str) -> None:
+        """Prints a line above the bar."""
+        self._bar.console.print(line, markup=False, highlight=False)

@@ -1,0 +1,56 @@
+"""Where a model comes from: what a checkpoint and, through it, a bundle say about their making."""
+
+import platform
+import subprocess
+from collections.abc import Mapping
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from training.config import RunConfig
+from training.data.synthbirds import VERSION
+from training.stepping import Phase
+
+TOOLS = ("t2i-engine", "torch", "torchvision", "numpy", "pillow", "resvg-py")
+
+
+def describe_run(config: RunConfig, steps: Mapping[Phase, int], seconds: float, initial: str | None) -> dict[str, Any]:
+    """The data, steps, hours, code and settings of a run, as plain JSON values."""
+    return {
+        "run": config.name,
+        "dataset": {
+            "source": config.data.source,
+            "version": VERSION,
+            "pictures": config.data.pictures,
+            "split": "train",
+        },
+        "steps": dict(steps),
+        "hours": round(seconds / 3600, 2),
+        "initial": initial,
+        "commit": working_commit(),
+        "versions": tool_versions(),
+        "config": config.model_dump(mode="json"),
+    }
+
+
+def tool_versions() -> dict[str, str]:
+    """Versions of what takes part in training; packages that are not there are left out."""
+    versions = {"python": platform.python_version()}
+    for tool in TOOLS:
+        try:
+            versions[tool] = version(tool)
+        except PackageNotFoundError:
+            continue
+    return versions
+
+
+def working_commit() -> str | None:
+    """The commit of the checkout that this code runs from, with `-dirty` behind it if changed; None elsewhere."""
+    try:
+        described = subprocess.run(
+            ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"],
+            cwd=Path(__file__).parent, capture_output=True, text=True, check=True, timeout=10,
+        )  # fmt: skip
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return described.stdout.strip()
