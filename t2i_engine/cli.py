@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from t2i_engine.errors import CaptionError, OptionError, quoted
+from t2i_engine.errors import CaptionError, MissingExtra, OptionError, quoted
 
 if TYPE_CHECKING:
     from t2i_engine.pictures import Picture
@@ -103,6 +103,8 @@ def generate(
     destination = Destination.parse(out, 1 if as_grid else count)
     engine = Engine.open(bundle, backend, precision, device, threads)
     pictures = engine.generate_all(texts, seeds, truncation, batch_size)
+    if "auto" in (backend, precision, device):
+        click.echo(f"bundle {engine.bundle.name}: auto chose {engine.choice}", err=True)
     made = destination.save(pictures, as_grid)
     if as_json:
         chosen = {
@@ -114,6 +116,24 @@ def generate(
     else:
         for path, _ in groupby(path for _, path in made):
             click.echo(bytes(path))  # as the file system knows it, whatever the terminal's encoding
+
+
+@main.command(epilog="Example:  t2i-engine train training/configs/birds.yaml --out runs/birds")
+@click.argument("config", type=Path, metavar="CONFIG.yaml")
+@click.option("--out", type=Path, metavar="FOLDER", help="The run's folder.  [default: runs/NAME]")
+@click.option("--resume", is_flag=True, help="Go on from the folder's last checkpoint.")
+@click.option("--init", "initial", metavar="CHECKPOINT|BUNDLE", help="Start from these weights.")
+def train(config: Path, out: Path | None, resume: bool, initial: str | None) -> None:
+    """Train the model that CONFIG.yaml describes.
+
+    The path of its checkpoint is printed.
+    """
+    try:
+        from training.run import train_files
+    except ModuleNotFoundError as error:
+        raise MissingExtra("t2i-engine train", f"the package {error.name}", "train") from None
+
+    click.echo(train_files(config, out, resume, initial))
 
 
 @main.command(epilog="Example:  t2i-engine info birds")

@@ -59,8 +59,6 @@ class Engine:
             raise OptionError(f"{threads} threads are out of range; 1 to {MOST_THREADS} expected")
         bundle = Bundle.open(name_or_folder)
         choice = choose(bundle.formats, backend, precision, device)
-        if AUTO in (backend, precision, device):
-            _log.info("bundle %s: chose %s", bundle.name, choice)
         open_runner = load(choice.format.opener)
         text_encoder, generator = (
             open_runner(bundle, choice.format, graph, choice.device, threads) for graph in (TEXT_ENCODER, GENERATOR)
