@@ -1,0 +1,81 @@
+"""What a silhouette consists of. The silhouettes themselves, one entry each, are in `silhouettes/`.
+
+All birds are described facing right, in units of which the picture has 100 a side.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from training.data.synthbirds.geometry import Point, Points
+
+Stance = Literal["perched", "standing", "clinging", "swimming", "flying", "hovering"]
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row of equal feathers: `count` of them, from share `start` to share `end` of the fan's length."""
+
+    count: int
+    start: float
+    end: float
+
+
+FOLDED = (Row(8, 0.30, 1.0), Row(7, 0.16, 0.56), Row(6, 0.06, 0.38), Row(5, -0.04, 0.22))
+SPREAD = (Row(15, 0.25, 1.0), Row(13, 0.12, 0.52), Row(11, 0.02, 0.30))
+TAIL = (Row(6, 0.0, 1.0),)
+
+
+@dataclass(frozen=True)
+class Fan:
+    """Feathers that run from the curve `root` to the curve `tip`, in rows that overlap like tiles: a wing or a tail.
+
+    Along both curves runs the same parameter, so a feather joins equal shares of them; the first feathers lie on top.
+    `bulge` bends the last feathers outwards (units).
+    """
+
+    root: Points
+    tip: Points
+    rows: tuple[Row, ...] = FOLDED
+    bulge: Point = (0.0, 0.0)
+
+
+@dataclass(frozen=True)
+class Bill:
+    """Both mandibles as outlines; the upper one is drawn over the lower one."""
+
+    upper: Points
+    lower: Points
+
+
+@dataclass(frozen=True)
+class Eye:
+    """An eye's centre and radius."""
+
+    centre: Point
+    radius: float
+
+
+@dataclass(frozen=True)
+class Silhouette:
+    """A bird in one stance.
+
+    `body` is a single outline of head, neck and trunk. The regions lie over it in the order belly, breast, face, crown
+    and may reach beyond it, for they are cut to it; what none covers is the back. `spine` leads from the forehead to
+    the tail and gives the small feathers their direction. Each leg runs from the body to the ground through its joints.
+    """
+
+    stance: Stance
+    body: Points
+    crown: Points
+    face: Points
+    breast: Points
+    belly: Points
+    spine: Points
+    wing: Fan
+    tail: Fan
+    bill: Bill
+    eyes: tuple[Eye, ...]
+    legs: tuple[Points, ...] = ()
+    crest: Points = ()
+    far_wing: Fan | None = None
+    waterline: float = 100.0

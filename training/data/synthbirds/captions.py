@@ -1,0 +1,246 @@
+"""Captions from a grammar, in the manner of CUB's: each says some of what can be seen, and nothing else."""
+
+from collections.abc import Callable
+from random import Random
+
+from training.data.synthbirds.attributes import FEATHERED, Attributes, Part, pick, weighted
+from training.data.synthbirds.colours import Colour
+from training.data.synthbirds.kinds import KINDS
+from training.data.synthbirds.wording import (
+    COLOUR_WORDS,
+    HEAD_WORDS,
+    LARGE_WORDS,
+    PART_WORDS,
+    PATTERN_WORDS,
+    PLURAL,
+    SETTING_WORDS,
+    SMALL_WORDS,
+    STANCE_WORDS,
+    UNDERSIDE_WORDS,
+)
+
+CAPTIONS = 10
+
+# The least share of the picture that a part must cover to be spoken of: at 64 x 64 some 6 pixels of bill or leg, or 24
+# of feathers.
+_VISIBLE_BARE = 0.0015
+_VISIBLE_FEATHERS = 0.006
+
+
+def write_captions(seen: Attributes, rng: Random) -> tuple[str, ...]:
+    """Writes ten captions. The first is always of the shortest kind: the main colour and what it is."""
+    speaker = _Speaker(seen, rng)
+    forms: dict[Callable[[], str], float] = {
+        speaker.short: 2.2,
+        speaker.placed: 2.0,
+        speaker.with_parts: 3.0,
+        speaker.has_parts: 2.6,
+        speaker.says_of_part: 0.9,
+        speaker.says_of_bird: 1.1,
+        speaker.typed: 1.4,
+    }
+    captions = [speaker.short()]
+    for _ in range(CAPTIONS - 1):
+        caption = weighted(forms, rng)()
+        captions.append(weighted(forms, rng)() if caption in captions else caption)
+    return tuple(captions)
+
+
+class _Speaker:
+    """Says things about one bird; every method draws its words anew."""
+
+    def __init__(self, seen: Attributes, rng: Random) -> None:
+        self.seen = seen
+        self.rng = rng
+        self.kind = KINDS[seen.kind]
+        self.feathered = [part for part in FEATHERED if seen.areas[part] >= _VISIBLE_FEATHERS]
+
+    def short(self) -> str:
+        """Says "a yellow bird", "yellow bird", "a small blue owl"."""
+        phrase = self._bird(size=0.2)
+        return phrase if self._chance(0.3) else _a(phrase)
+
+    def placed(self) -> str:
+        """Says "a yellow finch on a branch", "red bird with a black bill in the snow"."""
+        phrase = self._bird(size=0.2)
+        phrase = phrase if self._chance(0.2) else _a(phrase)
+        if self._chance(0.06):
+            phrase = f"a picture of {_a(self._bird())}"
+        if self._chance(0.3):
+            phrase = f"{phrase} with {self._list(1)}"
+        return f"{phrase} {self._where()}"
+
+    def with_parts(self) -> str:
+        """Says "this is a small yellow bird with black wings and a short pointed bill"."""
+        subject = self._bird(size=0.35, colour=0.75)
+        opening = self._pick(_a(subject), f"this is {_a(subject)}", f"this is {_a(subject)}", f"the {subject}", subject)
+        where = f" {self._where()}" if self._chance(0.15) else ""
+        return f"{opening}{where} with {self._list(self._count())}"
+
+    def has_parts(self) -> str:
+        """Says "this bird has a yellow belly, black wings and a short pointed bill"."""
+        subject = self._bird(size=0.25, colour=0.1)
+        return f"{self._pick('this', 'this', 'the')} {subject} has {self._list(self._count())}"
+
+    def says_of_part(self) -> str:
+        """Says "the crown of this bird is red", "this bird has wings that are black and has a thick bill"."""
+        part = pick(self.feathered, self.rng)
+        word, colour = pick(PART_WORDS[part], self.rng), self._colour(self.seen.colours[part])
+        plural = word in PLURAL
+        if self._chance(0.4):
+            return f"the {word} of {self._pick('this', 'the')} {self._noun()} {'are' if plural else 'is'} {colour}"
+        clause = f"{word} that are {colour}" if plural else f"{_a(word)} that is {colour}"
+        return f"this {self._noun()} has {clause} and has {self._bill()}"
+
+    def says_of_bird(self) -> str:
+        """Says "the bird is blue", "this owl is mostly red with a white belly", "this bird is black and white"."""
+        subject = f"{self._pick('the', 'this')} {self._noun()}"
+        main = self._colour(self.seen.main_colour)
+        others = [colour for colour in self._feather_colours() if colour != self.seen.main_colour]
+        if not others:
+            return f"{subject} is {self._pick('all ', 'completely ', 'entirely ', '')}{main}"
+        return self._pick(
+            f"{subject} is {main}",
+            f"{subject} is {self._pick('mostly', 'mainly')} {main}",
+            f"{subject} is {main} and {self._colour(pick(others, self.rng))}",
+            f"{subject} is {self._pick('', 'mostly ')}{main} with {self._list(1)}",
+        )
+
+    def typed(self) -> str:
+        """Says what a user types: "red owl snow", "yellow bird, black wings"."""
+        bird = self._bird()
+        part = pick(self.feathered, self.rng)
+        feature = f"{self._colour(self.seen.colours[part])} {pick(PART_WORDS[part], self.rng)}"
+        return self._pick(
+            f"{bird}, {feature}",
+            f"{bird} {feature}",
+            f"{bird} {self.seen.setting}",
+            f"{bird}, {feature}, {self._where()}",
+        )
+
+    def _bird(self, size: float = 0.0, colour: float = 1.0) -> str:
+        """The bird with its size and main colour, each with a probability."""
+        words = [
+            self._size() if self._chance(size) else "",
+            self._colour(self.seen.main_colour) if self._chance(colour) else "",
+        ]
+        return " ".join(word for word in (*words, self._noun()) if word)
+
+    def _list(self, count: int) -> str:
+        """Names `count` features, no two of the same part."""
+        makers: dict[str, float] = {
+            "head": 1.2,
+            "wings": 1.6,
+            "under": 1.6,
+            "back": 0.6,
+            "tail": 0.8,
+            "bill": 1.8,
+            "legs": 0.4,
+            "marks": 1.5,
+        }
+        phrases: list[str] = []
+        while len(phrases) < count and makers:
+            topic = weighted(makers, self.rng)
+            del makers[topic]
+            phrase = self._feature(topic)
+            if phrase:
+                phrases.append(phrase)
+        if not phrases:
+            return self._bill()
+        if len(phrases) == 1:
+            return phrases[0]
+        comma = "," if self._chance(0.3) and len(phrases) > 2 else ""
+        return f"{', '.join(phrases[:-1])}{comma} and {phrases[-1]}"
+
+    def _feature(self, topic: str) -> str:
+        """One phrase about a topic; empty where there is nothing to see of it."""
+        seen = self.seen
+        if topic == "bill":
+            return self._bill()
+        if topic == "legs":
+            visible = seen.areas["legs"] >= _VISIBLE_BARE and self.kind.long_legs
+            return self._coloured("legs", self._pick("long ", "", "")) if visible else ""
+        if topic == "marks":
+            return self._mark()
+        if topic == "head":
+            if seen.colours["crown"] == seen.colours["face"] and self._chance(0.6):
+                return _a(f"{self._colour(seen.colours['crown'])} {pick(HEAD_WORDS, self.rng)}")
+            return self._coloured(self._visible("crown", "face"))
+        if topic == "under":
+            pattern = (
+                pick(PATTERN_WORDS[seen.pattern], self.rng) + " "
+                if seen.pattern != "plain" and self._chance(0.7)
+                else ""
+            )
+            if seen.colours["breast"] == seen.colours["belly"] and self._chance(0.3):
+                return f"{pattern}{self._colour(seen.colours['breast'])} {pick(UNDERSIDE_WORDS, self.rng)}"
+            return self._coloured(self._visible("breast", "belly"), pattern)
+        if topic == "wings":
+            return self._coloured("wings")
+        return self._coloured(self._visible("back") if topic == "back" else self._visible("tail"))
+
+    def _visible(self, *parts: Part) -> Part | None:
+        there = [part for part in parts if part in self.feathered]
+        return pick(there, self.rng) if there else None
+
+    def _coloured(self, part: Part | None, quality: str = "") -> str:
+        """A part with its colour: "a yellow belly", "spotted brown underparts"."""
+        if part is None:
+            return ""
+        word = pick(PART_WORDS[part], self.rng)
+        phrase = f"{quality}{self._colour(self.seen.colours[part])} {word}"
+        return phrase if word in PLURAL else _a(phrase)
+
+    def _bill(self) -> str:
+        word, shape = pick(PART_WORDS["bill"], self.rng), pick(self.kind.bill_words, self.rng)
+        colour = self._colour(self.seen.colours["bill"])
+        return _a(f"{self._pick(shape, colour, colour, f'{shape} {colour}')} {word}")
+
+    def _mark(self) -> str:
+        """Wing bars, eye ring or crest, if there are any."""
+        seen, marks = self.seen, []
+        if seen.wing_bars:
+            marks.append(f"{self._colour(seen.wing_bars)} {self._pick('wing bars', 'wingbars')}")
+        if seen.eye_ring:
+            marks.append(_a(f"{self._colour(seen.eye_ring)} {self._pick('eye ring', 'eyering')}"))
+        if seen.crest:
+            tufts = seen.kind == "owl"
+            marks.append(
+                "ear tufts"
+                if tufts
+                else self._pick("a crest", _a(f"{self._colour(seen.colours['crown'])} crest"), "a crest on its head")
+            )
+        return pick(marks, self.rng) if marks else ""
+
+    def _chance(self, share: float) -> bool:
+        return self.rng.random() < share
+
+    def _pick(self, *choices: str) -> str:
+        return pick(choices, self.rng)
+
+    def _noun(self) -> str:
+        return "bird" if self._chance(0.55) else pick(self.kind.nouns, self.rng)
+
+    def _size(self) -> str:
+        if self.kind.size is None:
+            return ""
+        return pick(SMALL_WORDS if self.kind.size == "small" else LARGE_WORDS, self.rng)
+
+    def _colour(self, colour: Colour) -> str:
+        return pick(COLOUR_WORDS[colour], self.rng)
+
+    def _where(self) -> str:
+        place = self.seen.setting, self.seen.stance
+        return pick(STANCE_WORDS.get(place, SETTING_WORDS[self.seen.setting]), self.rng)
+
+    def _count(self) -> int:
+        return pick((1, 1, 2, 2, 2, 3, 3, 4), self.rng)
+
+    def _feather_colours(self) -> list[Colour]:
+        """All colours of feathers, marks included."""
+        colours = [self.seen.colours[part] for part in self.feathered]
+        return list(dict.fromkeys([*colours, *([self.seen.wing_bars] if self.seen.wing_bars else [])]))
+
+
+def _a(phrase: str) -> str:
+    return f"{'an' if phrase[0] in 'aeiou' else 'a'} {phrase}"

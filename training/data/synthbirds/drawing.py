@@ -1,0 +1,90 @@
+"""From a key to a picture: design, pose, paint, setting; drawn larger and reduced."""
+
+from dataclasses import dataclass
+from random import Random
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageFilter
+
+from training.data.synthbirds.anatomy import Silhouette
+from training.data.synthbirds.attributes import Attributes, colour_bird, main_colour, mark_bird, pick
+from training.data.synthbirds.kinds import KINDS
+from training.data.synthbirds.layers import Layers
+from training.data.synthbirds.partmap import part_areas
+from training.data.synthbirds.plumage import BirdPainter
+from training.data.synthbirds.pose import Pose, draw_pose
+from training.data.synthbirds.scenery import Scenery
+from training.data.synthbirds.supports import Place, Support
+
+_LIGHT = ("white", "yellow", "pink", "orange")
+
+
+@dataclass(frozen=True)
+class Design:
+    """A picture before it is painted: the bird's silhouette in its pose, and everything that is to be seen."""
+
+    silhouette: Silhouette
+    pose: Pose
+    attributes: Attributes
+
+
+def design(key: str) -> Design:
+    """Decides what the picture of this key shows. The key is the seed: nothing else enters."""
+    rng = Random(f"{key}/design")
+    name = pick(tuple(KINDS), rng)
+    kind = KINDS[name]
+    setting, silhouette = pick(kind.scenes, rng)
+    faces_left = rng.random() < 0.5
+    crest = rng.random() < kind.crest_chance
+    pose = draw_pose(silhouette, faces_left, rng)
+    areas = part_areas(silhouette, pose, crest)
+    colours = colour_bird(areas, rng)
+    bars, ring, pattern = mark_bird(colours, areas, rng)
+    attributes = Attributes(
+        kind=name,
+        stance=silhouette.stance,
+        setting=setting,
+        facing="left" if faces_left else "right",
+        colours=colours,
+        areas=areas,
+        main_colour=main_colour(colours, areas),
+        wing_bars=bars,
+        eye_ring=ring,
+        crest=crest,
+        pattern=pattern,
+    )
+    return Design(silhouette, pose, attributes)
+
+
+def draw(plan: Design, key: str, side: int) -> NDArray[np.uint8]:
+    """Draws what was designed for this key; uint8 (R, R, 3) with R = `side`."""
+    bird, pose, seen = plan.silhouette, plan.pose, plan.attributes
+    rng = Random(f"{key}/paint")
+    large = side * (3 if side >= 64 else 6)
+    layers = Layers(large)
+    painted = BirdPainter(layers, bird, pose, seen, rng).paint(KINDS[seen.kind].pale_eye)
+    scenery = Scenery(seen.setting, large, seen.main_colour in _LIGHT, rng)
+    canvas = scenery.background()
+    _set_off(canvas, layers.cover, seen.main_colour in _LIGHT)
+    support = Support(
+        seen.setting, large, _place(bird, pose), scenery.wash, seen.stance == "perched" and seen.kind != "heron", rng
+    )
+    support.behind(canvas)
+    canvas.paste(painted, mask=layers.cover)
+    support.before(canvas)
+    return np.asarray(canvas.resize((side, side), Image.Resampling.BOX))
+
+
+def _place(bird: Silhouette, pose: Pose) -> Place:
+    feet = pose.place(np.array([leg[-1] for leg in bird.legs])) if bird.legs else np.zeros((0, 2))
+    tip = pose.place((bird.bill.upper[2],))[0]
+    line = float(pose.place(((50.0, bird.waterline),))[0, 1]) if bird.waterline < 100 else None
+    return Place(feet, (float(tip[0]), float(tip[1])), float(np.sign(pose.matrix[0])), line)
+
+
+def _set_off(canvas: Image.Image, cover: Image.Image, light_bird: bool) -> None:
+    """Darkens the ground softly around a light bird and lightens it around a dark one."""
+    small = cover.resize((48, 48), Image.Resampling.BOX).filter(ImageFilter.GaussianBlur(4))
+    veil = small.point([v * 3 // 10 for v in range(256)]).resize(canvas.size, Image.Resampling.BICUBIC)
+    canvas.paste((40, 60, 70) if light_bird else (252, 250, 240), mask=veil)

@@ -1,0 +1,96 @@
+"""The layers a bird is painted in: paint in plain light, paint in shade, relief and coverage, joined at the end."""
+
+from collections.abc import Iterable, Iterator
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageChops, ImageDraw, ImageFilter
+
+from training.data.synthbirds.colours import Paint, Rgb
+from training.data.synthbirds.geometry import Array
+
+FLAT = 128  # the relief of a surface in plain light; darker values lie in shade, lighter ones shine
+
+
+class Layers:
+    """Four pictures of `side` x `side` pixels: `body` and `shade` (RGB), `relief` and `cover` (grey)."""
+
+    def __init__(self, side: int) -> None:
+        self.side = side
+        self.scale = side / 100
+        self.body = Image.new("RGB", (side, side))
+        self.shade = Image.new("RGB", (side, side))
+        self.relief = Image.new("L", (side, side), FLAT)
+        self.cover = Image.new("L", (side, side))
+        self._draws = [ImageDraw.Draw(layer) for layer in (self.body, self.shade, self.relief, self.cover)]
+
+    def _inks(self, paint: Paint, relief: int) -> Iterator[tuple[ImageDraw.ImageDraw, Rgb | int]]:
+        """Each layer's pen with what it writes."""
+        inks: tuple[Rgb | int, ...] = (paint.body, paint.shade, relief, 255)
+        return zip(self._draws, inks, strict=True)
+
+    def pixels(self, points: Array) -> list[float]:
+        """Points (units) as the flat list of pixel coordinates that Pillow takes."""
+        flat: list[float] = (points * self.scale).ravel().tolist()
+        return flat
+
+    def mask(self, points: Array) -> Image.Image:
+        """A grey picture that is 255 inside the outline."""
+        mask = Image.new("L", (self.side, self.side))
+        ImageDraw.Draw(mask).polygon(self.pixels(points), fill=255)
+        return mask
+
+    def soften(self, picture: Image.Image, radius: float) -> Image.Image:
+        """Blurs by a radius in units."""
+        return picture.filter(ImageFilter.GaussianBlur(radius * self.scale))
+
+    def fill(self, points: Array, paint: Paint, relief: int = FLAT) -> None:
+        """Paints the inside of an outline."""
+        flat = self.pixels(points)
+        for draw, value in self._inks(paint, relief):
+            draw.polygon(flat, fill=value)
+
+    def line(self, points: Array, paint: Paint, width: float, relief: int = FLAT) -> None:
+        """Paints a line of a width in units."""
+        flat, pixels = self.pixels(points), max(1, round(width * self.scale))
+        for draw, value in self._inks(paint, relief):
+            draw.line(flat, fill=value, width=pixels, joint="curve")
+
+    def disc(self, centre: Array, radius: float, paint: Paint, relief: int = FLAT) -> None:
+        """Paints a disc."""
+        (x, y), r = (centre * self.scale).tolist(), radius * self.scale
+        for draw, value in self._inks(paint, relief):
+            draw.ellipse((x - r, y - r, x + r, y + r), fill=value)
+
+    def emboss(self, lines: Iterable[Array], relief: int, width: float) -> None:
+        """Draws lines into the relief alone."""
+        pixels = max(1, round(width * self.scale))
+        for line in lines:
+            self._draws[2].line(self.pixels(line), fill=relief, width=pixels)
+
+    def stain(self, mask: Image.Image, body: Image.Image, shade: Image.Image) -> None:
+        """Lays paint on what is there already, through a mask."""
+        self.body.paste(body, mask=mask)
+        self.shade.paste(shade, mask=mask)
+        self.cover = ImageChops.lighter(self.cover, mask)
+        self._draws[3] = ImageDraw.Draw(self.cover)
+
+    def press(self, mask: Image.Image, relief: int) -> None:
+        """Moves the relief towards a value, through a mask."""
+        self.relief.paste(relief, mask=mask)
+
+    def render(self, form: Image.Image) -> Image.Image:
+        """Joins the layers to an RGB picture. `form` is the grey height of the whole bird; light falls from above."""
+        reach = max(1, round(0.9 * self.scale))
+        height = np.asarray(form, dtype=np.float32)
+        slope = np.zeros_like(height)
+        slope[reach:-reach] = height[2 * reach :] - height[: -2 * reach]
+        light = np.asarray(self.relief, dtype=np.float32) - FLAT + np.clip(slope * 0.75, -70, 62)
+        light *= 1 / 128
+        body = np.asarray(self.body, dtype=np.float32)
+        dark = np.clip(-light, 0, 1)[..., None]
+        bright = np.clip(light * 0.72, 0, 0.75)[..., None]
+        colour = body + (np.asarray(self.shade, dtype=np.float32) - body) * dark
+        colour += (np.float32(255) - colour) * bright
+        rounded: NDArray[np.uint8] = np.clip(colour + 0.5, 0, 255).astype(np.uint8)
+        return Image.fromarray(rounded)

@@ -1,0 +1,193 @@
+"""Paints a bird into layers, from tail to eye."""
+
+from collections.abc import Mapping
+from random import Random
+
+import numpy as np
+from PIL import Image, ImageChops, ImageDraw
+
+from training.data.synthbirds.anatomy import Fan, Silhouette
+from training.data.synthbirds.attributes import Attributes, Part
+from training.data.synthbirds.colours import Colour, Paint, blend, deepened, mix_paint
+from training.data.synthbirds.feathers import fan_outline, row_of_vanes
+from training.data.synthbirds.geometry import Array, Points, closed_curve, open_curve
+from training.data.synthbirds.layers import Layers
+from training.data.synthbirds.pose import Pose
+
+_INK = Paint((22, 20, 24), (8, 8, 10), (90, 90, 95))
+_GLINT = Paint((255, 255, 255), (255, 255, 255), (255, 255, 255))
+_IRIS = (Paint((244, 196, 40), (190, 130, 10), (255, 240, 150)), Paint((240, 140, 30), (180, 80, 10), (255, 210, 130)))
+
+
+class BirdPainter:
+    """Paints one bird. Every colour is mixed once, so that equal parts are equal and other birds differ."""
+
+    def __init__(self, layers: Layers, silhouette: Silhouette, pose: Pose, attributes: Attributes, rng: Random) -> None:
+        self.layers = layers
+        self.silhouette = silhouette
+        self.pose = pose
+        self.bird = attributes
+        self.rng = rng
+        paints: dict[Colour, Paint] = {}
+        for colour in (*attributes.colours.values(), attributes.wing_bars, attributes.eye_ring):
+            if colour and colour not in paints:
+                paints[colour] = mix_paint(colour, rng)
+        self.mixed = paints
+        self.paints: Mapping[Part, Paint] = {part: paints[colour] for part, colour in attributes.colours.items()}
+
+    def paint(self, pale_eye: bool) -> Image.Image:
+        """Paints everything and returns the RGB picture; `layers.cover` tells where the bird is."""
+        bird = self.silhouette
+        if bird.far_wing:
+            self._fan(bird.far_wing, self.paints["wings"], -16, None)
+        self._fan(bird.tail, self.paints["tail"], -4, None)
+        for leg in bird.legs:
+            self._leg(leg)
+        if self.bird.crest:
+            self.layers.fill(self._curve(bird.crest), self.paints["crown"], 120)
+        trunk = self._trunk()
+        self._bill()
+        self._eyes(pale_eye)
+        self._wing_shadow(trunk)
+        self._fan(bird.wing, self.paints["wings"], 2, self.bird.wing_bars)
+        wing = self.layers.mask(fan_outline(bird.wing, self.pose))
+        whole = self.layers.soften(self.layers.cover, 1.6)
+        broad = self.layers.soften(trunk, 5.5)
+        form = ImageChops.add(ImageChops.add(whole, self.layers.soften(wing, 1.8), scale=3), broad, scale=1.4)
+        return self.layers.render(form)
+
+    def _curve(self, points: Points) -> Array:
+        return self.pose.place(closed_curve(points))
+
+    def _trunk(self) -> Image.Image:
+        """Head, neck and trunk: soft patches of colour within one outline, with small feathers along the spine."""
+        layers, bird = self.layers, self.silhouette
+        outline = layers.mask(self._curve(bird.body))
+        back = self.paints["back"]
+        body, shade = Image.new("RGB", outline.size, back.body), Image.new("RGB", outline.size, back.shade)
+        draws = ImageDraw.Draw(body), ImageDraw.Draw(shade)
+        regions: tuple[tuple[Points, Part], ...] = (
+            (bird.belly, "belly"),
+            (bird.breast, "breast"),
+            (bird.face, "face"),
+            (bird.crown, "crown"),
+        )
+        for points, part in regions:
+            flat = layers.pixels(self._curve(points))
+            draws[0].polygon(flat, fill=self.paints[part].body)
+            draws[1].polygon(flat, fill=self.paints[part].shade)
+        layers.stain(outline, layers.soften(body, 0.7), layers.soften(shade, 0.7))
+        if self.bird.pattern != "plain":
+            self._speckle(outline)
+        relief = layers.relief.copy()
+        layers.press(outline, 128)
+        self._down(outline)
+        del relief
+        return outline
+
+    def _down(self, outline: Image.Image) -> None:
+        """Small contour feathers: short strokes, light and dark, along the spine."""
+        layers = self.layers
+        strokes = Image.new("L", outline.size, 128)
+        draw = ImageDraw.Draw(strokes)
+        spine = self.pose.place(open_curve(self.silhouette.spine, 24))
+        heading = np.gradient(spine, axis=0)
+        heading /= np.linalg.norm(heading, axis=1, keepdims=True)
+        count = 210
+        at = np.array([self.rng.random() for _ in range(3 * count)]).reshape(count, 3)
+        box = outline.getbbox() or (0, 0, 1, 1)
+        low, high = np.array(box[:2]) / layers.scale, np.array(box[2:]) / layers.scale
+        start = low + at[:, :2] * (high - low)
+        nearest = np.abs(start[:, None] - spine).sum(axis=2).argmin(axis=1)
+        end = start + heading[nearest] * (2.2 + 2.2 * at[:, 2:])
+        ends = (np.concatenate([start, end], axis=1) * layers.scale).tolist()
+        width = max(1, round(0.45 * layers.scale))
+        for number, line in enumerate(ends):
+            draw.line(line, fill=(108, 146, 116, 138)[number % 4], width=width)
+        layers.relief.paste(layers.soften(strokes, 0.3), mask=outline)
+
+    def _speckle(self, outline: Image.Image) -> None:
+        """Streaks or spots on breast and belly."""
+        layers = self.layers
+        where = Image.new("L", outline.size)
+        draw = ImageDraw.Draw(where)
+        for points in (self.silhouette.belly, self.silhouette.breast):
+            draw.polygon(layers.pixels(self._curve(points)), fill=255)
+        for points in (self.silhouette.face,):
+            draw.polygon(layers.pixels(self._curve(points)), fill=0)
+        marks = Image.new("L", outline.size)
+        draw = ImageDraw.Draw(marks)
+        box = where.getbbox() or (0, 0, 1, 1)
+        step = 3.1 * layers.scale
+        radius = 0.75 * layers.scale
+        long = 2.6 if self.bird.pattern == "streaked" else 1.0
+        row = 0
+        y = float(box[1])
+        while y < box[3]:
+            x = box[0] + (row % 2) * step / 2
+            while x < box[2]:
+                cx, cy = x + self.rng.random() * step * 0.4, y + self.rng.random() * step * 0.4
+                draw.ellipse((cx - radius * 0.8, cy - radius * long, cx + radius * 0.8, cy + radius * long), fill=225)
+                x += step
+            y += step * (1.5 if long > 1 else 0.9)
+            row += 1
+        ground = self.paints["breast"]
+        mark = blend(ground.shade, (40, 28, 24), 0.6)
+        mask = ImageChops.darker(ImageChops.darker(marks, layers.soften(where, 1.2)), outline)
+        layers.body.paste(mark, mask=mask)
+        layers.shade.paste(blend(mark, (0, 0, 0), 0.4), mask=mask)
+
+    def _wing_shadow(self, trunk: Image.Image) -> None:
+        layers = self.layers
+        low = fan_outline(self.silhouette.wing, self.pose) + np.array((0.3, 1.8))
+        shadow = layers.soften(layers.mask(low), 1.1)
+        layers.press(ImageChops.darker(shadow.point([v * 6 // 10 for v in range(256)]), trunk), 60)
+
+    def _fan(self, fan: Fan, paint: Paint, lift: int, bars: Colour | None) -> None:
+        """A wing or a tail: rows of vanes with a light edge and a dark rim; wing bars on the tips of the coverts."""
+        layers, rng = self.layers, self.rng
+        for number, row in enumerate(fan.rows):
+            flight = number == 0
+            vane_paint = deepened(paint, 0.2 if flight else 0.04)
+            vanes = row_of_vanes(fan, row, self.pose, rng)
+            tips = row_of_vanes(fan, row, self.pose, rng, 0.13) if bars and number in (1, 2) else None
+            for index, vane in enumerate(vanes):
+                tone = 128 + lift + (index % 2) * 6 + int(rng.random() * 8) - (4 if flight else 0)
+                layers.fill(vane, vane_paint, tone)
+                if tips is not None and bars:
+                    layers.fill(tips[index], self.mixed[bars], tone + 8)
+                layers.emboss((vane[4:],), tone - 44, 0.4)
+                layers.emboss((vane[:4],), tone + 20, 0.35)
+
+    def _bill(self) -> None:
+        paint = self.paints["bill"]
+        lower, upper = self._curve(self.silhouette.bill.lower), self._curve(self.silhouette.bill.upper)
+        self.layers.fill(lower, deepened(paint, 0.35), 108)
+        self.layers.fill(upper, paint, 134)
+
+    def _eyes(self, pale: bool) -> None:
+        layers = self.layers
+        size = float(abs(np.linalg.det(np.array(self.pose.matrix).reshape(2, 2)))) ** 0.5
+        iris = _IRIS[int(self.rng.random() * 2)]
+        for eye in self.silhouette.eyes:
+            centre = self.pose.place((eye.centre,))[0]
+            radius = eye.radius * size
+            if self.bird.eye_ring:
+                layers.disc(centre, radius + 1.15, self.mixed[self.bird.eye_ring], 132)
+            else:
+                face = self.paints["face"]
+                layers.disc(centre, radius + 0.45, Paint(blend(face.body, face.light, 0.5), face.body, face.light), 128)
+            layers.disc(centre, radius, iris if pale else _INK)
+            if pale:
+                layers.disc(centre, radius * 0.62, _INK)
+            layers.disc(centre + np.array((0.32, -0.38)) * radius, radius * 0.3, _GLINT)
+
+    def _leg(self, leg: Points) -> None:
+        """A leg with three toes forward and one back, on its ground."""
+        paint = self.paints["legs"]
+        joints = self.pose.place(leg)
+        self.layers.line(joints, paint, 1.3, 118)
+        ahead = np.sign(self.pose.matrix[0])
+        foot = joints[-1]
+        for dx, dy in ((4.4, 0.5), (3.2, 1.7), (-2.4, 0.7)):
+            self.layers.line(np.stack([foot, foot + np.array((dx * ahead * 0.9, dy))]), paint, 1.0, 124)

@@ -1,0 +1,105 @@
+"""Where the bird is: a soft background, what it rests on, and what stands before it."""
+
+from random import Random
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFilter
+
+from training.data.synthbirds.colours import Rgb, blend
+from training.data.synthbirds.kinds import Setting
+
+# Each setting has washes: colours at the top, in the middle and at the bottom; the first are the dark ones.
+_WASHES: dict[Setting, tuple[tuple[Rgb, Rgb, Rgb], ...]] = {
+    "branch": (
+        ((98, 124, 92), (112, 138, 96), (84, 108, 78)), ((122, 140, 112), (140, 152, 118), (108, 126, 98)),
+        ((186, 204, 176), (204, 214, 178), (176, 194, 160)), ((206, 214, 196), (222, 220, 190), (196, 204, 172)),
+    ),
+    "trunk": (
+        ((92, 110, 92), (106, 122, 96), (80, 98, 80)), ((124, 134, 120), (136, 142, 118), (112, 120, 100)),
+        ((188, 204, 184), (206, 212, 186), (180, 192, 166)), ((214, 214, 200), (224, 218, 194), (200, 198, 174)),
+    ),
+    "flower": (
+        ((86, 128, 110), (100, 140, 108), (80, 116, 90)), ((120, 142, 122), (134, 154, 122), (104, 128, 100)),
+        ((190, 216, 192), (206, 220, 190), (180, 204, 172)), ((210, 222, 206), (220, 226, 196), (196, 210, 180)),
+    ),
+    "grass": (
+        ((120, 150, 150), (130, 152, 110), (92, 126, 66)), ((142, 160, 150), (142, 160, 110), (104, 134, 70)),
+        ((206, 224, 222), (202, 218, 168), (160, 188, 110)), ((222, 226, 208), (212, 220, 170), (170, 192, 118)),
+    ),
+    "water": (
+        ((110, 140, 150), (92, 128, 144), (62, 100, 122)), ((130, 150, 146), (104, 136, 142), (76, 112, 126)),
+        ((206, 222, 222), (176, 206, 214), (136, 180, 198)), ((226, 222, 206), (190, 208, 206), (150, 186, 194)),
+    ),
+    "snow": (
+        ((134, 152, 176), (158, 174, 196), (206, 216, 230)), ((120, 140, 160), (150, 166, 184), (200, 212, 226)),
+        ((188, 204, 222), (210, 222, 234), (238, 243, 249)), ((204, 208, 220), (220, 224, 234), (240, 243, 248)),
+    ),
+    "sky": (
+        ((72, 122, 176), (104, 150, 194), (146, 182, 210)), ((90, 120, 152), (124, 152, 178), (166, 188, 202)),
+        ((150, 196, 232), (184, 216, 240), (220, 234, 244)), ((176, 200, 226), (206, 218, 232), (238, 228, 214)),
+    ),
+    "rock": (
+        ((112, 138, 158), (132, 150, 160), (120, 126, 128)), ((128, 140, 146), (142, 150, 150), (126, 124, 118)),
+        ((196, 214, 226), (212, 220, 224), (190, 192, 188)), ((220, 218, 206), (224, 220, 208), (200, 194, 182)),
+    ),
+}  # fmt: skip
+
+
+class Scenery:
+    """Draws one setting. `light_bird` asks for the darker washes, so that the bird stands out."""
+
+    def __init__(self, setting: Setting, side: int, light_bird: bool, rng: Random) -> None:
+        self.setting = setting
+        self.side = side
+        self.scale = side / 100
+        self.rng = rng
+        washes = _WASHES[setting]
+        half = len(washes) // 2
+        self.wash = washes[int(rng.random() * half) + (0 if light_bird else half)]
+
+    def background(self) -> Image.Image:
+        """The far ground, out of focus."""
+        rng, small = self.rng, 14
+        top, middle, bottom = (np.array(colour, dtype=float) for colour in self.wash)
+        share = np.linspace(0, 1, small)[:, None, None]
+        upper = top + (middle - top) * np.clip(share * 2, 0, 1)
+        grid = upper + (bottom - middle) * np.clip(share * 2 - 1, 0, 1)
+        grid = np.broadcast_to(grid, (small, small, 3)).copy()
+        tint = np.array([rng.random() for _ in range(3)]) - 0.5
+        grid += tint * 16
+        noise = np.array([rng.random() for _ in range(small * small)]).reshape(small, small, 1) - 0.5
+        if self.setting in ("water", "snow", "grass", "rock"):
+            noise = (
+                noise + np.roll(noise, 1, axis=1) + np.roll(noise, 2, axis=1)
+            ) / 2  # bands, as ground seen from the side
+        grid += noise * (20 if self.setting in ("sky", "snow") else 30)
+        canvas = Image.fromarray(np.clip(grid, 0, 255).astype(np.uint8)).resize((64, 64), Image.Resampling.BICUBIC)
+        self._distance(canvas)
+        return canvas.filter(ImageFilter.GaussianBlur(2.2)).resize((self.side, self.side), Image.Resampling.BICUBIC)
+
+    def _distance(self, canvas: Image.Image) -> None:
+        """Soft shapes far behind, on a canvas of 64 x 64."""
+        rng, draw = self.rng, ImageDraw.Draw(canvas, "RGBA")
+        if self.setting in ("branch", "trunk", "flower"):
+            for _ in range(9):
+                x, y, r = rng.random() * 64, rng.random() * 64, 3 + rng.random() * 7
+                tone = blend(
+                    self.wash[int(rng.random() * 3)], (255, 250, 215) if rng.random() < 0.55 else (40, 70, 40), 0.35
+                )
+                draw.ellipse((x - r, y - r, x + r, y + r), fill=(*tone, 120))
+        elif self.setting == "sky":
+            for _ in range(3):
+                x, y = rng.random() * 64, rng.random() * 64
+                for _ in range(5):
+                    cx, cy, r = x + (rng.random() - 0.5) * 26, y + (rng.random() - 0.5) * 5, 3 + rng.random() * 5
+                    draw.ellipse((cx - 1.6 * r, cy - r, cx + 1.6 * r, cy + r), fill=(255, 252, 248, 80))
+        elif self.setting == "snow":
+            for _ in range(5):
+                x, h, w = rng.random() * 64, 16 + rng.random() * 22, 5 + rng.random() * 5
+                draw.polygon((x - w, 46, x, 46 - h, x + w, 46), fill=(*blend(self.wash[0], (70, 96, 100), 0.5), 110))
+        else:
+            y = 20 + rng.random() * 10
+            tone = blend(self.wash[0], (70, 100, 80) if self.setting != "rock" else (90, 100, 120), 0.45)
+            for _ in range(6):
+                x, w, h = rng.random() * 64, 8 + rng.random() * 14, 3 + rng.random() * 8
+                draw.ellipse((x - w, y - h, x + w, y + h), fill=(*tone, 90))
