@@ -161,7 +161,7 @@ def main_colour(colours: Mapping[Part, Colour], areas: Mapping[Part, float]) -> 
 
 
 def mark_bird(
-    colours: Mapping[Part, Colour], areas: Mapping[Part, float], rng: Random
+    colours: Mapping[Part, Colour], areas: Mapping[Part, float], speckled: float, rng: Random
 ) -> tuple[Colour | None, Colour | None, Pattern]:
     """Decides on wing bars, an eye ring and the pattern of the underside; each only where it stands out."""
     bars: Colour | None = None
@@ -171,7 +171,7 @@ def mark_bird(
     if rng.random() < 0.2:
         ring = _mark(colours["face"], rng)
     pattern: Pattern = "plain"
-    if colours["breast"] == colours["belly"] != "black" and rng.random() < 0.3 and areas["breast"] > 0.01:
+    if colours["breast"] == colours["belly"] != "black" and rng.random() < speckled and areas["breast"] > 0.01:
         pattern = pick(("streaked", "spotted"), rng)
     return bars, ring, pattern
 

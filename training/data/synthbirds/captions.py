@@ -26,6 +26,16 @@ CAPTIONS = 10
 _VISIBLE_BARE = 0.0015
 _VISIBLE_FEATHERS = 0.006
 
+# How often each feature of a bird is spoken of.
+_TOPICS = {"head": 1.2, "wings": 1.6, "under": 1.6, "back": 0.6, "tail": 0.8, "bill": 1.8, "legs": 0.4, "marks": 1.5}
+_TOPIC_PARTS: dict[str, tuple[Part, ...]] = {
+    "head": ("crown", "face"),
+    "wings": ("wings",),
+    "under": ("breast", "belly"),
+    "back": ("back",),
+    "tail": ("tail",),
+}
+
 
 def write_captions(seen: Attributes, rng: Random) -> tuple[str, ...]:
     """Writes ten captions. The first is always of the shortest kind: the main colour and what it is."""
@@ -84,7 +94,7 @@ class _Speaker:
 
     def says_of_part(self) -> str:
         """Says "the crown of this bird is red", "this bird has wings that are black and has a thick bill"."""
-        part = pick(self.feathered, self.rng)
+        part = self._notable(self.feathered)
         word, colour = pick(PART_WORDS[part], self.rng), self._colour(self.seen.colours[part])
         plural = word in PLURAL
         if self._chance(0.4):
@@ -109,7 +119,7 @@ class _Speaker:
     def typed(self) -> str:
         """Says what a user types: "red owl snow", "yellow bird, black wings"."""
         bird = self._bird()
-        part = pick(self.feathered, self.rng)
+        part = self._notable(self.feathered)
         feature = f"{self._colour(self.seen.colours[part])} {pick(PART_WORDS[part], self.rng)}"
         return self._pick(
             f"{bird}, {feature}",
@@ -128,16 +138,10 @@ class _Speaker:
 
     def _list(self, count: int) -> str:
         """Names `count` features, no two of the same part."""
-        makers: dict[str, float] = {
-            "head": 1.2,
-            "wings": 1.6,
-            "under": 1.6,
-            "back": 0.6,
-            "tail": 0.8,
-            "bill": 1.8,
-            "legs": 0.4,
-            "marks": 1.5,
-        }
+        makers = dict(_TOPICS)
+        for topic, parts in _TOPIC_PARTS.items():
+            if all(self.seen.colours[part] == self.seen.main_colour for part in parts):
+                makers[topic] *= 0.4  # what differs from the rest is said first
         phrases: list[str] = []
         while len(phrases) < count and makers:
             topic = weighted(makers, self.rng)
@@ -181,7 +185,11 @@ class _Speaker:
 
     def _visible(self, *parts: Part) -> Part | None:
         there = [part for part in parts if part in self.feathered]
-        return pick(there, self.rng) if there else None
+        return self._notable(there) if there else None
+
+    def _notable(self, parts: list[Part]) -> Part:
+        """One of the parts, rather one that has not the main colour."""
+        return weighted({p: 1.0 if self.seen.colours[p] == self.seen.main_colour else 3.0 for p in parts}, self.rng)
 
     def _coloured(self, part: Part | None, quality: str = "") -> str:
         """A part with its colour: "a yellow belly", "spotted brown underparts"."""

@@ -37,10 +37,10 @@ def design(key: str) -> Design:
     setting, silhouette = pick(kind.scenes, rng)
     faces_left = rng.random() < 0.5
     crest = rng.random() < kind.crest_chance
-    pose = draw_pose(silhouette, faces_left, rng)
+    pose = draw_pose(silhouette, faces_left, crest, rng)
     areas = part_areas(silhouette, pose, crest)
     colours = colour_bird(areas, rng)
-    bars, ring, pattern = mark_bird(colours, areas, rng)
+    bars, ring, pattern = mark_bird(colours, areas, kind.speckled, rng)
     attributes = Attributes(
         kind=name,
         stance=silhouette.stance,
@@ -61,7 +61,8 @@ def draw(plan: Design, key: str, side: int) -> NDArray[np.uint8]:
     """Draws what was designed for this key; uint8 (R, R, 3) with R = `side`."""
     bird, pose, seen = plan.silhouette, plan.pose, plan.attributes
     rng = Random(f"{key}/paint")
-    large = side * (3 if side >= 64 else 6)
+    factor = 3 if side >= 64 else 6
+    large = side * factor
     layers = Layers(large)
     painted = BirdPainter(layers, bird, pose, seen, rng).paint(KINDS[seen.kind].pale_eye)
     scenery = Scenery(seen.setting, large, seen.main_colour in _LIGHT, rng)
@@ -73,7 +74,7 @@ def draw(plan: Design, key: str, side: int) -> NDArray[np.uint8]:
     support.behind(canvas)
     canvas.paste(painted, mask=layers.cover)
     support.before(canvas)
-    return np.asarray(canvas.resize((side, side), Image.Resampling.BOX))
+    return np.asarray(canvas.reduce(factor))
 
 
 def _place(bird: Silhouette, pose: Pose) -> Place:
@@ -86,5 +87,5 @@ def _place(bird: Silhouette, pose: Pose) -> Place:
 def _set_off(canvas: Image.Image, cover: Image.Image, light_bird: bool) -> None:
     """Darkens the ground softly around a light bird and lightens it around a dark one."""
     small = cover.resize((48, 48), Image.Resampling.BOX).filter(ImageFilter.GaussianBlur(4))
-    veil = small.point([v * 3 // 10 for v in range(256)]).resize(canvas.size, Image.Resampling.BICUBIC)
+    veil = small.point([v * 3 // 10 for v in range(256)]).resize(canvas.size, Image.Resampling.BILINEAR)
     canvas.paste((40, 60, 70) if light_bird else (252, 250, 240), mask=veil)

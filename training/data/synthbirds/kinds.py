@@ -23,6 +23,7 @@ class Kind:
     size: Size | None
     scenes: tuple[tuple[Setting, Silhouette], ...]
     crest_chance: float = 0.15
+    speckled: float = 0.25
     pale_eye: bool = False
     long_legs: bool = False
 
@@ -61,6 +62,7 @@ KINDS: dict[str, Kind] = {
         size=None,
         scenes=(("branch", perching.OWL), ("branch", perching.OWL), ("snow", perching.OWL), ("rock", perching.OWL)),
         crest_chance=0.4,
+        speckled=0.6,
         pale_eye=True,
     ),
     "duck": Kind(
@@ -129,6 +131,7 @@ KINDS: dict[str, Kind] = {
             ("snow", perching.HAWK),
         ),
         crest_chance=0.1,
+        speckled=0.6,
         pale_eye=True,
     ),
     "woodpecker": Kind(

@@ -6,7 +6,7 @@ from random import Random
 import numpy as np
 from PIL import Image, ImageChops, ImageDraw
 
-from training.data.synthbirds.anatomy import Fan, Silhouette
+from training.data.synthbirds.anatomy import SPREAD, Fan, Row, Silhouette
 from training.data.synthbirds.attributes import Attributes, Part
 from training.data.synthbirds.colours import Colour, Paint, blend, deepened, mix_paint
 from training.data.synthbirds.feathers import fan_outline, row_of_vanes
@@ -47,14 +47,12 @@ class BirdPainter:
             self.layers.fill(self._curve(bird.crest), self.paints["crown"], 120)
         trunk = self._trunk()
         self._bill()
+        self._face(trunk)
         self._eyes(pale_eye)
         self._wing_shadow(trunk)
         self._fan(bird.wing, self.paints["wings"], 2, self.bird.wing_bars)
         wing = self.layers.mask(fan_outline(bird.wing, self.pose))
-        whole = self.layers.soften(self.layers.cover, 1.6)
-        broad = self.layers.soften(trunk, 5.5)
-        form = ImageChops.add(ImageChops.add(whole, self.layers.soften(wing, 1.8), scale=3), broad, scale=1.4)
-        return self.layers.render(form)
+        return self.layers.render(self.layers.form(trunk, wing))
 
     def _curve(self, points: Points) -> Array:
         return self.pose.place(closed_curve(points))
@@ -64,7 +62,9 @@ class BirdPainter:
         layers, bird = self.layers, self.silhouette
         outline = layers.mask(self._curve(bird.body))
         back = self.paints["back"]
-        body, shade = Image.new("RGB", outline.size, back.body), Image.new("RGB", outline.size, back.shade)
+        # Patches are painted small and enlarged: their edges come out soft, as where feathers of two colours meet.
+        small = Layers(max(48, layers.side // 3))
+        body, shade = Image.new("RGB", (small.side,) * 2, back.body), Image.new("RGB", (small.side,) * 2, back.shade)
         draws = ImageDraw.Draw(body), ImageDraw.Draw(shade)
         regions: tuple[tuple[Points, Part], ...] = (
             (bird.belly, "belly"),
@@ -73,16 +73,14 @@ class BirdPainter:
             (bird.crown, "crown"),
         )
         for points, part in regions:
-            flat = layers.pixels(self._curve(points))
+            flat = small.pixels(self._curve(points))
             draws[0].polygon(flat, fill=self.paints[part].body)
             draws[1].polygon(flat, fill=self.paints[part].shade)
-        layers.stain(outline, layers.soften(body, 0.7), layers.soften(shade, 0.7))
+        soft = [small.soften(patch, 0.9).resize(outline.size, Image.Resampling.BILINEAR) for patch in (body, shade)]
+        layers.stain(outline, soft[0], soft[1])
         if self.bird.pattern != "plain":
             self._speckle(outline)
-        relief = layers.relief.copy()
-        layers.press(outline, 128)
         self._down(outline)
-        del relief
         return outline
 
     def _down(self, outline: Image.Image) -> None:
@@ -93,7 +91,7 @@ class BirdPainter:
         spine = self.pose.place(open_curve(self.silhouette.spine, 24))
         heading = np.gradient(spine, axis=0)
         heading /= np.linalg.norm(heading, axis=1, keepdims=True)
-        count = 210
+        count = 260
         at = np.array([self.rng.random() for _ in range(3 * count)]).reshape(count, 3)
         box = outline.getbbox() or (0, 0, 1, 1)
         low, high = np.array(box[:2]) / layers.scale, np.array(box[2:]) / layers.scale
@@ -103,8 +101,8 @@ class BirdPainter:
         ends = (np.concatenate([start, end], axis=1) * layers.scale).tolist()
         width = max(1, round(0.45 * layers.scale))
         for number, line in enumerate(ends):
-            draw.line(line, fill=(108, 146, 116, 138)[number % 4], width=width)
-        layers.relief.paste(layers.soften(strokes, 0.3), mask=outline)
+            draw.line(line, fill=(98, 150, 108, 140)[number % 4], width=width)
+        layers.relief.paste(strokes, mask=outline)
 
     def _speckle(self, outline: Image.Image) -> None:
         """Streaks or spots on breast and belly."""
@@ -141,29 +139,64 @@ class BirdPainter:
         layers = self.layers
         low = fan_outline(self.silhouette.wing, self.pose) + np.array((0.3, 1.8))
         shadow = layers.soften(layers.mask(low), 1.1)
-        layers.press(ImageChops.darker(shadow.point([v * 6 // 10 for v in range(256)]), trunk), 60)
+        layers.press(ImageChops.darker(shadow.point([v * 8 // 10 for v in range(256)]), trunk), 56)
 
     def _fan(self, fan: Fan, paint: Paint, lift: int, bars: Colour | None) -> None:
         """A wing or a tail: rows of vanes with a light edge and a dark rim; wing bars on the tips of the coverts."""
-        layers, rng = self.layers, self.rng
         for number, row in enumerate(fan.rows):
-            flight = number == 0
-            vane_paint = deepened(paint, 0.2 if flight else 0.04)
-            vanes = row_of_vanes(fan, row, self.pose, rng)
-            tips = row_of_vanes(fan, row, self.pose, rng, 0.13) if bars and number in (1, 2) else None
+            vane_paint = deepened(paint, 0.3 if number == 0 else 0.05)
+            vanes = self._vanes(fan, row, None)
+            tips = self._vanes(fan, row, 0.1) if bars and number in (1, 2) else None
             for index, vane in enumerate(vanes):
-                tone = 128 + lift + (index % 2) * 6 + int(rng.random() * 8) - (4 if flight else 0)
-                layers.fill(vane, vane_paint, tone)
-                if tips is not None and bars:
-                    layers.fill(tips[index], self.mixed[bars], tone + 8)
-                layers.emboss((vane[4:],), tone - 44, 0.4)
-                layers.emboss((vane[:4],), tone + 20, 0.35)
+                tone = 126 + lift + (index % 2) * 5 + int(self.rng.random() * 9)
+                self.layers.fill(vane, vane_paint, tone)
+                # On a folded wing the upper tips are covered by the back's feathers.
+                if tips is not None and bars and (fan.rows is SPREAD or index < 0.6 * len(vanes)):
+                    self.layers.fill(tips[index], self.mixed[bars], tone + 8)
+                self.layers.emboss((vane[4:],), tone - 54, 0.4)
+                self.layers.emboss((vane[:4],), tone + 26, 0.35)
+
+    def _vanes(self, fan: Fan, row: Row, tip_only: float | None) -> Array:
+        vanes = row_of_vanes(fan, row, tip_only)
+        return self.pose.place(vanes.reshape(-1, 2)).reshape(vanes.shape)
 
     def _bill(self) -> None:
         paint = self.paints["bill"]
         lower, upper = self._curve(self.silhouette.bill.lower), self._curve(self.silhouette.bill.upper)
-        self.layers.fill(lower, deepened(paint, 0.35), 108)
-        self.layers.fill(upper, paint, 134)
+        self.layers.fill(lower, deepened(paint, 0.35), 104)
+        self.layers.fill(upper, paint, 132)
+        half = len(upper) // 2
+        self.layers.emboss((upper[half + 2 :],), 52, 0.4)
+        self.layers.emboss((upper[2 : half - 2] + np.array((0.0, 0.5)),), 190, 0.4)
+
+    def _face(self, trunk: Image.Image) -> None:
+        """Models the head: a hollow from eye to bill, or the discs around an owl's forward eyes."""
+        layers, eyes = self.layers, self.silhouette.eyes
+        centres = self.pose.place(tuple(eye.centre for eye in eyes))
+        beak = self.pose.place((self.silhouette.bill.upper[0],))[0]
+        if len(eyes) == 1:
+            hollow = Image.new("L", trunk.size)
+            draw = ImageDraw.Draw(hollow)
+            lore = np.stack([centres[0] + (centres[0] - beak) * 0.5, beak])
+            draw.line(layers.pixels(lore), fill=150, width=max(1, round(2.6 * layers.scale)))
+            layers.press(ImageChops.darker(layers.soften(hollow, 1.0), trunk), 84)
+            return
+        face = self.paints["face"]
+        discs, rims = Image.new("L", trunk.size), Image.new("L", trunk.size)
+        pens = ImageDraw.Draw(discs), ImageDraw.Draw(rims)
+        angles = np.linspace(0, 2 * np.pi, 29)[:-1]
+        rays = np.stack([np.cos(angles), np.sin(angles)], axis=1)
+        middles = centres + np.stack([np.sign(centres[:, 0] - centres[::-1, 0]), np.full(2, 0.8)], axis=1)
+        for middle in middles:
+            pens[0].polygon(layers.pixels(middle + rays * 8.0), fill=130)
+            pens[1].polygon(layers.pixels(middle + rays * 9.6), fill=190)
+        for middle in middles:
+            pens[1].polygon(layers.pixels(middle + rays * 8.2), fill=0)
+        layers.press(ImageChops.darker(layers.soften(rims, 0.7), trunk), 62)
+        mask = ImageChops.darker(layers.soften(discs, 0.8), trunk)
+        layers.stain(mask, Image.new("RGB", trunk.size, face.light), Image.new("RGB", trunk.size, face.body))
+        for middle in middles:
+            layers.emboss((np.stack([middle + ray * 3.5, middle + ray * 7.4]) for ray in rays), 106, 0.4)
 
     def _eyes(self, pale: bool) -> None:
         layers = self.layers
@@ -173,10 +206,10 @@ class BirdPainter:
             centre = self.pose.place((eye.centre,))[0]
             radius = eye.radius * size
             if self.bird.eye_ring:
-                layers.disc(centre, radius + 1.15, self.mixed[self.bird.eye_ring], 132)
+                layers.disc(centre, radius + 1.0, self.mixed[self.bird.eye_ring], 132)
             else:
                 face = self.paints["face"]
-                layers.disc(centre, radius + 0.45, Paint(blend(face.body, face.light, 0.5), face.body, face.light), 128)
+                layers.disc(centre, radius + 0.3, Paint(blend(face.body, face.light, 0.35), face.body, face.light), 128)
             layers.disc(centre, radius, iris if pale else _INK)
             if pale:
                 layers.disc(centre, radius * 0.62, _INK)
@@ -187,6 +220,9 @@ class BirdPainter:
         paint = self.paints["legs"]
         joints = self.pose.place(leg)
         self.layers.line(joints, paint, 1.3, 118)
+        thigh, knee = joints[0], joints[0] + (joints[1] - joints[0]) * 0.8
+        tuft = np.stack([thigh - (3.2, 1.5), knee - (0.5, 0), knee + np.array((0.5, 0)), thigh + np.array((3.2, -1.5))])
+        self.layers.fill(tuft, self.paints["belly"], 96)
         ahead = np.sign(self.pose.matrix[0])
         foot = joints[-1]
         for dx, dy in ((4.4, 0.5), (3.2, 1.7), (-2.4, 0.7)):

@@ -28,22 +28,26 @@ class Pose:
         return np.asarray(waved @ np.array(((a, c), (b, d))) + self.shift)
 
 
-def outline(silhouette: Silhouette) -> Array:
+def outline(silhouette: Silhouette, crest: bool) -> Array:
     """Points that bound the whole bird, for fitting it into the picture."""
     fans = [silhouette.wing, silhouette.tail] + ([silhouette.far_wing] if silhouette.far_wing else [])
     rims = [open_curve(fan.tip, 12) for fan in fans]
     legs = [np.asarray(leg) for leg in silhouette.legs]
-    return np.concatenate([closed_curve(silhouette.body), np.asarray(silhouette.bill.upper), *rims, *legs])
+    tuft = [np.asarray(silhouette.crest)] if crest else []
+    bill = np.asarray(silhouette.bill.upper)
+    if silhouette.stance == "hovering":
+        bill = bill + np.array((6.0, 0.0))  # room for the flower
+    return np.concatenate([closed_curve(silhouette.body), bill, *rims, *legs, *tuft])
 
 
-def draw_pose(silhouette: Silhouette, faces_left: bool, rng: Random) -> Pose:
+def draw_pose(silhouette: Silhouette, faces_left: bool, crest: bool, rng: Random) -> Pose:
     """Draws a pose that keeps the whole bird inside the picture."""
     lean = np.deg2rad((rng.random() * 2 - 1) * _LEAN[silhouette.stance])
     width, height = 0.94 + 0.12 * rng.random(), 0.94 + 0.12 * rng.random()
     rotation = np.array(((np.cos(lean), -np.sin(lean)), (np.sin(lean), np.cos(lean))))
     matrix = np.diag((-1.0 if faces_left else 1.0, 1.0)) @ rotation @ np.diag((width, height))
     wave = (rng.random() * 6.3, rng.random() * 6.3)
-    flat = Pose(_entries(matrix), (0.0, 0.0), wave).place(outline(silhouette))
+    flat = Pose(_entries(matrix), (0.0, 0.0), wave).place(outline(silhouette, crest))
     low, high = flat.min(axis=0), flat.max(axis=0)
     room = 93.0 if silhouette.stance in ("perched", "clinging") else 95.0
     scale = min(0.88 + 0.2 * rng.random(), room / float((high - low).max()))

@@ -75,7 +75,7 @@ class Scenery:
         grid += noise * (20 if self.setting in ("sky", "snow") else 30)
         canvas = Image.fromarray(np.clip(grid, 0, 255).astype(np.uint8)).resize((64, 64), Image.Resampling.BICUBIC)
         self._distance(canvas)
-        return canvas.filter(ImageFilter.GaussianBlur(2.2)).resize((self.side, self.side), Image.Resampling.BICUBIC)
+        return canvas.filter(ImageFilter.GaussianBlur(2.2)).resize((self.side, self.side), Image.Resampling.BILINEAR)
 
     def _distance(self, canvas: Image.Image) -> None:
         """Soft shapes far behind, on a canvas of 64 x 64."""

@@ -13,6 +13,16 @@ from training.data.synthbirds.kinds import Setting
 _BARK: tuple[Rgb, ...] = ((112, 86, 64), (96, 80, 68), (128, 104, 82), (104, 92, 84))
 _LEAF: tuple[Rgb, ...] = ((92, 130, 62), (120, 150, 70), (76, 116, 74), (150, 158, 82))
 _PETALS: tuple[Rgb, ...] = ((226, 92, 110), (238, 150, 170), (240, 180, 90), (190, 110, 190), (236, 108, 80))
+# Strips that make a branch or a trunk round: from and to (shares of its thickness), and how much lighter or darker.
+_ROUND = (
+    (0.0, 1.0, 0.10),
+    (0.08, 0.24, 0.22),
+    (0.36, 1.0, 0.0),
+    (0.5, 1.0, -0.12),
+    (0.62, 1.0, -0.22),
+    (0.74, 1.0, -0.32),
+    (0.86, 1.0, -0.42),
+)
 _SNOW: Rgb = (244, 248, 253)
 
 
@@ -80,14 +90,14 @@ class Support:
         slope = self._between(-0.1, 0.1)
         if len(feet) > 1 and abs(feet[0, 0] - feet[1, 0]) > 1:
             slope = 0.5 * slope + 0.8 * float((feet[0, 1] - feet[1, 1]) / (feet[0, 0] - feet[1, 0]))
-        middle, thick, bend = feet.mean(axis=0), self._between(4.0, 6.0), self._between(-0.0012, 0.0012)
+        middle, thick, bend = feet.mean(axis=0), self._between(4.6, 7.0), self._between(-0.0012, 0.0012)
         x = np.linspace(-4, 104, 28)
         off = x - middle[0]
         taper = 1 + 0.005 * off * (1 if self.rng.random() < 0.5 else -1)
         y = middle[1] + slope * off + bend * off**2 + 0.35 * np.sin(x * 0.35 + self.rng.random() * 6)
         for _ in range(3):
             self._twig(draw, float(self._between(5, 95)), x, y + thick * 0.4, bark)
-        for top, bottom, tone in ((0.0, 1.0, 0.0), (0.55, 1.0, -0.32), (0.05, 0.3, 0.28)):
+        for top, bottom, tone in _ROUND:
             upper, lower = np.stack([x, y + thick * taper * top], 1), np.stack([x, y + thick * taper * bottom], 1)
             draw.polygon(self._flat(np.concatenate([upper, lower[::-1]])), fill=_toned(bark, tone))
         for _ in range(26):
@@ -136,11 +146,11 @@ class Support:
     def _trunk(self, canvas: Image.Image) -> None:
         draw, ahead = ImageDraw.Draw(canvas), self.place.ahead
         bark = _BARK[int(self.rng.random() * len(_BARK))]
-        edge = float((self.place.feet[:, 0] * ahead).min()) * ahead - 1.0 * ahead
+        edge = float((self.place.feet[:, 0] * ahead).min()) * ahead - 0.5 * ahead
         width = self._between(20, 30)
         y = np.linspace(-2, 102, 22)
         wobble = 0.8 * np.sin(y * 0.11 + self.rng.random() * 6)
-        for start, end, tone in ((0.0, 1.0, 0.0), (0.66, 1.0, -0.3), (0.0, 0.12, 0.22)):
+        for start, end, tone in _ROUND:
             near, far = edge + ahead * width * start + wobble, edge + ahead * width * end + wobble
             draw.polygon(
                 self._flat(np.concatenate([np.stack([near, y], 1), np.stack([far, y], 1)[::-1]])),
@@ -158,37 +168,52 @@ class Support:
             )
 
     def _rock(self, canvas: Image.Image) -> None:
-        draw, feet = ImageDraw.Draw(canvas), self.place.feet
-        x, y = feet.mean(axis=0).tolist()
-        y = float(feet[:, 1].min()) - 0.6
-        stone = blend((138, 132, 126), (104, 106, 112), self.rng.random())
-        left, right = self._between(24, 40), self._between(24, 40)
-        top = ((x - left * 0.5, y + 1.2), (x, y + 0.2), (x + right * 0.5, y + 1.4))
-        body = (
-            *top,
-            (x + right * 0.9, y + 8),
-            (x + right * 1.15, 108.0),
-            (x - left * 1.15, 108.0),
-            (x - left * 0.95, y + 9),
+        """A boulder of flat faces: light on top, darker towards the ground, rough all over."""
+        feet = self.place.feet
+        middle, top = float(feet[:, 0].mean()), float(feet[:, 1].min()) - 0.6
+        stone = blend((146, 138, 128), (108, 112, 118), self.rng.random())
+        spread, count = self._between(30, 42), 7
+        across = np.linspace(-1, 1, count)
+        reach = np.array((0.45, 1.0, 1.25))[:, None]
+        x = (
+            middle
+            + spread * across * reach
+            + np.array([self._between(-3, 3) for _ in range(3 * count)]).reshape(3, count)
         )
-        draw.polygon(self._curve(body), fill=stone)
-        face = (
-            (x - left * 0.8, y + 9),
-            (x - left * 0.2, y + 6),
-            (x + right * 0.3, y + 7.5),
-            (x + right * 0.95, y + 12),
-            (x + right * 1.1, 108.0),
-            (x - left * 1.1, 108.0),
+        fall = np.array((0.4, 7.0, 40.0))[:, None] + np.array((1.6, 9.0, 0.0))[:, None] * across**2
+        y = (
+            top
+            + fall
+            + np.array([self._between(0, 1) for _ in range(3 * count)]).reshape(3, count)
+            * np.array(((0.7,), (5.0,), (0.0,)))
         )
-        draw.polygon(self._curve(face), fill=_toned(stone, -0.22))
-        for _ in range(40):
-            px, py = x + self._between(-left, right), y + self._between(2, 22)
-            r, tone = self._between(0.4, 1.5), self._between(-0.3, 0.3)
-            mark = (px - 1.6 * r, py - 0.5 * r, px + 1.6 * r, py + 0.5 * r)
-            if canvas.getpixel(
-                (min(self.side - 1, max(0, int(px * self.scale))), min(self.side - 1, int(py * self.scale)))
-            ) in (stone, _toned(stone, -0.22)):
-                draw.ellipse([v * self.scale for v in mark], fill=_toned(stone, tone))
+        rows = np.stack([x, y], axis=2)
+        ledge, mask = Image.new("RGB", canvas.size, stone), Image.new("L", canvas.size)
+        draw = ImageDraw.Draw(ledge)
+        for row, tone in ((0, 0.1), (1, -0.2)):
+            for k in range(count - 1):
+                face = np.stack([rows[row, k], rows[row, k + 1], rows[row + 1, k + 1], rows[row + 1, k]])
+                draw.polygon(
+                    self._flat(face),
+                    fill=_toned(stone, tone - 0.1 * across[k] * self.place.ahead + self._between(-0.1, 0.1)),
+                )
+        for _ in range(70):
+            px, py, r, tone = (
+                middle + self._between(-50, 50),
+                top + self._between(0, 30),
+                self._between(0.3, 1.2),
+                self._between(-0.4, 0.35),
+            )
+            draw.ellipse(
+                [v * self.scale for v in (px - 1.7 * r, py - 0.5 * r, px + 1.7 * r, py + 0.5 * r)],
+                fill=_toned(stone, tone),
+            )
+        rim = np.concatenate([rows[0], rows[1:, -1], rows[:0:-1, 0]])
+        ImageDraw.Draw(mask).polygon(self._flat(rim), fill=255)
+        canvas.paste(
+            ledge.filter(ImageFilter.GaussianBlur(0.35 * self.scale)),
+            mask=mask.filter(ImageFilter.GaussianBlur(0.4 * self.scale)),
+        )
 
     def _snowfield(self, canvas: Image.Image) -> None:
         feet = self.place.feet
@@ -276,7 +301,7 @@ class Support:
         row = min(self.side - 2, int(line * self.scale))
         below = self.side - row
         mirrored = canvas.crop((0, max(0, row - below), self.side, row)).transpose(Image.Transpose.FLIP_TOP_BOTTOM)
-        mirrored = mirrored.filter(ImageFilter.GaussianBlur(1.5 * self.scale))
+        mirrored = mirrored.reduce(2).filter(ImageFilter.GaussianBlur(0.75 * self.scale)).resize(mirrored.size)
         water = Image.new("RGB", (self.side, below), self.wash[2])
         veil = Image.linear_gradient("L").resize((self.side, below)).point([int(118 - v * 0.36) for v in range(256)])
         water.paste(mirrored, (0, 0), veil.crop((0, 0, *mirrored.size)))

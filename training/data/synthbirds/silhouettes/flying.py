@@ -20,10 +20,10 @@ SONGBIRD_FLYING = Silhouette(
     far_wing=Fan(root=points("72,43 78,31 81,19 80,8"), tip=points("57,46 57,34 59,21 64,7 77,0"), rows=SPREAD),
     tail=Fan(root=points("32,53.5 31,60.5"), tip=points("7,56 5,62 9,68.5"), rows=TAIL),
     bill=Bill(
-        upper=points("83.8,42.2 88.5,43.4 95,47 89,47.4 84.4,46.8"),
-        lower=points("84.4,46.2 89,47 93.5,47.4 88.5,48.8 84.2,48.6"),
+        upper=points("83.8,42.2 88.5,43.4 95,47 95,47 89,47.4 84.4,46.8"),
+        lower=points("84.4,46.2 89,47 93.5,47.4 93.5,47.4 88.5,48.8 84.2,48.6"),
     ),
-    eyes=(Eye((78.8, 42.6), 1.9),),
+    eyes=(Eye((78.8, 42.6), 1.65),),
     crest=points("80.5,38 74,33.5 66,30 58,30 62,35 63,40 72,39"),
 )
 
@@ -33,7 +33,7 @@ GULL_FLYING = replace(
     far_wing=Fan(root=points("70,43 76,30 84,20 92,12"), tip=points("57,46 61,34 70,24 83,12 97,0"), rows=SPREAD),
     tail=Fan(root=points("32,53.5 31,60.5"), tip=points("12,55 10,61 13,67"), rows=TAIL),
     bill=Bill(
-        upper=points("83.8,41.8 90,42.4 97,45.4 97,48.2 90,46.8 84.6,46.6"),
+        upper=points("83.8,41.8 90,42.4 97,45.4 96.6,48 90,46.8 84.6,46.6"),
         lower=points("84.6,46 90,46.4 94,47.4 90,48.8 84.4,48.8"),
     ),
 )
@@ -53,8 +53,8 @@ PARROT_FLYING = replace(
     SONGBIRD_FLYING,
     tail=Fan(root=points("33,53 32,61"), tip=points("3,58 -3,62 4,66.5"), rows=TAIL),
     bill=Bill(
-        upper=points("82.6,40.4 89.5,41.2 94,46.6 93,54 90,49.4 84.4,48.4"),
-        lower=points("84.4,47.8 89,49 90.6,51.4 87.4,53 83.8,52"),
+        upper=points("82.6,40.4 89.5,41.2 94,46.6 93,54 93,54 90,49.4 84.4,48.4"),
+        lower=points("84.4,47.8 89,49 90.6,51.4 90.6,51.4 87.4,53 83.8,52"),
     ),
 )
 
@@ -83,13 +83,14 @@ HUMMINGBIRD = Silhouette(
     breast=points("79,42 70,43 62,46 57,54 60,64 70,60 78,48"),
     belly=points("61,54 52,56 42,60 32,68 40,75 54,72 66,62"),
     spine=points("73,31 62,43 50,58 36,68"),
-    wing=Fan(root=points("62,45 58,34 48,22 35,11"), tip=points("44,55 36,46 25,34 16,19 20,6"), rows=SPREAD),
-    far_wing=Fan(root=points("66,42 68,31 68,19 64,8"), tip=points("56,46 53,35 50,22 50,8 58,1"), rows=SPREAD),
-    tail=Fan(root=points("39,60.5 44,68.5"), tip=points("20,74 20,82 28,86"), rows=TAIL),
+    wing=Fan(root=points("62,45 57,34 46,21 31,9"), tip=points("47,53 40,44 30,32 19,18 16,3"), rows=SPREAD),
+    far_wing=Fan(root=points("66,42 69,31 70,19 67,8"), tip=points("57,45 56,35 54,22 54,9 62,-1"), rows=SPREAD),
+    tail=Fan(root=points("39,60.5 44,68.5"), tip=points("24,73 23,79 29,83"), rows=TAIL),
     bill=Bill(
-        upper=points("75.6,34.2 84,33 98,29.4 84,35.4 76,37"), lower=points("76,36.6 84,35 96.5,30 84,36.6 75.8,38.6")
+        upper=points("75.6,34.8 84,33.5 98,29.4 98,29.4 84,34.7 76,36.6"),
+        lower=points("76,36.2 84,34.5 96.5,29.9 96.5,29.9 84,35.5 75.8,37.8"),
     ),
-    eyes=(Eye((69.6, 35.6), 1.9),),
+    eyes=(Eye((69.6, 35.6), 1.65),),
     legs=(),
     crest=points("73,31 67,26 59,22 51,22 55,27 55,32 60,36 66,31"),
 )

@@ -22,7 +22,7 @@ DUCK_SWIMMING = Silhouette(
         upper=points("79,31.4 84,34.2 91.5,36.6 95,38.6 91.5,40.2 79.6,38.6"),
         lower=points("79.4,37.8 86,39.2 92.5,40 86,41.4 79.2,40.8"),
     ),
-    eyes=(Eye((72.6, 31), 2.0),),
+    eyes=(Eye((72.6, 31), 1.7),),
     crest=points("70,25 63,23 55,25 50.5,30 49,36 54,35 60,38 63,34"),
     waterline=67.0,
 )
@@ -31,7 +31,7 @@ DUCK_STANDING = replace(
     DUCK_SWIMMING,
     stance="standing",
     waterline=100.0,
-    legs=(points("53,73 52,80 53,87"), points("43,73 42,80 42,87")),
+    legs=(points("53,73 52,78 53,83.5"), points("43,73 42,78 42,83.5")),
 )
 
 GULL_STANDING = Silhouette(
@@ -50,15 +50,15 @@ GULL_STANDING = Silhouette(
     ),
     tail=Fan(root=points("24,54.5 24,62"), tip=points("9,60 7,63 9.5,66"), rows=TAIL),
     bill=Bill(
-        upper=points("80.6,30.4 88,31.4 94,34.4 93.6,37.8 88,36 80.8,35.6"),
+        upper=points("80.6,30.4 88,31.4 94,34.4 93.6,37.6 88,36 80.8,35.6"),
         lower=points("80.8,35 88,35.6 91,36.6 88,38 80.6,38.2"),
     ),
-    eyes=(Eye((74.4, 31), 2.0),),
+    eyes=(Eye((74.4, 31), 1.7),),
     legs=(points("54,68 54,78 54,88"), points("46,68 45,78 45,88")),
     crest=points("77,26 70,21.5 62,19 54,20 57,24 56,28.5 61,31 68,27"),
 )
 
-GULL_SWIMMING = replace(GULL_STANDING, stance="swimming", waterline=63.5, legs=())
+GULL_SWIMMING = replace(GULL_STANDING, stance="swimming", waterline=65.5, legs=())
 
 HERON = Silhouette(
     stance="standing",
@@ -75,8 +75,8 @@ HERON = Silhouette(
     wing=Fan(root=points("52,43 59,47 59,54 53,59"), tip=points("36,50 26,57 14,69 27,67 42,65"), bulge=(0, 3)),
     tail=Fan(root=points("25,58 25,66"), tip=points("13,68 13,72 17,74"), rows=TAIL),
     bill=Bill(
-        upper=points("73,12.8 82,14.8 96,18.6 82,17.6 73.6,16.9"),
-        lower=points("73.4,16.4 82,17.2 94.5,18.6 82,19.2 73,18.8"),
+        upper=points("73,12.8 82,14.8 96,18.6 96,18.6 82,17.6 73.6,16.9"),
+        lower=points("73.4,16.4 82,17.2 94.5,18.6 94.5,18.6 82,19.2 73,18.8"),
     ),
     eyes=(Eye((68.6, 14.2), 1.7),),
     legs=(points("47,65 48,79 46,95"), points("40,65.5 38.5,79 40,95")),
