@@ -51,16 +51,16 @@ def listed(names: Iterable[str]) -> str:
     return ", ".join(names) or "none"
 
 
-def closest(name: str, known: Iterable[str], count: int = 1) -> list[str]:
-    """The known names most like `name`, best first; none where nothing is alike."""
+def closest(name: str, known: Iterable[str], count: int = 1, likeness: float = 0.6) -> list[str]:
+    """The known names most like `name`, best first; none where nothing is alike (1 is the same, 0 nothing shared)."""
     from difflib import get_close_matches
 
-    return get_close_matches(name, list(known), n=count)
+    return get_close_matches(name, list(known), count, likeness)
 
 
 def unknown(kind: str, name: str, known: Iterable[str]) -> str:
     """The message for a name that is not in a closed set: what was found, what there is, what was probably meant."""
     known = list(known)
-    meant = closest(name, known)
+    meant = closest(name, known, likeness=0.5)
     suggestion = f" (did you mean {meant[0]!r}?)" if meant else ""
     return f"unknown {kind} {quoted(name)}{suggestion}; there are: {listed(known)}"

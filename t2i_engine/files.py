@@ -63,7 +63,7 @@ class Destination:
         """Writes each picture as it comes, or all as one grid, and yields it with its path; makes the folder first."""
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
+        except (OSError, ValueError) as error:  # ValueError: a NUL in the path
             raise _not_writable(self.folder, error) from None
         if as_grid:
             sheet = grid(list(pictures))

@@ -18,6 +18,7 @@ class PyTorchRunner:
     def __init__(self, bundle: Bundle, file: str, graph: str, device: str, threads: int | None) -> None:
         try:
             import torch
+            from safetensors import SafetensorError
             from safetensors.torch import load_file
 
             from training.models.text_to_image import TextToImage
@@ -27,14 +28,16 @@ class PyTorchRunner:
         if threads:
             torch.set_num_threads(threads)
         self._name, self._graph, self._device = graph, bundle.graphs[graph], device
+        with torch.device("meta"):  # no memory and no random numbers for weights that are replaced at once
+            self._module = getattr(TextToImage(bundle.sizes), graph)
         prefix = f"{graph}."
-        weights = load_file(bundle.path(file))
-        self._module = getattr(TextToImage(bundle.sizes), graph)
         try:
+            weights = load_file(bundle.path(file))
             self._module.load_state_dict(
-                {key.removeprefix(prefix): tensor for key, tensor in weights.items() if key.startswith(prefix)}
+                {key.removeprefix(prefix): tensor for key, tensor in weights.items() if key.startswith(prefix)},
+                assign=True,
             )
-        except RuntimeError as error:
+        except (SafetensorError, RuntimeError) as error:
             raise BundleError(f"{bundle.folder / file} does not hold the weights of its model: {error}") from None
         self._module.eval().to(device)
 
