@@ -1,0 +1,47 @@
+import json
+import sys
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from t2i_engine.cli import main
+
+
+def _info(*arguments: str) -> Result:
+    return CliRunner().invoke(main, ["info", *arguments])
+
+
+def test_every_backend_is_listed_with_its_devices() -> None:
+    text = _info().stdout
+    assert "onnxruntime  cpu   yes, onnxruntime" in text
+    assert "pytorch      cpu   yes, torch" in text
+    assert "Auto chooses format onnx (fp32)" in text
+
+
+def test_missing_backend_is_listed_with_the_cure(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "torch", None)
+    assert 'pytorch      no    torch not installed: pip install "t2i-engine[export]"' in _info().stdout
+
+
+def test_bundle_is_described(tiny_bundle: Path) -> None:
+    text = _info(str(tiny_bundle)).stdout
+    assert f"Bundle tiny in {tiny_bundle}" in text
+    for word in ("generator.onnx", "vocabulary.json", "largest differences from PyTorch", "picture_side", "dataset"):
+        assert word in text
+
+
+def test_json_tells_the_same(tiny_bundle: Path) -> None:
+    found = json.loads(_info(str(tiny_bundle), "--json").stdout)
+    assert found["backends"]["onnxruntime"]["devices"]["cpu"] is None
+    assert found["auto"].startswith("format onnx (fp32)")
+    assert found["folder"] == str(tiny_bundle)
+    assert found["bundle"]["name"] == "tiny"
+    assert found["bundle"]["provenance"]["steps"] == 0
+
+
+def test_unknown_bundle_is_one_line() -> None:
+    result = _info("birdz")
+    assert result.exit_code == 2
+    assert "unknown bundle 'birdz'" in result.stderr
+    assert result.stderr.count("\n") == 1

@@ -1,0 +1,37 @@
+"""The model that the tests share: too small to draw anything, with every input showing in every output."""
+
+from pathlib import Path
+
+import torch
+
+from t2i_engine.bundle import ModelSizes
+from training.checkpoint import save_checkpoint
+from training.models.text_to_image import TextToImage
+
+WORDS = ("<end>", "this", "bird", "a", "has", "yellow", "red", "blue", "belly", "wings", "black", "and", "short")
+SIZES = ModelSizes(
+    picture_side=32,
+    base_width=4,
+    noise_width=8,
+    sentence_width=6,
+    embedding_width=300,
+    vocabulary_size=len(WORDS),
+    conditioning_augmentation=True,
+    adaptive_block=True,
+)
+
+
+def make_model(sizes: ModelSizes = SIZES) -> TextToImage:
+    """A model with random weights; a fresh one would ignore its conditions, because affines start as the identity."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = TextToImage(sizes)
+        for parameter in model.parameters():
+            parameter.data += 0.1 * torch.randn_like(parameter)
+    return model.eval()
+
+
+def write_checkpoint(path: Path) -> Path:
+    """Writes the model as training would, and returns the path."""
+    save_checkpoint(path, SIZES, WORDS, make_model().state_dict(), {"dataset": "none", "steps": 0})
+    return path
