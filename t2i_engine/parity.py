@@ -8,10 +8,11 @@ import click
 import numpy as np
 
 from t2i_engine.backends.base import Array, Runner
-from t2i_engine.bundle import Bundle
+from t2i_engine.bundle import Bundle, Parity
 from t2i_engine.formats import Differences, Format, load
+from t2i_engine.table import aligned
 
-DEVICE = "cpu"  # the one device that every machine has; bundles are proved there
+DEVICE = "cpu"  # the one device that every machine has: bundles are proved there
 
 
 class ParityError(click.ClickException):
@@ -30,17 +31,19 @@ class Case:
 
 @dataclass(frozen=True)
 class Worst:
-    """The case in which an output of a format is furthest from PyTorch."""
+    """The case in which an output of a format is furthest from what was expected."""
 
     format: str
     graph: str
     output: str
+    against: str
+    """Who said what to expect: PyTorch here, or the bundle's reference."""
     difference: float
-    """The largest absolute difference; infinite where the runner failed, or gave NaN or another shape or dtype."""
+    """The largest absolute one; infinite where the runner failed, or gave NaN or another shape or dtype."""
     allowed: float
     case: str
     cases: int
-    """How many cases were compared."""
+    """How many were compared."""
     failure: str | None = None
     """Why the runner failed, if it did."""
 
@@ -50,12 +53,11 @@ class Worst:
         return self.difference <= self.allowed
 
     def __str__(self) -> str:
-        found = f"is off by {self.difference:.3g}" if math.isfinite(self.difference) else "cannot be compared"
-        reason = self.failure or ("" if math.isfinite(self.difference) else "it is NaN, or of another shape or dtype")
-        return (
-            f"format {self.format}, {self.graph}: {self.output} {found}, {self.allowed:g} allowed "
-            f"({self.case})" + (f": {reason}" if reason else "")
-        )
+        where = f"format {self.format}, graph {self.graph}, output {self.output}"
+        found = f"worst difference from {self.against} {self.difference:.3g}, {self.allowed:g} allowed, in {self.case}"
+        if self.failure:
+            return f"{where}: {found} ({self.failure})"
+        return f"{where}: {found}" + ("" if math.isfinite(self.difference) else " (NaN, or another shape or dtype)")
 
 
 @dataclass(frozen=True)
@@ -72,34 +74,52 @@ class OpenFormat:
         return cls(row, {graph: open_runner(bundle, row, graph, DEVICE, None) for graph in row.files})
 
 
-def compare(formats: Sequence[OpenFormat], cases: Iterable[Case]) -> list[Worst]:
+def compare(formats: Sequence[OpenFormat], cases: Iterable[Case], against: str) -> list[Worst]:
     """Runs every case through every format: the worst case of each format and output, format by format."""
     worst: dict[tuple[str, str], Worst] = {}
     for case in cases:
         for opened in formats:
-            for found in _compare_case(opened, case):
+            for found in _compare_case(opened, case, against):
                 key = (found.format, found.output)
                 worst[key] = _worse(worst[key], found) if key in worst else found
     order = [opened.row.name for opened in formats]
     return sorted(worst.values(), key=lambda found: order.index(found.format))
 
 
-def differences(worst: Iterable[Worst]) -> Differences:
-    """The worst cases of one format, as the manifest records them."""
-    by_output = {found.output: found.difference for found in worst}
-    return Differences(by_output["sentence"], by_output["image"], int(by_output["pixels"]))
+def as_parity(worst: Sequence[Worst], row: Format) -> Parity:
+    """What the manifest records of a format, from its worst cases, all of them finite."""
+    found = {one.output: one for one in worst if one.format == row.name}
+    differences = {output: one.difference for output, one in found.items()}
+    cases = {one.graph: one.cases for one in found.values()}  # outputs of one graph share their cases
+    return Parity(
+        Differences(differences["sentence"], differences["image"], int(differences["pixels"])),
+        row.tolerance,
+        sum(cases.values()),
+    )
 
 
-def _compare_case(opened: OpenFormat, case: Case) -> Iterator[Worst]:
-    row, failure = opened.row, None
+def as_table(worst: Iterable[Worst]) -> list[str]:
+    """The worst cases as lines for the terminal, under a header."""
+    header = ("format", "output", "against", "worst", "allowed", "cases", "")
+    return aligned([header, *(_cells(found) for found in worst)])
+
+
+def _cells(found: Worst) -> tuple[str, ...]:
+    verdict = "ok" if found.ok else "FAILED"
+    difference, allowed = f"{found.difference:.2g}", f"{found.allowed:g}"
+    return (found.format, found.output, found.against, difference, allowed, str(found.cases), verdict)
+
+
+def _compare_case(opened: OpenFormat, case: Case, against: str) -> Iterator[Worst]:
+    found, failure = {}, None
     try:
         found = opened.runners[case.graph].run(case.feeds, list(case.expected))
     except Exception as error:  # whatever a runtime raises on a bad graph is a miss with a name, not a crash
-        found, failure = {}, " ".join(str(error).split())
+        failure = " ".join(str(error).split())
     for output, expected in case.expected.items():
         difference = _largest_difference(found[output], expected) if output in found else math.inf
-        allowed = getattr(row.tolerance, output)
-        yield Worst(row.name, case.graph, output, difference, allowed, case.name, 1, failure)
+        allowed = getattr(opened.row.tolerance, output)
+        yield Worst(opened.row.name, case.graph, output, against, difference, allowed, case.name, 1, failure)
 
 
 def _largest_difference(found: Array, expected: Array) -> float:

@@ -5,6 +5,7 @@ import zipfile
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -69,7 +70,8 @@ def read_reference(bundle: Bundle) -> Reference:
             if sum(entry.file_size for entry in archive.infolist()) > _LARGEST:
                 raise BundleError(f"{path} is larger than a reference can be; export the bundle again")
         with np.load(path, allow_pickle=False) as arrays:
-            reference = Reference(**{"condition_noise": None} | dict(arrays.items()))
+            found: dict[str, Any] = {"condition_noise": None} | dict(arrays.items())
+            reference = Reference(**found)
     except (OSError, ValueError, TypeError, KeyError, EOFError, MemoryError, zipfile.BadZipFile, zlib.error) as error:
         raise BundleError(f"{path} is not a reference ({error}); export the bundle again") from None
     if (reference.condition_noise is None) == bundle.sizes.conditioning_augmentation:
