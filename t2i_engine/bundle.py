@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import re
 import shutil
 from collections.abc import Iterator, Mapping
@@ -147,7 +148,7 @@ class Manifest:
 
     def __post_init__(self) -> None:
         for name in (self.name, *self.files):
-            if not _FILE_NAME.fullmatch(name):
+            if not is_name(name):
                 raise ValueError(f"the name {quoted(name)} is not allowed; letters, digits and '._-' expected")
         if self.tokenizer.rule != RULE:
             raise ValueError(f"the tokenizer's rule is {quoted(self.tokenizer.rule)}; {RULE!r} expected")
@@ -265,24 +266,49 @@ class Bundle:
         return tokenizer
 
 
+def is_name(text: str) -> bool:
+    """True for what a bundle, or a file in it, may be called."""
+    return _FILE_NAME.fullmatch(text) is not None
+
+
 def embedded_names() -> list[str]:
     """Names of the bundles that come with the package."""
     return sorted(manifest.parent.name for manifest in EMBEDDED.glob(f"*/{MANIFEST}"))
+
+
+def check_target(folder: Path) -> None:
+    """Raises `OutputError` where `folder` cannot be written, or where more than an older bundle would be lost."""
+    _restore(folder)
+    if not folder.exists():
+        nearest = next(parent for parent in folder.absolute().parents if parent.exists())
+        if not nearest.is_dir() or not os.access(nearest, os.W_OK | os.X_OK):
+            raise OutputError(f"cannot write the bundle {folder} ({nearest} cannot be written); choose another folder")
+        return
+    names = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else [folder.name]
+    if names and MANIFEST not in names:
+        raise OutputError(f"{folder} exists and is not a bundle; choose a new folder")
+    try:
+        listed_files = Manifest.from_json((folder / MANIFEST).read_bytes()).files.keys() if names else set()
+    except RecordError as error:
+        raise OutputError(f"{folder / MANIFEST} is not a bundle's ({error}); choose a new folder") from None
+    strange = [name for name in names if name != MANIFEST and name not in listed_files]
+    if strange:
+        raise OutputError(
+            f"{folder} holds {quoted(strange[0])}, which is not the bundle's; move it, or choose a new folder"
+        )
 
 
 def write_bundle(folder: Path, manifest: Manifest, files: Mapping[str, bytes | Path]) -> Path:
     """Writes a bundle and returns its folder; a kill at any moment leaves the previous one.
 
     `files` holds the content of every file that the manifest lists. The bundle is written beside `folder` and swapped
-    in. Raises `OutputError` where `folder` holds something else than a bundle or cannot be written.
+    in. Raises `OutputError` where `check_target` does, or where `folder` cannot be written after all.
     """
     if files.keys() != manifest.files.keys():
         raise ValueError(f"files {sorted(files)} given, the manifest lists {sorted(manifest.files)}")
     partial, previous = _sibling(folder, "partial"), _sibling(folder, "previous")
     try:
-        _restore(folder)
-        if folder.exists() and not (folder / MANIFEST).is_file() and (not folder.is_dir() or any(folder.iterdir())):
-            raise OutputError(f"{folder} exists and is not a bundle; choose a new folder")
+        check_target(folder)
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
         for name, content in files.items():
