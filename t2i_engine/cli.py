@@ -7,6 +7,7 @@ the others start at once.
 import json
 import logging
 import re
+import shlex
 from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -136,6 +137,46 @@ def train(config: Path, out: Path | None, resume: bool, initial: str | None) -> 
     click.echo(train_files(config, out, resume, initial))
 
 
+@main.command(epilog="Example:  t2i-engine export runs/birds/checkpoint.pt --out birds")
+@click.argument("checkpoint", type=Path)
+@click.option(
+    "--out", type=Path, required=True, metavar="DIR", help="The bundle's folder; an older bundle is replaced."
+)
+@click.option("--name", metavar="NAME", help="The bundle's name.  [default: its folder's]")
+def export(checkpoint: Path, out: Path, name: str | None) -> None:
+    """Make a bundle of a CHECKPOINT.
+
+    Every format is compared with PyTorch first; where one is off by too much, nothing is written, and the exit code
+    is 1. The bundle's path is printed.
+    """
+    try:
+        from export.pipeline import export_bundle
+    except ModuleNotFoundError as error:
+        raise MissingExtra("t2i-engine export", f"the package {error.name}", "export") from None
+
+    bundle = shlex.quote(str(export_bundle(checkpoint, out, name or out.resolve().name, _progress)))
+    click.echo(out)
+    _progress(f'Try:  t2i-engine verify {bundle}\n      t2i-engine generate "a yellow bird" --bundle {bundle}')
+
+
+@main.command(epilog="Example:  t2i-engine verify birds")
+@click.argument("bundle", metavar="BUNDLE")
+@click.option("--json", "as_json", is_flag=True, help="Print the findings as JSON.")
+@click.pass_context
+def verify(context: click.Context, bundle: str, as_json: bool) -> None:
+    """Check BUNDLE, a name or a folder.
+
+    Its files are compared with the manifest, and what its formats compute with the stored reference and, where PyTorch
+    is installed, with PyTorch. The last line is PASSED, or FAILED with exit code 1.
+    """
+    from t2i_engine.bundle import Bundle
+    from t2i_engine.verify import verify
+
+    found = verify(Bundle.open(bundle), _progress)
+    click.echo(json.dumps(found.as_json(), indent=2) if as_json else found.as_text())
+    context.exit(0 if found.passed else 1)
+
+
 @main.command(epilog="Example:  t2i-engine info birds")
 @click.argument("bundle", required=False)
 @click.option("--json", "as_json", is_flag=True, help="Print the same as JSON.")
@@ -149,6 +190,10 @@ def info(bundle: str | None, as_json: bool) -> None:
 
     found = report(Bundle.open(bundle) if bundle is not None else None)
     click.echo(json.dumps(found.as_json(), indent=2) if as_json else found.as_text())
+
+
+def _progress(line: str) -> None:
+    click.echo(line, err=True)
 
 
 def _described(picture: "Picture", path: Path) -> dict[str, object]:

@@ -1,0 +1,23 @@
+"""What a builder gives: a file of the bundle, in memory, before anything is proved or written."""
+
+from dataclasses import dataclass
+
+from t2i_engine.bundle import FileRecord
+from t2i_engine.formats import Format
+
+
+@dataclass(frozen=True)
+class BuiltFile:
+    """A file and what the manifest says of it; a field that does not apply is None."""
+
+    name: str
+    content: bytes
+    row: Format | None = None
+    graph: str | None = None
+    opset: int | None = None
+
+    @property
+    def record(self) -> FileRecord:
+        """The manifest's record of the file."""
+        format_name, precision = (self.row.name, self.row.precision) if self.row else (None, None)
+        return FileRecord.of(self.content, self.graph, format_name, precision, self.opset)

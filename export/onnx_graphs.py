@@ -1,0 +1,135 @@
+"""ONNX graphs in fp32: text encoder and generator as trained, with the names, dtypes and shapes of `graphs_of`."""
+
+import copy
+import warnings
+from collections.abc import Iterator, Mapping
+from importlib.metadata import version
+
+import onnx
+import torch
+from torch import Tensor, nn
+from torch.export import Dim
+from torch.nn import functional as F
+
+from export.built import BuiltFile
+from t2i_engine.bundle import Graph, TensorSpec, graphs_of
+from t2i_engine.formats import GENERATOR, TEXT_ENCODER, Format
+from training.models.generator import Generator
+from training.models.text_encoder import TextEncoder
+from training.models.text_to_image import TextToImage
+
+OPSET = 18  # torchlib's own, so that no conversion runs; ONNX Runtime from 1.14 and TensorRT from 8.6 read it
+
+Message = onnx.ModelProto | onnx.GraphProto | onnx.NodeProto | onnx.TensorProto | onnx.ValueInfoProto
+
+# Sizes to trace with: two of everything at least, and no two alike, or the exporter takes them for constants.
+_TRACED = {"B": 2, "T": 5}
+
+
+class TextEncoderGraph(nn.Module):
+    """The text encoder with ONNX's own LSTM, which stops at each caption's length in both directions.
+
+    `nn.LSTM` itself exports for one T only, and packed sequences do not export at all.
+    """
+
+    def __init__(self, encoder: TextEncoder) -> None:
+        super().__init__()
+        lstm = encoder.rnn
+        self.hidden_width = lstm.hidden_size
+        self.embedding = nn.Parameter(encoder.encoder.weight)
+        self.weights = nn.Parameter(_both_directions(lstm, "weight_ih_l0"))
+        self.recurrence = nn.Parameter(_both_directions(lstm, "weight_hh_l0"))
+        biases = [_both_directions(lstm, "bias_ih_l0"), _both_directions(lstm, "bias_hh_l0")]
+        self.biases = nn.Parameter(torch.cat(biases, dim=1))
+
+    def forward(self, tokens: Tensor, lengths: Tensor) -> Tensor:
+        """Maps `tokens` int64 (B, T) and `lengths` int64 (B) to sentence vectors, float (B, S)."""
+        embedded = F.embedding(tokens.t(), self.embedding)
+        time, batch, hidden = embedded.shape[0], embedded.shape[1], self.hidden_width
+        states = (2, batch, hidden)
+        _, last_states, _ = torch.onnx.ops.symbolic_multi_out(
+            "LSTM",
+            (embedded, self.weights, self.recurrence, self.biases, lengths.to(torch.int32)),
+            {"hidden_size": hidden, "direction": "bidirectional"},
+            dtypes=(torch.float32, torch.float32, torch.float32),
+            shapes=((time, *states), states, states),
+        )
+        return last_states.transpose(0, 1).flatten(1)
+
+
+class GeneratorGraph(nn.Module):
+    """The generator in its unfolded form, with its image as pixels besides."""
+
+    def __init__(self, generator: Generator) -> None:
+        super().__init__()
+        self.generator = copy.copy(generator)  # shares the tensors; the caller's switch stays as it is
+        self.generator.folded = False
+
+    def forward(self, noise: Tensor, sentence: Tensor, condition_noise: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Gives `image` float (B, 3, R, R) in [−1, 1] and `pixels` uint8 (B, R, R, 3), rounded half to even."""
+        image = self.generator(noise, sentence, condition_noise).image
+        levels = ((image.clamp(-1, 1) + 1) * 127.5).round()
+        return image, levels.to(torch.uint8).permute(0, 2, 3, 1)
+
+
+def build(model: TextToImage, row: Format) -> Iterator[BuiltFile]:
+    """Exports both graphs. They are checked by ONNX with full shape inference and hold nothing of this machine."""
+    modules = {TEXT_ENCODER: TextEncoderGraph(model.text_encoder), GENERATOR: GeneratorGraph(model.generator)}
+    for name, graph in graphs_of(model.sizes).items():
+        proto = _traced(modules[name].eval(), graph)
+        _forget_origin(proto)
+        onnx.checker.check_model(proto, full_check=True)
+        yield BuiltFile(row.files[name], proto.SerializeToString(deterministic=True), row, name, OPSET)
+
+
+def _both_directions(lstm: nn.LSTM, name: str) -> Tensor:
+    """A tensor of the forward and the backward LSTM, stacked, its gates in ONNX's order i, o, f, c from i, f, c, o."""
+    tensors = []
+    for suffix in ("", "_reverse"):
+        i, f, c, o = getattr(lstm, name + suffix).detach().chunk(4)
+        tensors.append(torch.cat([i, o, f, c]))
+    return torch.stack(tensors)
+
+
+def _traced(module: nn.Module, graph: Graph) -> onnx.ModelProto:
+    letters = {letter: Dim(letter) for letter in _TRACED}
+    with warnings.catch_warnings(), torch.inference_mode():
+        # B stands in several inputs, and the exporter warns that it uses it once.
+        warnings.filterwarnings("ignore", message=r"# The axis name: \w+ will not be used")
+        program = torch.onnx.export(
+            module,
+            tuple(_example(tensor) for tensor in graph.inputs),
+            dynamo=True,
+            dynamic_shapes={tensor.name: _dynamic(tensor, letters) for tensor in graph.inputs},
+            input_names=[tensor.name for tensor in graph.inputs],
+            output_names=[tensor.name for tensor in graph.outputs],
+            opset_version=OPSET,
+            external_data=False,
+            verbose=False,
+        )
+    assert program is not None
+    return program.model_proto
+
+
+def _example(tensor: TensorSpec) -> Tensor:
+    shape = [_TRACED[size] if isinstance(size, str) else size for size in tensor.shape]
+    return torch.ones(shape, dtype=getattr(torch, tensor.dtype))
+
+
+def _dynamic(tensor: TensorSpec, letters: Mapping[str, object]) -> dict[int, object]:
+    return {axis: letters[size] for axis, size in enumerate(tensor.shape) if isinstance(size, str)}
+
+
+def _forget_origin(proto: onnx.ModelProto) -> None:
+    """Takes out what the exporter notes about where it ran: stack traces with paths, on every level of the graph."""
+    proto.producer_name, proto.producer_version = "t2i-engine", version("t2i-engine")
+    _clear_notes(proto)
+
+
+def _clear_notes(message: Message) -> None:
+    for field, value in message.ListFields():
+        if field.name in ("metadata_props", "doc_string"):
+            message.ClearField(field.name)
+        elif field.message_type is not None:
+            for child in [value] if hasattr(value, "ListFields") else value:
+                _clear_notes(child)

@@ -1,0 +1,154 @@
+"""Verify: a bundle's files against its manifest, and its formats against the stored reference and against PyTorch."""
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+
+import numpy as np
+
+from t2i_engine.bundle import Bundle
+from t2i_engine.choice import backend_status
+from t2i_engine.errors import BackendError, BundleError, UserError, listed
+from t2i_engine.formats import load
+from t2i_engine.latents import draw
+from t2i_engine.parity import OpenFormat, Worst, as_table, compare
+from t2i_engine.reference import Reference, read_reference
+from t2i_engine.table import aligned, size
+from t2i_engine.tokenizer import pad
+
+PYTORCH = "pytorch"
+
+Report = Callable[[str], None]
+
+# Noise is computed in float64 with the C library's logarithm and rounded to float32: a last digit may differ.
+_NOISE_TOLERANCE = 1e-6
+
+
+@dataclass(frozen=True)
+class Verification:
+    """What was found. `failures` has a line for each thing that is wrong, `skipped` for each that was not compared."""
+
+    bundle: Bundle
+    files: tuple[str, ...]
+    """The files that are as the manifest says."""
+    worst: tuple[Worst, ...]
+    failures: tuple[str, ...]
+    skipped: tuple[str, ...]
+
+    @property
+    def passed(self) -> bool:
+        """True where nothing is wrong."""
+        return not self.failures
+
+    def as_json(self) -> dict[str, object]:
+        """The findings for programs; a difference that is no finite number is null."""
+        return {
+            "bundle": self.bundle.name,
+            "folder": str(self.bundle.folder),
+            "passed": self.passed,
+            "files": {name: name in self.files for name in self.bundle.manifest.files},
+            "differences": [
+                asdict(found)
+                | {"difference": found.difference if math.isfinite(found.difference) else None, "ok": found.ok}
+                for found in self.worst
+            ],
+            "failures": self.failures,
+            "skipped": self.skipped,
+        }
+
+    def as_text(self) -> str:
+        """The findings for people; the last line is PASSED or FAILED."""
+        records = self.bundle.manifest.files
+        files = [
+            (name, size(record.size), "ok" if name in self.files else "FAILED") for name, record in records.items()
+        ]
+        lines = [
+            f"Bundle {self.bundle.name} in {self.bundle.folder}",
+            "",
+            *aligned([("file", "size", "SHA-256"), *files]),
+        ]
+        if self.worst:
+            lines += ["", *as_table(self.worst)]
+        lines += [
+            "",
+            *(f"skipped: {reason}" for reason in self.skipped),
+            *(f"failed: {reason}" for reason in self.failures),
+        ]
+        return "\n".join([*lines, "PASSED" if self.passed else "FAILED"])
+
+
+def verify(bundle: Bundle, report: Report) -> Verification:
+    """Checks everything that can be checked on this machine; `report` gets a line per step.
+
+    Raises `BackendError` where no format can run here.
+    """
+    report(f"checking {len(bundle.manifest.files)} files")
+    bad = dict(_bad_files(bundle))
+    failures, skipped = list(bad.values()), []
+    opened: list[OpenFormat] = []
+    for row in bundle.formats:
+        lacks = backend_status(row.backend).lacks
+        if lacks:
+            skipped.append(f"format {row.name}: {lacks}")
+        elif bad.keys().isdisjoint(row.files.values()):
+            try:
+                opened.append(OpenFormat.open(bundle, row))
+            except UserError as error:
+                failures.append(f"format {row.name}: {error}")
+    if not opened and not failures:
+        raise BackendError(f"no format of bundle {bundle.name!r} can run here; {'; '.join(skipped)}")
+    worst: list[Worst] = []
+    for compare_with in (_with_reference, _with_pytorch):
+        try:
+            worst += compare_with(bundle, opened, report)
+        except BackendError as error:
+            skipped.append(f"comparison with PyTorch: {error}")
+        except BundleError as error:
+            failures.append(str(error))
+    failures += [str(found) for found in worst if not found.ok]
+    good = tuple(name for name in bundle.manifest.files if name not in bad)
+    return Verification(bundle, good, tuple(worst), tuple(dict.fromkeys(failures)), tuple(skipped))
+
+
+def _bad_files(bundle: Bundle) -> Iterator[tuple[str, str]]:
+    for name in bundle.manifest.files:
+        try:
+            bundle.path(name)
+        except BundleError as error:
+            yield name, str(error)
+
+
+def _with_reference(bundle: Bundle, opened: Sequence[OpenFormat], report: Report) -> list[Worst]:
+    reference = read_reference(bundle)
+    report(f"comparing {_names(opened)} with the reference")
+    _check_inputs(bundle, reference)
+    return compare(opened, reference.cases(), "reference")
+
+
+def _check_inputs(bundle: Bundle, reference: Reference) -> None:
+    """Raises `BundleError` where captions do not give the reference's tokens here, or seeds not its noise."""
+    tokenizer = bundle.tokenizer()
+    tokens, lengths = pad([tokenizer.encode(str(caption)).ids for caption in reference.captions])
+    if not (np.array_equal(tokens, reference.tokens) and np.array_equal(lengths, reference.lengths)):
+        raise BundleError("the reference's captions give other tokens here than where the bundle was exported")
+    drawn = draw(reference.seeds.tolist(), bundle.sizes.noise_width, bundle.sizes.sentence_width)
+    pairs = [(drawn.noise, reference.noise), (drawn.condition_noise, reference.condition_noise)]
+    if not all(
+        np.allclose(ours, theirs, rtol=0, atol=_NOISE_TOLERANCE) for ours, theirs in pairs if theirs is not None
+    ):
+        raise BundleError("the reference's seeds give other noise here than where the bundle was exported")
+
+
+def _with_pytorch(bundle: Bundle, opened: Sequence[OpenFormat], report: Report) -> list[Worst]:
+    """Compares with the model in `weights.safetensors`, over the gate's cases; with itself it is not compared."""
+    lacks = backend_status(PYTORCH).lacks
+    if lacks:
+        raise BackendError(lacks)
+    others = [one for one in opened if one.row.backend != PYTORCH]
+    model = load("export.weights:read")(bundle)
+    report(f"comparing {_names(others)} with PyTorch")
+    return compare(others, load("export.parity:gate_cases")(model), "PyTorch")
+
+
+def _names(opened: Sequence[OpenFormat]) -> str:
+    return listed(one.row.name for one in opened)
