@@ -23,7 +23,7 @@ def test_zero_noise_gives_the_mean() -> None:
 
 
 def test_adaptive_block_keeps_each_sign_and_at_most_doubles() -> None:
-    """s' = ŝ + a ⊙ ŝ with a in (−1, 1)."""
+    """Equation: s' = ŝ + a ⊙ ŝ with a in (−1, 1)."""
     block = AdaptiveBlock(channels=6, side=8, width=5)
     randomised(block, scale=3.0)
     sentence = torch.randn(50, 5)

@@ -1,0 +1,67 @@
+"""Configs: one schema, errors that name the key, and defaults that are the paper's."""
+
+from pathlib import Path
+
+import pytest
+
+from training.config import ConfigError, load_config, parse_config
+
+CONFIGS = Path(__file__).parents[2] / "training" / "configs"
+
+
+@pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.yaml")), ids=lambda path: path.stem)
+def test_shipped_configs_fit_the_schema_and_bear_their_file_name(path: Path) -> None:
+    assert load_config(path).name == path.stem
+
+
+def test_defaults_are_the_papers() -> None:
+    config = parse_config({"name": "x"}, "x")
+    assert config.data.side == 256
+    assert (config.model.base_width, config.model.noise_width, config.model.sentence_width) == (32, 100, 256)
+    assert config.model.conditioning_augmentation
+    assert config.model.adaptive_block
+    assert config.gan.contrastive.enabled
+    assert config.gan.batch_size == 16
+    assert (config.gan.generator_learning_rate, config.gan.discriminator_learning_rate) == (1e-4, 4e-4)
+    assert config.gan.adam_betas == (0.0, 0.9)
+    assert (config.gan.penalty_weight, config.gan.penalty_power, config.gan.penalty_interval) == (2.0, 6.0, 1)
+    assert (config.damsm.gamma1, config.damsm.gamma2, config.damsm.gamma3) == (4.0, 5.0, 10.0)
+    assert (config.damsm.learning_rate, config.damsm.gradient_clip) == (2e-3, 0.25)
+
+
+@pytest.mark.parametrize(
+    ("content", "named"),
+    [
+        ({"name": "x", "gan": {"bach_size": 4}}, ["gan.bach_size", "did you mean batch_size?"]),
+        ({"name": "x", "gan": {"contrastive": {"temperatur": 1.0}}}, ["did you mean temperature?"]),
+        ({"name": "x", "zzz": 1}, ["unknown key zzz", "there are: name, data"]),
+        ({"name": "x", "gan": {"steps": "many"}}, ["gan.steps"]),
+        ({"name": "x", "gan": {"steps": 0}}, ["gan.steps"]),
+        ({"name": "x", "data": {"side": 48}}, ["data.side", "power of two"]),
+        ({"name": "x", "data": {"source": "cats"}}, ["data.source", "synthbirds"]),
+        ({"name": "x", "model": {"sentence_width": 7}}, ["model.sentence_width"]),
+        ({"name": "no/slash"}, ["name"]),
+        ({}, ["name"]),
+        (["name"], ["mapping"]),
+    ],
+)
+def test_what_does_not_fit_is_named_in_one_line(content: object, named: list[str]) -> None:
+    with pytest.raises(ConfigError) as caught:
+        parse_config(content, "mine.yaml")
+    assert "mine.yaml" in caught.value.message
+    assert "\n" not in caught.value.message
+    for part in named:
+        assert part in caught.value.message
+
+
+@pytest.mark.parametrize("content", [b"name: [", b"\xff\xfe\x00", b"!!python/object/apply:os.system ['true']"])
+def test_unreadable_files_are_user_errors(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "broken.yaml"
+    path.write_bytes(content)
+    with pytest.raises(ConfigError, match=r"broken\.yaml"):
+        load_config(path)
+
+
+def test_a_missing_file_is_a_user_error(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"none\.yaml"):
+        load_config(tmp_path / "none.yaml")

@@ -1,0 +1,199 @@
+"""Runs: their folder, resuming exactly, starting from weights, and errors with their cure."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from importlib.metadata import version
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from click.testing import CliRunner, Result
+from PIL import Image
+
+from t2i_engine.cli import main
+from training.checkpoint import load_checkpoint, load_model
+from training.gan import GanTrainer
+from training.stepping import Losses
+
+TINY = Path(__file__).parents[2] / "training" / "configs" / "tiny.yaml"
+
+
+@pytest.fixture(autouse=True)
+def _cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.getbasetemp() / "cache"))
+
+
+def train(*arguments: object) -> Result:
+    return CliRunner().invoke(main, ["train", *map(str, arguments)])
+
+
+def config_file(folder: Path, **changes: object) -> Path:
+    """The tiny config with other values, given per section."""
+    content = yaml.safe_load(TINY.read_text(encoding="utf-8"))
+    for key, value in changes.items():
+        content[key] = {**content.get(key, {}), **value} if isinstance(value, dict) else value
+    path = folder / "changed.yaml"
+    path.write_text(yaml.safe_dump(content), encoding="utf-8")
+    return path
+
+
+def assert_same(one: object, other: object, where: str = "") -> None:
+    """Compares nested containers of tensors bit for bit."""
+    if isinstance(one, torch.Tensor):
+        assert isinstance(other, torch.Tensor)
+        assert torch.equal(one, other), where
+    elif isinstance(one, dict):
+        assert isinstance(other, dict)
+        assert one.keys() == other.keys(), where
+        for key in one:
+            assert_same(one[key], other[key], f"{where}.{key}")
+    elif isinstance(one, list | tuple):
+        assert isinstance(other, list | tuple)
+        for i, (left, right) in enumerate(zip(one, other, strict=True)):
+            assert_same(left, right, f"{where}.{i}")
+    elif not where.endswith(("seconds", "hours")):
+        assert one == other, where
+
+
+@pytest.fixture(scope="module")
+def straight(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished tiny run."""
+    folder = tmp_path_factory.mktemp("runs") / "straight"
+    result = train(TINY, "--out", folder)
+    assert result.exit_code == 0, result.output
+    return folder
+
+
+def test_a_run_leaves_a_checkpoint_samples_losses_and_what_it_was_made_with(straight: Path) -> None:
+    model = load_model(straight / "checkpoint.pt")
+    assert model.provenance["steps"] == {"damsm": 4, "gan": 6}
+    assert model.provenance["dataset"]["source"] == "synthbirds"
+    assert set(model.provenance["versions"]) >= {"python", "torch", "t2i-engine"}
+    assert "yellow" in model.words
+    assert yaml.safe_load((straight / "config.yaml").read_text(encoding="utf-8"))["gan"]["steps"] == 6
+    assert json.loads((straight / "versions.json").read_text(encoding="utf-8"))["torch"] == version("torch")
+    assert sorted(path.name for path in (straight / "samples").iterdir()) == ["000003.png", "000006.png"]
+    assert Image.open(straight / "samples" / "000006.png").size == (8 * 32, 32)
+    rows = [json.loads(line) for line in (straight / "losses.jsonl").read_text(encoding="utf-8").splitlines()]
+    assert [(row["phase"], row["step"]) for row in rows] == [("damsm", 4), ("gan", 6)]
+    assert {"D real", "D penalty", "G adversarial", "G kl", "G text", "G image"} <= set(rows[-1])
+
+
+def test_standard_output_holds_the_checkpoints_path_alone(tmp_path: Path) -> None:
+    result = train(TINY, "--out", tmp_path / "run")
+    assert result.stdout == f"{tmp_path / 'run' / 'checkpoint.pt'}\n"
+    assert "pictures/s" in result.stderr
+
+
+@pytest.mark.parametrize("stopped_at", [2, 4])
+def test_a_stopped_and_resumed_run_ends_bit_for_bit_as_an_unbroken_one(
+    straight: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stopped_at: int
+) -> None:
+    step = GanTrainer.step
+
+    def stop(trainer: GanTrainer, number: int) -> Losses:
+        if number == stopped_at:
+            raise KeyboardInterrupt
+        return step(trainer, number)
+
+    monkeypatch.setattr(GanTrainer, "step", stop)
+    assert train(TINY, "--out", tmp_path / "run").exit_code == 1
+    monkeypatch.undo()
+    assert train(TINY, "--out", tmp_path / "run", "--resume").exit_code == 0
+    resumed = load_checkpoint(tmp_path / "run" / "checkpoint.pt")
+    assert_same(load_checkpoint(straight / "checkpoint.pt"), resumed)
+
+
+def test_a_run_killed_at_any_moment_resumes_to_the_same_end(straight: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    command = [
+        sys.executable,
+        "-c",
+        "from t2i_engine.cli import main; main()",
+        "train",
+        str(TINY),
+        "--out",
+        str(folder),
+    ]
+    process = subprocess.Popen(command, env=os.environ, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    while not (folder / "checkpoint.pt").exists() and process.poll() is None:
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert train(TINY, "--out", folder, "--resume").exit_code == 0
+    assert_same(load_checkpoint(straight / "checkpoint.pt"), load_checkpoint(folder / "checkpoint.pt"))
+
+
+def test_resuming_a_finished_run_changes_nothing(straight: Path) -> None:
+    before = (straight / "checkpoint.pt").read_bytes()
+    assert train(TINY, "--out", straight, "--resume").exit_code == 0
+    assert (straight / "checkpoint.pt").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    "model", [{"conditioning_augmentation": False}, {"adaptive_block": False}, {"base_width": 3}], ids=str
+)
+def test_every_switch_and_size_trains(tmp_path: Path, model: dict[str, object]) -> None:
+    config = config_file(tmp_path, model=model, precision="fp32", folded=False)
+    assert train(config, "--out", tmp_path / "run").exit_code == 0
+    sizes = load_model(tmp_path / "run" / "checkpoint.pt").model.sizes
+    for name, value in model.items():
+        assert getattr(sizes, name) == value
+
+
+def test_init_starts_from_a_checkpoints_words_and_weights(straight: Path, tmp_path: Path) -> None:
+    slow = {"generator_learning_rate": 1e-12, "discriminator_learning_rate": 1e-12}
+    config = config_file(tmp_path, gan=slow, precision="fp32")
+    result = train(config, "--out", tmp_path / "run", "--init", straight / "checkpoint.pt")
+    assert result.exit_code == 0, result.output
+    start, end = (load_model(folder / "checkpoint.pt") for folder in (straight, tmp_path / "run"))
+    assert end.words == start.words
+    assert end.provenance["initial"] == "checkpoint.pt"
+    assert end.provenance["steps"] == {"damsm": 0, "gan": 6}
+    for name, tensor in start.model.state_dict().items():
+        torch.testing.assert_close(end.model.state_dict()[name], tensor, rtol=0, atol=1e-6)
+
+
+def test_init_with_other_sizes_is_an_error_naming_them(straight: Path, tmp_path: Path) -> None:
+    config = config_file(tmp_path, model={"base_width": 8})
+    result = train(config, "--out", tmp_path / "run", "--init", straight / "checkpoint.pt")
+    assert result.exit_code == 2
+    assert "base_width 4 instead of 8" in result.stderr
+
+
+def test_a_loss_that_is_no_number_stops_the_run_and_keeps_the_last_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    step = GanTrainer.step
+    monkeypatch.setattr(GanTrainer, "step", lambda self, n: step(self, n) | ({"G kl": float("nan")} if n == 4 else {}))
+    result = train(TINY, "--out", tmp_path / "run")
+    assert result.exit_code == 2
+    assert "gan step 4: G kl is not finite" in result.stderr
+    assert str(tmp_path / "run" / "checkpoint.pt") in result.stderr
+    assert load_checkpoint(tmp_path / "run" / "checkpoint.pt")["state"]["position"]["steps"]["gan"] == 3
+
+
+def test_wrong_folders_and_files_are_one_line_with_the_cure(straight: Path, tmp_path: Path) -> None:
+    file = tmp_path / "file"
+    file.touch()
+    other = config_file(tmp_path, gan={"batch_size": 4})
+    cases: list[tuple[list[object], str]] = [
+        ([TINY, "--out", straight], "--resume"),
+        ([TINY, "--out", tmp_path / "new", "--resume"], "holds no run to resume"),
+        ([other, "--out", straight, "--resume"], "gan.batch_size"),
+        ([TINY, "--out", file / "run"], "cannot be written"),
+        ([tmp_path / "none.yaml"], "none.yaml"),
+        ([TINY, "--out", tmp_path / "new", "--init", tmp_path / "none.pt"], "not found"),
+        ([TINY, "--out", tmp_path / "new", "--init", "birdz"], "birdz"),
+    ]
+    for arguments, part in cases:
+        result = train(*arguments)
+        assert result.exit_code == 2, (arguments, result.output)
+        assert part in result.stderr
+        assert "Traceback" not in result.output
+    assert not (tmp_path / "new").exists()
