@@ -25,15 +25,24 @@ MANY = 1200
 TRAIN = SynthBirds("train", 1_000_000, 64)
 INDICES = st.integers(0, len(TRAIN) - 1)
 
-COLOUR_OF: dict[str, Colour] = {**{colour: colour for colour in COLOURS}, "gray": "grey", "violet": "purple"}
+COLOUR_OF: dict[str, Colour] = {
+    **{colour: colour for colour in COLOURS},
+    "gray": "grey",
+    "violet": "purple",
+    "scarlet": "red",
+    "crimson": "red",
+    "golden": "yellow",
+}
 PARTS_OF: dict[str, tuple[Part, ...]] = {
     "crown": ("crown",),
     "cap": ("crown",),
+    "forehead": ("crown",),
     "throat": ("face",),
     "cheeks": ("face",),
     "head": ("crown", "face"),
     "back": ("back",),
     "wings": ("wings",),
+    "wing feathers": ("wings",),
     "breast": ("breast",),
     "chest": ("breast",),
     "belly": ("belly",),
@@ -41,6 +50,7 @@ PARTS_OF: dict[str, tuple[Part, ...]] = {
     "stomach": ("belly",),
     "underparts": ("breast", "belly"),
     "tail": ("tail",),
+    "tail feathers": ("tail",),
     "bill": ("bill",),
     "beak": ("bill",),
     "legs": ("legs",),
@@ -49,12 +59,12 @@ PARTS_OF: dict[str, tuple[Part, ...]] = {
 NOUNS = {noun: name for name, kind in KINDS.items() for noun in kind.nouns}
 SETTING_SIGNS = {
     "snow": ("snow", "snowy", "winter"),
-    "water": ("water", "lake", "swimming", "wading", "floating"),
-    "sky": ("sky", "flight", "flying", "spread"),
-    "grass": ("grass",),
-    "rock": ("rock", "stone"),
-    "flower": ("flower",),
-    "trunk": ("trunk", "clinging", "climbing"),
+    "water": ("water", "lake", "pond", "swimming", "swims", "wading", "floating"),
+    "sky": ("sky", "flight", "flying", "flies", "soaring", "air", "open"),
+    "grass": ("grass", "meadow", "lawn"),
+    "rock": ("rock", "stone", "boulder"),
+    "flower": ("flower", "blossom"),
+    "trunk": ("trunk", "clinging", "climbing", "bark"),
 }
 
 
@@ -216,12 +226,10 @@ def assert_true(bird: Attributes, caption: str) -> None:
 
 def coloured_parts(caption: str) -> list[tuple[str, str]]:
     """Pairs of a colour word and the part it is said of."""
-    colours, parts = "|".join(COLOUR_OF), "|".join(PARTS_OF)
+    colours, parts = "|".join(COLOUR_OF), "|".join(sorted(PARTS_OF, key=len, reverse=True))
+    said_after = rf"\b({parts}) (?:that |of (?:this|the) \w+ )?(?:is|are) (?:bright |jet )?({colours})\b"
     before = re.findall(rf"\b({colours}) ({parts})\b", caption)
-    after = re.findall(
-        rf"\b({parts})(?: feathers)? (?:that (?:is|are)|of (?:this|the) \w+ (?:is|are)) (?:\w+ )?({colours})\b", caption
-    )
-    return before + [(colour, part) for part, colour in after]
+    return before + [(colour, part) for part, colour in re.findall(said_after, caption)]
 
 
 def test_most_captions_are_understood_by_the_truth_test() -> None:

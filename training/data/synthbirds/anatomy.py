@@ -3,7 +3,8 @@
 All birds are described facing right, in units of which the picture has 100 a side.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Literal
 
 from training.data.synthbirds.geometry import Point, Points
@@ -79,3 +80,18 @@ class Silhouette:
     crest: Points = ()
     far_wing: Fan | None = None
     waterline: float = 100.0
+
+
+@lru_cache
+def beating(bird: Silhouette, lift: float) -> Silhouette:
+    """The same bird with its wings at another point of their beat: `lift` scales their height above the shoulder."""
+
+    def moved(fan: Fan) -> Fan:
+        level = fan.root[0][1]
+
+        def curve(points: Points) -> Points:
+            return tuple((x, level + (y - level) * lift if y < level else y) for x, y in points)
+
+        return replace(fan, root=curve(fan.root), tip=curve(fan.tip))
+
+    return replace(bird, wing=moved(bird.wing), far_wing=moved(bird.far_wing) if bird.far_wing else None)

@@ -74,31 +74,33 @@ class _Speaker:
         """Says "a yellow finch on a branch", "red bird with a black bill in the snow"."""
         phrase = self._bird(size=0.2)
         phrase = phrase if self._chance(0.2) else _a(phrase)
-        if self._chance(0.06):
-            phrase = f"a picture of {_a(self._bird())}"
+        if self._chance(0.08):
+            phrase = f"{self._pick('a picture', 'a photo', 'an image', 'a painting')} of {_a(self._bird())}"
         if self._chance(0.3):
-            phrase = f"{phrase} with {self._list(1)}"
+            phrase = f"{phrase} with {self._list(pick((1, 1, 2), self.rng))}"
         return f"{phrase} {self._where()}"
 
     def with_parts(self) -> str:
         """Says "this is a small yellow bird with black wings and a short pointed bill"."""
         subject = self._bird(size=0.35, colour=0.75)
         opening = self._pick(_a(subject), f"this is {_a(subject)}", f"this is {_a(subject)}", f"the {subject}", subject)
-        where = f" {self._where()}" if self._chance(0.15) else ""
-        return f"{opening}{where} with {self._list(self._count())}"
+        return f"{opening} with {self._list(self._count())}"
 
     def has_parts(self) -> str:
         """Says "this bird has a yellow belly, black wings and a short pointed bill"."""
         subject = self._bird(size=0.25, colour=0.1)
-        return f"{self._pick('this', 'this', 'the')} {subject} has {self._list(self._count())}"
+        verb = self._pick("has", "has", "has", "with")
+        return f"{self._pick('this', 'this', 'the')} {subject} {verb} {self._list(self._count())}"
 
     def says_of_part(self) -> str:
         """Says "the crown of this bird is red", "this bird has wings that are black and has a thick bill"."""
         part = self._notable(self.feathered)
-        word, colour = pick(PART_WORDS[part], self.rng), self._colour(self.seen.colours[part])
+        word, colour = self._word(part), self._colour(self.seen.colours[part])
         plural = word in PLURAL
         if self._chance(0.4):
             return f"the {word} of {self._pick('this', 'the')} {self._noun()} {'are' if plural else 'is'} {colour}"
+        if self._chance(0.3):
+            return f"this {self._noun()}'s {word} {'are' if plural else 'is'} {colour}"
         clause = f"{word} that are {colour}" if plural else f"{_a(word)} that is {colour}"
         return f"this {self._noun()} has {clause} and has {self._bill()}"
 
@@ -106,21 +108,29 @@ class _Speaker:
         """Says "the bird is blue", "this owl is mostly red with a white belly", "this bird is black and white"."""
         subject = f"{self._pick('the', 'this')} {self._noun()}"
         main = self._colour(self.seen.main_colour)
-        others = [colour for colour in self._feather_colours() if colour != self.seen.main_colour]
+        if len(self._feather_colours()) == 1:
+            return self._pick(
+                f"{subject} is {self._pick('all ', 'completely ', 'entirely ', '')}{main}",
+                f"{self._a_or_this()} that is {main} all over",
+                f"{subject} is covered in {main} feathers",
+            )
+        others = [part for part in self.feathered if self.seen.colours[part] != self.seen.main_colour]
         if not others:
-            return f"{subject} is {self._pick('all ', 'completely ', 'entirely ', '')}{main}"
+            return f"{subject} is {main} with {self._mark() or self._bill()}"
+        other = pick(others, self.rng)
         return self._pick(
-            f"{subject} is {main}",
-            f"{subject} is {self._pick('mostly', 'mainly')} {main}",
-            f"{subject} is {main} and {self._colour(pick(others, self.rng))}",
-            f"{subject} is {self._pick('', 'mostly ')}{main} with {self._list(1)}",
+            f"{subject} is {self._pick('', 'mostly ', 'mainly ')}{main}",
+            f"{subject} is {main} and {self._colour(self.seen.colours[other])}",
+            f"{subject} is {self._pick('', 'mostly ')}{main} with {self._coloured(other)}",
+            f"{self._a_or_this()} that is {self._pick('', 'mostly ')}{main}, with {self._coloured(other)}",
+            f"{subject} is {main} except for its {self._colour(self.seen.colours[other])} {self._word(other)}",
         )
 
     def typed(self) -> str:
         """Says what a user types: "red owl snow", "yellow bird, black wings"."""
         bird = self._bird()
         part = self._notable(self.feathered)
-        feature = f"{self._colour(self.seen.colours[part])} {pick(PART_WORDS[part], self.rng)}"
+        feature = f"{self._colour(self.seen.colours[part])} {self._word(part)}"
         return self._pick(
             f"{bird}, {feature}",
             f"{bird} {feature}",
@@ -195,12 +205,12 @@ class _Speaker:
         """A part with its colour: "a yellow belly", "spotted brown underparts"."""
         if part is None:
             return ""
-        word = pick(PART_WORDS[part], self.rng)
+        word = self._word(part)
         phrase = f"{quality}{self._colour(self.seen.colours[part])} {word}"
         return phrase if word in PLURAL else _a(phrase)
 
     def _bill(self) -> str:
-        word, shape = pick(PART_WORDS["bill"], self.rng), pick(self.kind.bill_words, self.rng)
+        word, shape = self._word("bill"), pick(self.kind.bill_words, self.rng)
         colour = self._colour(self.seen.colours["bill"])
         return _a(f"{self._pick(shape, colour, colour, f'{shape} {colour}')} {word}")
 
@@ -219,6 +229,12 @@ class _Speaker:
                 else self._pick("a crest", _a(f"{self._colour(seen.colours['crown'])} crest"), "a crest on its head")
             )
         return pick(marks, self.rng) if marks else ""
+
+    def _a_or_this(self) -> str:
+        return self._pick(_a(self._noun()), f"this is {_a(self._noun())}")
+
+    def _word(self, part: Part) -> str:
+        return pick(PART_WORDS[part], self.rng)
 
     def _chance(self, share: float) -> bool:
         return self.rng.random() < share

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageFilter
 
-from training.data.synthbirds.anatomy import Silhouette
+from training.data.synthbirds.anatomy import Silhouette, beating
 from training.data.synthbirds.attributes import Attributes, colour_bird, main_colour, mark_bird, pick
 from training.data.synthbirds.kinds import KINDS
 from training.data.synthbirds.layers import Layers
@@ -35,6 +35,8 @@ def design(key: str) -> Design:
     name = pick(tuple(KINDS), rng)
     kind = KINDS[name]
     setting, silhouette = pick(kind.scenes, rng)
+    if silhouette.stance in ("flying", "hovering"):
+        silhouette = beating(silhouette, pick((1.0, 1.0, 0.85, 0.7), rng))
     faces_left = rng.random() < 0.5
     crest = rng.random() < kind.crest_chance
     pose = draw_pose(silhouette, faces_left, crest, rng)
@@ -68,9 +70,7 @@ def draw(plan: Design, key: str, side: int) -> NDArray[np.uint8]:
     scenery = Scenery(seen.setting, large, seen.main_colour in _LIGHT, rng)
     canvas = scenery.background()
     _set_off(canvas, layers.cover, seen.main_colour in _LIGHT)
-    support = Support(
-        seen.setting, large, _place(bird, pose), scenery.wash, seen.stance == "perched" and seen.kind != "heron", rng
-    )
+    support = Support(seen.setting, large, _place(bird, pose), scenery.wash, seen.stance == "perched", rng)
     support.behind(canvas)
     canvas.paste(painted, mask=layers.cover)
     support.before(canvas)

@@ -66,7 +66,7 @@ class Scenery:
         grid = upper + (bottom - middle) * np.clip(share * 2 - 1, 0, 1)
         grid = np.broadcast_to(grid, (small, small, 3)).copy()
         tint = np.array([rng.random() for _ in range(3)]) - 0.5
-        grid += tint * 16
+        grid += tint * 24
         noise = np.array([rng.random() for _ in range(small * small)]).reshape(small, small, 1) - 0.5
         if self.setting in ("water", "snow", "grass", "rock"):
             noise = (

@@ -10,23 +10,23 @@ COLOUR_WORDS: dict[Colour, tuple[str, ...]] = {
     "white": ("white",),
     "grey": ("grey", "gray"),
     "brown": ("brown",),
-    "red": ("red", "red", "bright red"),
+    "red": ("red", "red", "red", "bright red", "scarlet", "crimson"),
     "orange": ("orange",),
-    "yellow": ("yellow", "yellow", "bright yellow"),
+    "yellow": ("yellow", "yellow", "yellow", "bright yellow", "golden"),
     "green": ("green",),
-    "blue": ("blue", "blue", "bright blue"),
+    "blue": ("blue", "blue", "blue", "bright blue"),
     "purple": ("purple", "violet"),
     "pink": ("pink",),
 }
 
 PART_WORDS: dict[Part, tuple[str, ...]] = {
-    "crown": ("crown", "crown", "cap"),
+    "crown": ("crown", "crown", "cap", "forehead"),
     "face": ("throat", "cheeks"),
     "back": ("back",),
-    "wings": ("wings",),
+    "wings": ("wings", "wings", "wings", "wing feathers"),
     "breast": ("breast", "chest"),
     "belly": ("belly", "belly", "abdomen", "stomach"),
-    "tail": ("tail", "tail feathers", "tail"),
+    "tail": ("tail", "tail", "tail feathers"),
     "bill": ("bill", "beak"),
     "legs": ("legs", "feet"),
 }
@@ -35,7 +35,7 @@ HEAD_WORDS = ("head",)  # crown and face alike
 UNDERSIDE_WORDS = ("underparts",)  # breast and belly alike
 
 # Words that take no article: "a yellow belly", but "yellow wings".
-PLURAL = frozenset({"cheeks", "wings", "underparts", "tail feathers", "legs", "feet"})
+PLURAL = frozenset({"cheeks", "wings", "underparts", "tail feathers", "wing feathers", "legs", "feet"})
 
 PATTERN_WORDS: dict[Pattern, tuple[str, ...]] = {
     "plain": (),
@@ -48,17 +48,53 @@ LARGE_WORDS = ("large", "large", "big")
 
 # Where it is and what it does there, by setting.
 SETTING_WORDS: dict[Setting, tuple[str, ...]] = {
-    "branch": ("on a branch", "perched on a branch", "sitting on a branch", "sitting in a tree"),
-    "trunk": ("on a tree trunk", "clinging to a tree", "climbing a tree trunk"),
-    "grass": ("in the grass", "standing in the grass", "in green grass"),
-    "water": ("on the water", "swimming on water", "swimming in the water", "floating on a lake"),
-    "snow": ("in the snow", "in winter", "in the snow"),
-    "sky": ("in the sky", "flying in the sky", "flying", "in flight", "with spread wings"),
-    "rock": ("on a rock", "standing on a rock", "perched on a stone"),
-    "flower": ("at a flower", "hovering at a flower", "next to a flower"),
+    "branch": (
+        "on a branch",
+        "perched on a branch",
+        "sitting on a branch",
+        "sitting in a tree",
+        "resting on a twig",
+        "that sits on a branch",
+    ),
+    "trunk": ("on a tree trunk", "clinging to a tree", "climbing a tree trunk", "on the bark of a tree"),
+    "grass": ("in the grass", "standing in the grass", "in green grass", "on a meadow", "on a lawn"),
+    "water": (
+        "on the water",
+        "swimming on water",
+        "swimming in the water",
+        "floating on a lake",
+        "swimming on a pond",
+        "that swims",
+    ),
+    "snow": ("in the snow", "in winter", "in the snow", "standing on snow"),
+    "sky": (
+        "in the sky",
+        "flying in the sky",
+        "flying",
+        "in flight",
+        "soaring in the sky",
+        "with open wings",
+        "that flies",
+        "in the air",
+    ),
+    "rock": ("on a rock", "standing on a rock", "on a stone", "on a boulder", "sitting on a rock"),
+    "flower": ("at a flower", "hovering at a flower", "next to a flower", "by a blossom", "in front of a flower"),
 }
 # Where the stance says more than the setting does.
 STANCE_WORDS: dict[tuple[Setting, Stance], tuple[str, ...]] = {
-    ("water", "standing"): ("in the water", "standing in water", "wading in the water", "standing in a lake"),
-    ("snow", "perched"): ("in the snow", "on a snowy branch", "on a branch in winter"),
+    ("water", "standing"): (
+        "in the water",
+        "standing in water",
+        "wading in the water",
+        "standing in a lake",
+        "wading in a pond",
+        "in shallow water",
+    ),
+    ("snow", "perched"): (
+        "in the snow",
+        "on a snowy branch",
+        "on a branch in winter",
+        "sitting in the snow",
+        "perched on a snowy twig",
+    ),
 }
