@@ -54,14 +54,15 @@ def choose(rows: Sequence[Format], backend: str = AUTO, precision: str = AUTO, d
         if status.lacks and status.version:  # installed but broken: not to be passed over
             raise BackendError(status.lacks)
         if status.lacks:
-            lacking.append(status.lacks)
+            lacking.append(f"{row.backend} ({status.lacks})")
             continue
         for name in row.devices if device == AUTO else (device,):
             lacks = status.devices.get(name, f"{row.backend} does not run there")
             if lacks is None:
                 return Choice(row, name, status.version or "")
-            lacking.append(f"no device {name!r}: {lacks}")
-    raise BackendError("; ".join(lacking))
+            lacking.append(f"{row.backend} ({lacks})")
+    wanted = "no backend can" if device == AUTO else f"device {device!r} cannot"
+    raise BackendError(f"{wanted} be used here: {', '.join(lacking)}")
 
 
 def _check(kind: str, name: str, known: Iterable[str]) -> None:

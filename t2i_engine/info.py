@@ -5,11 +5,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 
+from click import format_filename
+
 from t2i_engine.backends.base import Status
 from t2i_engine.bundle import Bundle, embedded_names
 from t2i_engine.choice import backend_names, backend_status, choose
 from t2i_engine.errors import UserError, listed
 from t2i_engine.formats import FORMATS, Format
+from t2i_engine.table import aligned, size
 
 
 @dataclass(frozen=True)
@@ -37,10 +40,14 @@ class Report:
 
     def as_text(self) -> str:
         """The report for people."""
-        lines = [f"t2i-engine {self.version}", "", "Backends", *_indent(_table(_backend_rows(self.backends)))]
+        lines = [f"t2i-engine {self.version}", "", "Backends", *_indent(aligned(_backend_rows(self.backends)))]
         lines += ["", f"Auto chooses {self.auto}", f"Embedded bundles: {listed(self.embedded)}"]
         if self.bundle:
-            lines += ["", f"Bundle {self.bundle.name} in {self.bundle.folder}", *_indent(_bundle_lines(self.bundle))]
+            lines += [
+                "",
+                f"Bundle {self.bundle.name} in {format_filename(self.bundle.folder)}",
+                *_indent(_bundle_lines(self.bundle)),
+            ]
         return "\n".join(lines)
 
 
@@ -70,18 +77,18 @@ def _backend_rows(statuses: Mapping[str, Status]) -> Iterator[tuple[str, ...]]:
 def _bundle_lines(bundle: Bundle) -> Iterator[str]:
     manifest = bundle.manifest
     yield "Model"
-    yield from _indent(_table(_leaves(asdict(bundle.sizes))))
+    yield from _indent(aligned(_leaves(asdict(bundle.sizes))))
     yield ""
     yield "Formats"
-    yield from _indent(_table(_format_rows(bundle)))
+    yield from _indent(aligned(_format_rows(bundle)))
     yield ""
     yield "Files"
     yield from _indent(
-        _table((name, f"{record.size:,} bytes", record.sha256[:16]) for name, record in manifest.files.items())
+        aligned((name, size(record.size), record.sha256[:16]) for name, record in manifest.files.items())
     )
     yield ""
     yield "Provenance"
-    yield from _indent(_table(_leaves(manifest.provenance)))
+    yield from _indent(aligned(_leaves(manifest.provenance)))
 
 
 def _format_rows(bundle: Bundle) -> Iterator[tuple[str, ...]]:
@@ -103,16 +110,12 @@ def _leaves(record: Mapping[str, object], prefix: str = "") -> Iterator[tuple[st
         if isinstance(value, dict):
             yield from _leaves(value, f"{prefix}{name}.")
         else:
-            yield f"{prefix}{name}", value if isinstance(value, str) else json.dumps(value)
+            yield _plain(f"{prefix}{name}"), _plain(value) if isinstance(value, str) else json.dumps(value)
 
 
-def _table(rows: Iterator[tuple[str, ...]]) -> list[str]:
-    """Columns as wide as their longest cell; the last one as it is."""
-    cells = list(rows)
-    if not cells:
-        return ["none"]
-    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in cells]
+def _plain(text: str) -> str:
+    """The text itself, unless it would do something to the terminal."""
+    return text if text.isprintable() else json.dumps(text)
 
 
 def _indent(lines: Iterator[str] | Sequence[str]) -> list[str]:

@@ -226,7 +226,7 @@ def test_cuda_that_is_not_there_gives_one_line(generate: Generate) -> None:
         pytest.skip("CUDA can be used here")
     result = generate("a bird", "--device", "cuda")
     assert result.exit_code == 2
-    assert "no device 'cuda': " in result.stderr
+    assert "device 'cuda' cannot be used here: onnxruntime (" in result.stderr
     assert result.stderr.count("\n") == 1
     assert _files() == []
 

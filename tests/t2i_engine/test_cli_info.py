@@ -5,7 +5,10 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
+from t2i_engine.bundle import FileRecord, Manifest, write_bundle
 from t2i_engine.cli import main
+from t2i_engine.tokenizer import Tokenizer
+from tests.tiny_model import SIZES, WORDS
 
 
 def _info(*arguments: str) -> Result:
@@ -29,6 +32,15 @@ def test_bundle_is_described(tiny_bundle: Path) -> None:
     assert f"Bundle tiny in {tiny_bundle}" in text
     for word in ("generator.onnx", "vocabulary.json", "largest differences from PyTorch", "picture_side", "dataset"):
         assert word in text
+
+
+def test_provenance_cannot_write_to_the_terminal(tmp_path: Path) -> None:
+    vocabulary = Tokenizer(WORDS).to_json()
+    provenance = {"dataset": "\x1b[2J", "no\nte": "\ud800", "steps": None}
+    manifest = Manifest("odd", SIZES, {"vocabulary.json": FileRecord.of(vocabulary)}, provenance=provenance)
+    text = _info(str(write_bundle(tmp_path / "odd", manifest, {"vocabulary.json": vocabulary}))).stdout
+    assert '"\\u001b[2J"' in text
+    assert "\x1b" not in text
 
 
 def test_json_tells_the_same(tiny_bundle: Path) -> None:
