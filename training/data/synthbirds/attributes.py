@@ -163,17 +163,29 @@ def main_colour(colours: Mapping[Part, Colour], areas: Mapping[Part, float]) -> 
 def mark_bird(
     colours: Mapping[Part, Colour], areas: Mapping[Part, float], speckled: float, rng: Random
 ) -> tuple[Colour | None, Colour | None, Pattern]:
-    """Decides on wing bars, an eye ring and the pattern of the underside; each only where it stands out."""
-    bars: Colour | None = None
-    if rng.random() < 0.28 and areas["wings"] > 0.03:
-        bars = _mark(colours["wings"], rng)
-    ring: Colour | None = None
-    if rng.random() < 0.2:
-        ring = _mark(colours["face"], rng)
-    pattern: Pattern = "plain"
-    if colours["breast"] == colours["belly"] != "black" and rng.random() < speckled and areas["breast"] > 0.01:
-        pattern = pick(("streaked", "spotted"), rng)
+    """Decides on wing bars, an eye ring and the pattern of the underside; each only where it stands out.
+
+    Bars take up to a quarter of a wing, streaks and spots up to a third of the underside: there are none where that
+    could take its place from the main colour.
+    """
+    bars = _mark(colours["wings"], rng) if rng.random() < 0.3 else None
+    ring = _mark(colours["face"], rng) if rng.random() < 0.2 else None
+    pattern: Pattern = pick(("streaked", "spotted"), rng) if rng.random() < speckled else "plain"
+    left: dict[Part, float] = {"wings": 0.75}
+    if bars and (areas["wings"] < 0.03 or not _main_stays(colours, areas, left)):
+        bars = None
+    left = {"breast": 0.67, "belly": 0.67, **(left if bars else {})}
+    one_ground = colours["breast"] == colours["belly"] != "black"
+    if pattern != "plain" and not (one_ground and areas["breast"] > 0.01 and _main_stays(colours, areas, left)):
+        pattern = "plain"
     return bars, ring, pattern
+
+
+def _main_stays(colours: Mapping[Part, Colour], areas: Mapping[Part, float], left: Mapping[Part, float]) -> bool:
+    """Whether the main colour still leads where its parts keep only the share `left` of their areas."""
+    main = main_colour(colours, areas)
+    smaller = {part: area * (left.get(part, 1.0) if colours[part] == main else 1.0) for part, area in areas.items()}
+    return main_colour(colours, smaller) == main
 
 
 def _mark(ground: Colour, rng: Random) -> Colour:

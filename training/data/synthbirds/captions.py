@@ -1,4 +1,7 @@
-"""Captions from a grammar, in the manner of CUB's: each says some of what can be seen, and nothing else."""
+"""Captions from a grammar, in the manner of CUB's: each says some of what can be seen, and nothing else.
+
+None says which way the bird faces, so training may mirror the pictures.
+"""
 
 from collections.abc import Callable
 from random import Random

@@ -62,11 +62,11 @@ def design(key: str) -> Design:
 def draw(plan: Design, key: str, side: int) -> NDArray[np.uint8]:
     """Draws what was designed for this key; uint8 (R, R, 3) with R = `side`."""
     bird, pose, seen = plan.silhouette, plan.pose, plan.attributes
-    rng = Random(f"{key}/paint")
     factor = 3 if side >= 64 else 6
     large = side * factor
     layers = Layers(large)
-    painted = BirdPainter(layers, bird, pose, seen, rng).paint(KINDS[seen.kind].pale_eye)
+    painted = BirdPainter(layers, bird, pose, seen, Random(f"{key}/bird")).paint(KINDS[seen.kind].pale_eye)
+    rng = Random(f"{key}/scenery")
     scenery = Scenery(seen.setting, large, seen.main_colour in _LIGHT, rng)
     canvas = scenery.background()
     _set_off(canvas, layers.cover, seen.main_colour in _LIGHT)

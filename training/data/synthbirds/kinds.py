@@ -81,7 +81,7 @@ KINDS: dict[str, Kind] = {
     ),
     "gull": Kind(
         nouns=("gull", "seagull"),
-        bill_words=("hooked", "long hooked", "strong"),
+        bill_words=("hooked", "strong", "short hooked"),
         size="large",
         scenes=(
             ("sky", flying.GULL_FLYING),

@@ -106,29 +106,20 @@ class BirdPainter:
 
     def _speckle(self, outline: Image.Image) -> None:
         """Streaks or spots on breast and belly."""
-        layers = self.layers
-        where = Image.new("L", outline.size)
-        draw = ImageDraw.Draw(where)
-        for points in (self.silhouette.belly, self.silhouette.breast):
-            draw.polygon(layers.pixels(self._curve(points)), fill=255)
-        for points in (self.silhouette.face,):
-            draw.polygon(layers.pixels(self._curve(points)), fill=0)
-        marks = Image.new("L", outline.size)
-        draw = ImageDraw.Draw(marks)
-        box = where.getbbox() or (0, 0, 1, 1)
-        step = 3.1 * layers.scale
-        radius = 0.75 * layers.scale
-        long = 2.6 if self.bird.pattern == "streaked" else 1.0
-        row = 0
-        y = float(box[1])
-        while y < box[3]:
-            x = box[0] + (row % 2) * step / 2
-            while x < box[2]:
-                cx, cy = x + self.rng.random() * step * 0.4, y + self.rng.random() * step * 0.4
-                draw.ellipse((cx - radius * 0.8, cy - radius * long, cx + radius * 0.8, cy + radius * long), fill=225)
-                x += step
-            y += step * (1.5 if long > 1 else 0.9)
-            row += 1
+        layers, bird = self.layers, self.silhouette
+        where, marks = Image.new("L", outline.size), Image.new("L", outline.size)
+        pens = ImageDraw.Draw(where), ImageDraw.Draw(marks)
+        belly, breast, face = (self._curve(points) for points in (bird.belly, bird.breast, bird.face))
+        for curve, inside in ((belly, 255), (breast, 255), (face, 0)):
+            pens[0].polygon(layers.pixels(curve), fill=inside)
+        # Counted in units, not in pixels: the same marks at every side.
+        low, high = np.minimum(belly.min(axis=0), breast.min(axis=0)), np.maximum(belly.max(axis=0), breast.max(axis=0))
+        step, long, row_step = (3.1, 2.6, 4.6) if self.bird.pattern == "streaked" else (3.1, 1.0, 2.8)
+        for row, y in enumerate(np.arange(low[1], high[1], row_step)):
+            for x in np.arange(low[0] + (row % 2) * step / 2, high[0], step):
+                centre = np.array((x, y)) + np.array((self.rng.random(), self.rng.random())) * 1.2
+                reach = np.array((0.6, 0.75 * long))
+                pens[1].ellipse(layers.pixels(np.stack([centre - reach, centre + reach])), fill=225)
         ground = self.paints["breast"]
         mark = blend(ground.shade, (40, 28, 24), 0.6)
         mask = ImageChops.darker(ImageChops.darker(marks, layers.soften(where, 1.2)), outline)
@@ -151,7 +142,7 @@ class BirdPainter:
                 tone = 126 + lift + (index % 2) * 5 + int(self.rng.random() * 9)
                 self.layers.fill(vane, vane_paint, tone)
                 # On a folded wing the upper tips are covered by the back's feathers.
-                if tips is not None and bars and (fan.rows is SPREAD or index < 0.6 * len(vanes)):
+                if tips is not None and bars and (fan.rows == SPREAD or index < 0.6 * len(vanes)):
                     self.layers.fill(tips[index], self.mixed[bars], tone + 8)
                 self.layers.emboss((vane[4:],), tone - 54, 0.4)
                 self.layers.emboss((vane[:4],), tone + 26, 0.35)

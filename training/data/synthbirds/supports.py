@@ -119,7 +119,8 @@ class Support:
     def _twig(self, draw: ImageDraw.ImageDraw, at: float, x: Array, y: Array, bark: Rgb) -> None:
         base = np.array((at, np.interp(at, x, y)))
         lean = self._between(-16, 16)
-        tip = base + np.array((lean, self._between(-12, 16)))
+        rise = self._between(-13, -7) if self.rng.random() < 0.4 else self._between(10, 17)
+        tip = base + np.array((lean, rise))
         draw.line(
             self._flat(np.stack([base, base + (tip - base) * (0.5, 0.35), tip])),
             fill=_toned(bark, -0.1),

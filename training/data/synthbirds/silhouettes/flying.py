@@ -33,8 +33,8 @@ GULL_FLYING = replace(
     far_wing=Fan(root=points("70,43 76,30 84,20 92,12"), tip=points("57,46 61,34 70,24 83,12 97,0"), rows=SPREAD),
     tail=Fan(root=points("32,53.5 31,60.5"), tip=points("12,55 10,61 13,67"), rows=TAIL),
     bill=Bill(
-        upper=points("83.8,41.8 90,42.4 97,45.4 96.6,48 90,46.8 84.6,46.6"),
-        lower=points("84.6,46 90,46.4 94,47.4 90,48.8 84.4,48.8"),
+        upper=points("83.8,42.4 89,43 93.8,45.2 93.6,47.9 89,46.8 84.6,46.4"),
+        lower=points("84.6,45.9 89,46.5 92,47.3 89,48.4 84.4,48.2"),
     ),
 )
 
