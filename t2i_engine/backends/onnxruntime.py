@@ -42,6 +42,11 @@ class OnnxRuntimeRunner:
             self._session = onnxruntime.InferenceSession(file, options, providers=[provider], enable_fallback=0)
         except Exception as error:  # ONNX Runtime's exceptions have no other class in common
             raise BundleError(f"ONNX Runtime {onnxruntime.__version__} cannot load {file}: {error}") from None
+        inputs = {tensor.name: _sizes(tensor.shape) for tensor in self._session.get_inputs()}
+        outputs = {tensor.name for tensor in self._session.get_outputs()}
+        declared = {tensor.name: _sizes(tensor.shape) for tensor in graph.inputs}
+        if inputs != declared or outputs != {tensor.name for tensor in graph.outputs}:
+            raise BundleError(f"{file} does not have the inputs and outputs of its manifest; export the bundle again")
         found = self._session.get_providers()[0]
         if found != provider[0]:
             raise BackendError(
@@ -73,6 +78,10 @@ def status() -> Status:
             'then pip install "t2i-engine[cpu]", or "t2i-engine[gpu]"',
         )
     return Status(version, devices={"cuda": _cuda_lacks(), "cpu": None})
+
+
+def _sizes(shape: Sequence[int | str]) -> list[int | None]:
+    return [size if isinstance(size, int) else None for size in shape]
 
 
 def _installed_wheels() -> dict[str, str]:

@@ -8,11 +8,12 @@ import pytest
 
 from t2i_engine.backends import base, onnxruntime, pytorch
 from t2i_engine.backends.base import Array, Runner, ShapeError
-from t2i_engine.bundle import Bundle, FileRecord, write_bundle
+from t2i_engine.bundle import Bundle, FileRecord, Manifest, write_bundle
 from t2i_engine.choice import backend_status
 from t2i_engine.errors import BackendError, BundleError, MissingExtra
-from t2i_engine.formats import FORMATS, GENERATOR, TEXT_ENCODER, Format, load
+from t2i_engine.formats import FORMATS, GENERATOR, TEXT_ENCODER, Format, find, load
 from t2i_engine.latents import draw
+from tests.tiny_model import SIZES
 
 every_format = pytest.mark.parametrize("row", FORMATS, ids=lambda row: row.name)
 
@@ -105,6 +106,15 @@ def test_file_that_the_manifest_vouches_for_but_no_runtime_can_read_is_named(
         _open(folder, row, GENERATOR)
 
 
+def test_graph_of_another_model_is_named(tiny_bundle: Path, tmp_path: Path) -> None:
+    vocabulary, graph = (tiny_bundle / name for name in ("vocabulary.json", "text_encoder.onnx"))
+    contents = {"vocabulary.json": vocabulary, "text_encoder.onnx": graph, "generator.onnx": graph}
+    files = {name: FileRecord.of(path) for name, path in contents.items()}
+    folder = write_bundle(tmp_path / "mixed", Manifest("mixed", SIZES, files), contents)
+    with pytest.raises(BundleError, match=r"generator\.onnx does not have the inputs and outputs of its manifest"):
+        _open(folder, find("onnx"), GENERATOR)
+
+
 def test_both_wheels_of_onnx_runtime_are_an_error_with_the_cure(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -130,7 +140,7 @@ def test_missing_pytorch_says_how_to_install_it(monkeypatch: pytest.MonkeyPatch,
         monkeypatch.setitem(sys.modules, module, None)
     assert pytorch.status().lacks == 'torch and safetensors not installed: pip install "t2i-engine[export]"'
     with pytest.raises(MissingExtra, match=r'pip install "t2i-engine\[export\]"'):
-        _open(tiny_bundle, next(row for row in FORMATS if row.backend == "pytorch"), GENERATOR)
+        _open(tiny_bundle, find("pytorch"), GENERATOR)
 
 
 @pytest.mark.parametrize("name", ["onnxruntime", "pytorch"])
@@ -143,7 +153,7 @@ def test_cuda_is_offered_or_said_to_be_lacking(name: str) -> None:
 def test_silent_fall_back_of_onnx_runtime_is_an_error(tiny_bundle: Path) -> None:
     if backend_status("onnxruntime").devices["cuda"] is None:
         pytest.skip("CUDA can be used here")
-    row = next(row for row in FORMATS if row.backend == "onnxruntime")
+    row = find("onnx")
     with pytest.raises(BackendError, match="'cuda' was asked for, but ONNX Runtime offers only CPUExecutionProvider"):
         _open(tiny_bundle, row, GENERATOR, device="cuda")
 
@@ -158,7 +168,7 @@ def test_no_gpu_is_counted_without_a_driver(monkeypatch: pytest.MonkeyPatch) -> 
 
 @pytest.mark.gpu
 def test_pictures_on_the_gpu_are_those_of_the_cpu(tiny_bundle: Path) -> None:
-    row = next(row for row in FORMATS if row.backend == "onnxruntime")
+    row = find("onnx")
     lacks = backend_status("onnxruntime").devices["cuda"]
     if lacks:
         pytest.skip(lacks)
