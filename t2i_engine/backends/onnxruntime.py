@@ -77,7 +77,11 @@ def status() -> Status:
             f"{version} are both installed and break each other: pip uninstall -y {' '.join(wheels)}, "
             'then pip install "t2i-engine[cpu]", or "t2i-engine[gpu]"',
         )
-    return Status(version, devices={"cuda": _cuda_lacks(), "cpu": None})
+    try:
+        from onnxruntime import get_available_providers
+    except ImportError:  # what is left when one of both wheels was uninstalled, which takes files of the other along
+        return Status(version, f"{version} is damaged: pip install --force-reinstall --no-deps {' '.join(wheels)}")
+    return Status(version, devices={"cuda": _cuda_lacks(get_available_providers()), "cpu": None})
 
 
 def _sizes(shape: Sequence[int | str]) -> list[int | None]:
@@ -94,10 +98,8 @@ def _installed_wheels() -> dict[str, str]:
     return wheels
 
 
-def _cuda_lacks() -> str | None:
-    import onnxruntime
-
-    if "CUDAExecutionProvider" not in onnxruntime.get_available_providers():
+def _cuda_lacks(providers: Sequence[str]) -> str | None:
+    if "CUDAExecutionProvider" not in providers:
         return 'this ONNX Runtime is for the CPU: pip uninstall -y onnxruntime, then pip install "t2i-engine[gpu]"'
     if cuda_device_count() == 0:
         return "no NVIDIA GPU with a driver was found: install the driver, or use --device cpu"

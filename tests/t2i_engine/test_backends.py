@@ -1,5 +1,6 @@
 import shutil
 import sys
+import types
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -126,6 +127,28 @@ def test_both_wheels_of_onnx_runtime_are_an_error_with_the_cure(
     lacks = onnxruntime.status().lacks or ""
     assert "onnxruntime 9.9 and onnxruntime-gpu 9.9 are both installed" in lacks
     assert "pip uninstall -y onnxruntime onnxruntime-gpu" in lacks
+
+
+def test_damaged_onnx_runtime_says_how_to_repair_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "onnxruntime", types.ModuleType("onnxruntime"))
+    assert "is damaged: pip install --force-reinstall --no-deps onnxruntime" in (onnxruntime.status().lacks or "")
+
+
+@pytest.mark.parametrize(
+    ("providers", "gpus", "lacks"),
+    [
+        (["CPUExecutionProvider"], 1, "this ONNX Runtime is for the CPU"),
+        (["CUDAExecutionProvider", "CPUExecutionProvider"], 0, "no NVIDIA GPU with a driver was found"),
+        (["CUDAExecutionProvider", "CPUExecutionProvider"], 1, None),
+    ],
+)
+def test_cuda_needs_the_wheel_for_it_and_a_gpu(
+    monkeypatch: pytest.MonkeyPatch, providers: list[str], gpus: int, lacks: str | None
+) -> None:
+    monkeypatch.setattr("onnxruntime.get_available_providers", lambda: providers)
+    monkeypatch.setattr(onnxruntime, "cuda_device_count", lambda: gpus)
+    found = onnxruntime.status().devices["cuda"]
+    assert found is None if lacks is None else lacks in (found or "")
 
 
 def test_missing_onnx_runtime_says_how_to_install_it(monkeypatch: pytest.MonkeyPatch) -> None:
