@@ -13,7 +13,7 @@ from training.data.synthbirds.kinds import KINDS
 from training.data.synthbirds.layers import Layers
 from training.data.synthbirds.partmap import part_areas
 from training.data.synthbirds.plumage import BirdPainter
-from training.data.synthbirds.pose import Pose, draw_pose
+from training.data.synthbirds.pose import Pose, draw_pose, outline
 from training.data.synthbirds.scenery import Scenery
 from training.data.synthbirds.supports import Place, Support
 
@@ -64,17 +64,29 @@ def draw(plan: Design, key: str, side: int) -> NDArray[np.uint8]:
     bird, pose, seen = plan.silhouette, plan.pose, plan.attributes
     factor = 3 if side >= 64 else 6
     large = side * factor
-    layers = Layers(large)
+    layers = _layers(plan, large)
     painted = BirdPainter(layers, bird, pose, seen, Random(f"{key}/bird")).paint(KINDS[seen.kind].pale_eye)
     rng = Random(f"{key}/scenery")
     scenery = Scenery(seen.setting, large, seen.main_colour in _LIGHT, rng)
     canvas = scenery.background()
-    _set_off(canvas, layers.cover, seen.main_colour in _LIGHT)
+    cover = Image.new("L", canvas.size)
+    at = (round(layers.corner[0] * layers.scale), round(layers.corner[1] * layers.scale))
+    cover.paste(layers.cover, at)
+    _set_off(canvas, cover, seen.main_colour in _LIGHT)
     support = Support(seen.setting, large, _place(bird, pose), scenery.wash, seen.stance == "perched", rng)
     support.behind(canvas)
-    canvas.paste(painted, mask=layers.cover)
+    canvas.paste(painted, at, layers.cover)
     support.before(canvas)
     return np.asarray(canvas.reduce(factor))
+
+
+def _layers(plan: Design, side: int) -> Layers:
+    """Layers around the bird, in whole multiples of 6 pixels, which reduce well."""
+    points = plan.pose.place(outline(plan.silhouette, plan.attributes.crest)) * (side / 100)
+    rim = 0.06 * side
+    low = np.maximum((points.min(axis=0) - rim) // 6 * 6, 0).astype(int)
+    high = np.minimum(-(-(points.max(axis=0) + rim) // 6) * 6, side).astype(int)
+    return Layers(low / (side / 100), (int(high[0] - low[0]), int(high[1] - low[1])), side / 100)
 
 
 def _place(bird: Silhouette, pose: Pose) -> Place:

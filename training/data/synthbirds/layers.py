@@ -13,16 +13,26 @@ FLAT = 128  # the relief of a surface in plain light; darker values lie in shade
 
 
 class Layers:
-    """Four pictures of `side` x `side` pixels: `body` and `shade` (RGB), `relief` and `cover` (grey)."""
+    """Four pictures: `body` and `shade` (RGB), `relief` and `cover` (grey).
 
-    def __init__(self, side: int) -> None:
-        self.side = side
-        self.scale = side / 100
-        self.body = Image.new("RGB", (side, side))
-        self.shade = Image.new("RGB", (side, side))
-        self.relief = Image.new("L", (side, side), FLAT)
-        self.cover = Image.new("L", (side, side))
+    They hold only a section of the picture, the one with the bird: `size` pixels from the point `corner` (units), at
+    `scale` pixels a unit.
+    """
+
+    def __init__(self, corner: Array, size: tuple[int, int], scale: float) -> None:
+        self.corner = corner
+        self.size = size
+        self.scale = scale
+        self.body = Image.new("RGB", size)
+        self.shade = Image.new("RGB", size)
+        self.relief = Image.new("L", size, FLAT)
+        self.cover = Image.new("L", size)
         self._draws = [ImageDraw.Draw(layer) for layer in (self.body, self.shade, self.relief, self.cover)]
+
+    def reduced(self, factor: int) -> "Layers":
+        """Empty layers of the same section with fewer pixels."""
+        width, height = self.size
+        return Layers(self.corner, (width // factor, height // factor), self.scale / factor)
 
     def _inks(self, paint: Paint, relief: int) -> Iterator[tuple[ImageDraw.ImageDraw, Rgb | int]]:
         """Each layer's pen with what it writes."""
@@ -30,13 +40,13 @@ class Layers:
         return zip(self._draws, inks, strict=True)
 
     def pixels(self, points: Array) -> list[float]:
-        """Points (units) as the flat list of pixel coordinates that Pillow takes."""
-        flat: list[float] = (points * self.scale).ravel().tolist()
+        """Points (units of the whole picture) as the flat list of pixel coordinates that Pillow takes."""
+        flat: list[float] = ((points - self.corner) * self.scale).ravel().tolist()
         return flat
 
     def mask(self, points: Array) -> Image.Image:
         """A grey picture that is 255 inside the outline."""
-        mask = Image.new("L", (self.side, self.side))
+        mask = Image.new("L", self.size)
         ImageDraw.Draw(mask).polygon(self.pixels(points), fill=255)
         return mask
 
@@ -61,7 +71,7 @@ class Layers:
 
     def disc(self, centre: Array, radius: float, paint: Paint, relief: int = FLAT) -> None:
         """Paints a disc."""
-        (x, y), r = (centre * self.scale).tolist(), radius * self.scale
+        (x, y), r = self.pixels(centre), radius * self.scale
         for draw, value in self._inks(paint, relief):
             draw.ellipse((x - r, y - r, x + r, y + r), fill=value)
 
@@ -93,7 +103,7 @@ class Layers:
         slope = np.zeros_like(heights)
         slope[1:-1] = heights[2:] - heights[:-2]
         light = FLAT + np.clip(np.where(slope < 0, slope * 0.85, slope * 0.55), -84, 60)
-        return Image.fromarray(light.astype(np.uint8)).resize((self.side, self.side), Image.Resampling.BILINEAR)
+        return Image.fromarray(light.astype(np.uint8)).resize(self.size, Image.Resampling.BILINEAR)
 
     def render(self, form: Image.Image) -> Image.Image:
         """Joins the layers and the relief of the whole bird to an RGB picture."""
@@ -106,7 +116,7 @@ class Layers:
         colour = values(self.body)
         colour += (values(self.shade) - colour) * np.clip(-light, 0, 1)[..., None]
         colour += (np.float32(255) - colour) * np.clip(light * np.float32(0.72), 0, 0.75)[..., None]
-        picture = Image.new("RGB", (self.side, self.side))
+        picture = Image.new("RGB", self.size)
         picture.paste(Image.fromarray((colour + np.float32(0.5)).astype(np.uint8)), box)
         return picture
 

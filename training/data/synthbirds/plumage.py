@@ -63,8 +63,8 @@ class BirdPainter:
         outline = layers.mask(self._curve(bird.body))
         back = self.paints["back"]
         # Patches are painted small and enlarged: their edges come out soft, as where feathers of two colours meet.
-        small = Layers(max(48, layers.side // 3))
-        body, shade = Image.new("RGB", (small.side,) * 2, back.body), Image.new("RGB", (small.side,) * 2, back.shade)
+        small = layers.reduced(3)
+        body, shade = Image.new("RGB", small.size, back.body), Image.new("RGB", small.size, back.shade)
         draws = ImageDraw.Draw(body), ImageDraw.Draw(shade)
         regions: tuple[tuple[Points, Part], ...] = (
             (bird.belly, "belly"),
@@ -92,13 +92,13 @@ class BirdPainter:
         heading = np.gradient(spine, axis=0)
         heading /= np.linalg.norm(heading, axis=1, keepdims=True)
         count = 260
-        at = np.array([self.rng.random() for _ in range(3 * count)]).reshape(count, 3)
+        at = np.frombuffer(self.rng.randbytes(3 * count), dtype=np.uint8).reshape(count, 3) / 255
         box = outline.getbbox() or (0, 0, 1, 1)
-        low, high = np.array(box[:2]) / layers.scale, np.array(box[2:]) / layers.scale
+        low, high = layers.corner + np.array(box[:2]) / layers.scale, layers.corner + np.array(box[2:]) / layers.scale
         start = low + at[:, :2] * (high - low)
         nearest = np.abs(start[:, None] - spine).sum(axis=2).argmin(axis=1)
         end = start + heading[nearest] * (2.2 + 2.2 * at[:, 2:])
-        ends = (np.concatenate([start, end], axis=1) * layers.scale).tolist()
+        ends = ((np.stack([start, end], axis=1) - layers.corner) * layers.scale).reshape(-1, 4).tolist()
         width = max(1, round(0.45 * layers.scale))
         for number, line in enumerate(ends):
             draw.line(line, fill=(98, 150, 108, 140)[number % 4], width=width)

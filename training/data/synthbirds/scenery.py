@@ -67,7 +67,7 @@ class Scenery:
         grid = np.broadcast_to(grid, (small, small, 3)).copy()
         tint = np.array([rng.random() for _ in range(3)]) - 0.5
         grid += tint * 24
-        noise = np.array([rng.random() for _ in range(small * small)]).reshape(small, small, 1) - 0.5
+        noise = np.frombuffer(rng.randbytes(small * small), dtype=np.uint8).reshape(small, small, 1) / 255 - 0.5
         if self.setting in ("water", "snow", "grass", "rock"):
             noise = (
                 noise + np.roll(noise, 1, axis=1) + np.roll(noise, 2, axis=1)
