@@ -1,7 +1,6 @@
 """Checkpoints: one file, written atomically, read with `weights_only` so that nothing in it is executed."""
 
 import os
-import pickle
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -68,7 +67,7 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
         raise CheckpointError(f"checkpoint '{path}' not found; expected a .pt file written by `t2i-engine train`")
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, pickle.UnpicklingError, EOFError, ValueError, KeyError) as error:
+    except Exception as error:  # torch.load has no error of its own: OSError for half a file, IndexError for a text
         raise CheckpointError(
             f"checkpoint '{path}' is truncated or not a plain PyTorch file; take another, or train again"
         ) from error
@@ -83,7 +82,7 @@ def load_model(path: Path) -> TrainedModel:
     try:
         model = TextToImage(ModelSizes(**content["sizes"]))
         model.load_state_dict(content["weights"])
-    except (RuntimeError, TypeError, KeyError) as error:
+        return TrainedModel(model.eval(), tuple(content["words"]), content["provenance"])
+    except (RuntimeError, TypeError, ValueError, KeyError) as error:
         reason = " ".join(str(error).split())
         raise CheckpointError(f"checkpoint '{path}' does not fit its own sizes: {reason}") from error
-    return TrainedModel(model.eval(), tuple(content["words"]), content["provenance"])

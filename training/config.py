@@ -38,6 +38,8 @@ class DataConfig(_Section):
     side: PictureSide = 256
     max_words: PositiveInt = 18
     """Captions longer than this keep that many of their words, in order, drawn at random (AttnGAN)."""
+    mirror: bool = True
+    """Show half of the pictures mirrored (DF-GAN); for captions that tell left from right, switch it off."""
 
 
 class ModelConfig(_Section):

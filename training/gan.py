@@ -62,7 +62,7 @@ class GanTrainer:
     @property
     def averaged_generator(self) -> Generator:
         """The running average of the generator."""
-        return cast(Generator, self.average.module)
+        return cast("Generator", self.average.module)
 
     def exported(self) -> dict[str, Tensor]:
         """The weights that leave training: TextToImage's state dict, the generator's averaged."""

@@ -3,6 +3,7 @@
 import platform
 import subprocess
 from collections.abc import Mapping
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from training.config import RunConfig
 from training.data.synthbirds import VERSION
 from training.stepping import Phase
 
-TOOLS = ("t2i-engine", "torch", "torchvision", "numpy", "pillow", "resvg-py")
+TOOLS = ("t2i-engine", "torch", "torchvision", "numpy", "pillow")
 
 
 def describe_run(config: RunConfig, steps: Mapping[Phase, int], seconds: float, initial: str | None) -> dict[str, Any]:
@@ -33,8 +34,9 @@ def describe_run(config: RunConfig, steps: Mapping[Phase, int], seconds: float, 
     }
 
 
+@cache
 def tool_versions() -> dict[str, str]:
-    """Versions of what takes part in training; packages that are not there are left out."""
+    """Versions, at this process's start, of what takes part in training; packages that are not there are left out."""
     versions = {"python": platform.python_version()}
     for tool in TOOLS:
         try:
@@ -44,6 +46,7 @@ def tool_versions() -> dict[str, str]:
     return versions
 
 
+@cache
 def working_commit() -> str | None:
     """The commit of the checkout that this code runs from, with `-dirty` behind it if changed; None elsewhere."""
     try:

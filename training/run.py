@@ -51,7 +51,7 @@ def train(config: RunConfig, folder: RunFolder, progress: Progress, initial: Ini
     stored = folder.load_checkpoint()
     rendered = _render(config, progress)
     tokenizer = Tokenizer(stored["words"] if stored else _words(initial, rendered))
-    corpus = Corpus(rendered.pictures, rendered.captions, tokenizer, config.data.max_words)
+    corpus = Corpus(rendered.pictures, rendered.captions, tokenizer, config.data.max_words, config.data.mirror)
     model = TextToImage(model_sizes(config, len(tokenizer.words)))
     damsm = DamsmTrainer(config, corpus, model.text_encoder, device, train_text=initial is None)
     if initial and not stored:

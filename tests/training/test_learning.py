@@ -35,7 +35,9 @@ def corpus() -> Corpus:
     flat = np.array(list(COLOURS.values()) * 8, np.int64)[:, None, None]
     pictures = (flat + rng.integers(-20, 20, (32, 32, 32, 3))).clip(0, 255).astype(np.uint8)
     captions = [[f"a {name} picture", f"{name}"] for name in COLOURS] * 8
-    return Corpus(pictures, captions, Tokenizer(build_vocabulary(text for texts in captions for text in texts)), 18)
+    return Corpus(
+        pictures, captions, Tokenizer(build_vocabulary(text for texts in captions for text in texts)), 18, mirror=True
+    )
 
 
 def trainers(settings: RunConfig) -> tuple[DamsmTrainer, GanTrainer]:

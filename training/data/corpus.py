@@ -38,9 +38,15 @@ class Corpus:
     """A data set as training reads it: pictures by number, captions as token ids."""
 
     def __init__(
-        self, pictures: NDArray[np.uint8], captions: Sequence[Sequence[str]], tokenizer: Tokenizer, max_words: int
+        self,
+        pictures: NDArray[np.uint8],
+        captions: Sequence[Sequence[str]],
+        tokenizer: Tokenizer,
+        max_words: int,
+        mirror: bool,
     ) -> None:
         """Takes `pictures` uint8 (N, R, R, 3), several captions for each; those without a known word are left out."""
+        self.mirror = mirror
         self.pictures = pictures
         self.captions = [_known(texts, tokenizer) for texts in captions]
         self.captioned = np.flatnonzero([bool(texts) for texts in self.captions])
@@ -54,7 +60,11 @@ class Corpus:
         rng = np.random.default_rng([seed, 1, step])
         captions = [self.captions[i][rng.integers(len(self.captions[i]))] for i in chosen]
         tokens, lengths = pad([self._shorten(ids, rng) for ids in captions])
-        image = torch.from_numpy(self.pictures[chosen]).permute(0, 3, 1, 2).float() / 127.5 - 1
+        pictures = self.pictures[chosen]
+        if self.mirror:
+            mirrored = rng.random(size) < 0.5
+            pictures[mirrored] = pictures[mirrored, :, ::-1]
+        image = torch.from_numpy(pictures).permute(0, 3, 1, 2).float() / 127.5 - 1
         return Batch(image, torch.from_numpy(tokens), torch.from_numpy(lengths), torch.from_numpy(chosen))
 
     def _shuffled(self, seed: int, epoch: int) -> NDArray[np.int64]:

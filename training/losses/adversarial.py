@@ -26,7 +26,11 @@ def generator_loss(logits: Tensor) -> Tensor:
 
 
 def matching_aware_gradient_penalty(
-    discriminator: Callable[[Tensor, Tensor], Tensor], image: Tensor, sentence: Tensor, weight: float = 2.0, power: float = 6.0
+    discriminator: Callable[[Tensor, Tensor], Tensor],
+    image: Tensor,
+    sentence: Tensor,
+    weight: float = 2.0,
+    power: float = 6.0,
 ) -> Tensor:
     """Computes weight · E[g^power], g the norm of D's gradient by real image and sentence, concatenated (eq. 8).
 

@@ -31,13 +31,13 @@ def word_similarities(image: EncodedImage, text: EncodedText, lengths: Tensor, s
     scores = torch.einsum("psr,cst->pcrt", regions, words)
     over_words = scores.masked_fill(padding[None, :, None], float("-inf")).softmax(dim=3)
     over_regions = (smoothing.gamma1 * over_words).softmax(dim=2)
-    # What a word found is Σ_r attention · region, S numbers for each picture, caption and word; its product with the word
-    # and its norm need only the scores and the regions' products with each other, h·w of each.
+    # What a word found is Σ_r attention · region, S numbers for each picture, caption and word; its product with the
+    # word and its norm need only the scores and the regions' products with each other, h·w of each.
     products = (over_regions * scores).sum(2)
     region_products = torch.einsum("psr,psq->prq", regions, regions)
     squared_norms = (over_regions * torch.einsum("prq,pcqt->pcrt", region_products, over_regions)).sum(2)
     norms = squared_norms.clamp_min(1e-12).sqrt() * words.norm(dim=1).clamp_min(1e-6)[None]
-    cosine = products / norms  # (pictures, captions, T)
+    cosine: Tensor = products / norms  # (pictures, captions, T)
     return (smoothing.gamma2 * cosine).masked_fill(padding[None], float("-inf")).logsumexp(dim=2)
 
 

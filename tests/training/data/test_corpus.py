@@ -14,7 +14,7 @@ TOKENIZER = Tokenizer(build_vocabulary(caption for captions in CAPTIONS for capt
 
 def corpus(captions: list[list[str]] = CAPTIONS, max_words: int = 18) -> Corpus:
     pictures = np.arange(len(captions), dtype=np.uint8)[:, None, None, None] * np.ones((1, 4, 4, 3), np.uint8)
-    return Corpus(pictures, captions, TOKENIZER, max_words)
+    return Corpus(pictures, captions, TOKENIZER, max_words, mirror=False)
 
 
 def picture_numbers(image: torch.Tensor) -> list[int]:
@@ -58,9 +58,20 @@ def test_every_picture_comes_with_one_of_its_own_captions() -> None:
 
 def test_pixels_become_values_from_minus_one_to_one() -> None:
     pictures = np.array([0, 255], np.uint8)[:, None, None, None] * np.ones((1, 2, 2, 3), np.uint8)
-    image = Corpus(pictures, CAPTIONS[:2], TOKENIZER, 18).batch(0, 0, 2).image
+    image = Corpus(pictures, CAPTIONS[:2], TOKENIZER, 18, mirror=False).batch(0, 0, 2).image
     assert image.shape == (2, 3, 2, 2)
     assert {image.min().item(), image.max().item()} == {-1.0, 1.0}
+
+
+def test_about_half_of_the_pictures_are_mirrored_where_that_is_asked_for() -> None:
+    left = np.zeros((10, 4, 4, 3), np.uint8)
+    left[:, :, 0] = 255
+    for mirror, expected in ((False, {1.0}), (True, {-1.0, 1.0})):
+        data = Corpus(left, CAPTIONS, TOKENIZER, 18, mirror)
+        image = torch.cat([data.batch(0, step, 10).image for step in range(20)])
+        assert {float(value) for value in image[:, 0, 0, 0]} == expected
+        assert torch.equal(image[:, 0, 0, 0], -image[:, 0, 0, 3])
+    assert 70 < (image[:, 0, 0, 0] == 1).sum() < 130
 
 
 def test_long_captions_keep_some_words_in_order() -> None:
