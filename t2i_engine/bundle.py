@@ -278,24 +278,17 @@ def embedded_names() -> list[str]:
 
 def check_target(folder: Path) -> None:
     """Raises `OutputError` where `folder` cannot be written, or where more than an older bundle would be lost."""
-    _restore(folder)
-    if not folder.exists():
+    try:
+        _restore(folder)
+        if Path.cwd().is_relative_to(folder.resolve()):
+            raise OutputError(f"{folder} is the folder you are in, or above it; choose a new folder")
         nearest = next(parent for parent in folder.absolute().parents if parent.exists())
         if not nearest.is_dir() or not os.access(nearest, os.W_OK | os.X_OK):
             raise OutputError(f"cannot write the bundle {folder} ({nearest} cannot be written); choose another folder")
-        return
-    names = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else [folder.name]
-    if names and MANIFEST not in names:
-        raise OutputError(f"{folder} exists and is not a bundle; choose a new folder")
-    try:
-        listed_files = Manifest.from_json((folder / MANIFEST).read_bytes()).files.keys() if names else set()
-    except RecordError as error:
-        raise OutputError(f"{folder / MANIFEST} is not a bundle's ({error}); choose a new folder") from None
-    strange = [name for name in names if name != MANIFEST and name not in listed_files]
-    if strange:
-        raise OutputError(
-            f"{folder} holds {quoted(strange[0])}, which is not the bundle's; move it, or choose a new folder"
-        )
+        if folder.exists():
+            _check_replaceable(folder)
+    except OSError as error:
+        raise OutputError(f"cannot write the bundle {folder} ({error.strerror}); choose another folder") from None
 
 
 def write_bundle(folder: Path, manifest: Manifest, files: Mapping[str, bytes | Path]) -> Path:
@@ -351,6 +344,23 @@ def _restore(folder: Path) -> None:
     """Completes a swap that was killed between its two renames, the one moment in which the folder is not there."""
     if folder.name and not folder.exists() and (_sibling(folder, "previous") / MANIFEST).is_file():
         _sibling(folder, "previous").rename(folder)
+
+
+def _check_replaceable(folder: Path) -> None:
+    names = sorted(path.name for path in folder.iterdir())
+    if not names:
+        return
+    if MANIFEST not in names:
+        raise OutputError(f"{folder} exists and is not a bundle; choose a new folder")
+    try:
+        replaced = {MANIFEST, *Manifest.from_json((folder / MANIFEST).read_bytes()).files}
+    except RecordError as error:
+        raise OutputError(f"{folder / MANIFEST} is not a bundle's ({error}); choose a new folder") from None
+    kept = [name for name in names if name not in replaced]
+    if kept:
+        raise OutputError(
+            f"{folder} holds {quoted(kept[0])}, which is not the bundle's; move it, or choose a new folder"
+        )
 
 
 def _check_file(path: Path, record: FileRecord) -> None:
