@@ -18,7 +18,7 @@ from training.models.generator import Generator
 from training.models.text_encoder import TextEncoder
 from training.models.text_to_image import TextToImage
 
-OPSET = 18  # torchlib's own, so that no conversion runs; ONNX Runtime from 1.14 and TensorRT from 8.6 read it
+OPSET = 18  # torchlib's own, so that no conversion runs; ONNX Runtime 1.20 and TensorRT 10 read it
 
 Message = onnx.ModelProto | onnx.GraphProto | onnx.NodeProto | onnx.TensorProto | onnx.ValueInfoProto
 

@@ -4,7 +4,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from export.built import BuiltFile
@@ -12,17 +12,19 @@ from export.parity import gate_cases
 from export.reference import make_reference
 from t2i_engine.bundle import VOCABULARY, Bundle, Manifest, Parity, check_target, is_name, write_bundle
 from t2i_engine.choice import backend_names, backend_status
-from t2i_engine.errors import BackendError, OptionError, quoted
-from t2i_engine.formats import FORMATS, load
+from t2i_engine.errors import BackendError, MissingExtra, OptionError, quoted
+from t2i_engine.formats import FORMATS, Format, load
 from t2i_engine.parity import OpenFormat, ParityError, as_parity, as_table, compare
 from t2i_engine.reference import REFERENCE
 from t2i_engine.table import size
 from t2i_engine.tokenizer import Tokenizer, split
 from training.checkpoint import CheckpointError, TrainedModel, load_model
+from training.models.text_to_image import TextToImage
 
 TOOLS = ("t2i-engine", "torch", "onnx", "onnxscript", "safetensors")
 
 Report = Callable[[str], None]
+Builder = Callable[[TextToImage, Format], Iterator[BuiltFile]]
 
 
 def export_bundle(checkpoint: Path, folder: Path, name: str, report: Report) -> Path:
@@ -35,12 +37,12 @@ def export_bundle(checkpoint: Path, folder: Path, name: str, report: Report) -> 
         raise OptionError(
             f"a bundle cannot be called {quoted(name)}: letters, digits and '._-' expected; give a --name"
         )
-    runtimes = _runtimes()
+    builders, versions, runtimes = _builders(), _versions(), _runtimes()
     check_target(folder)
     trained = load_model(checkpoint)
     tokenizer = _tokenizer(trained, checkpoint)
-    built = list(_reported(_build(trained, tokenizer), report))
-    provenance = trained.provenance | {"export": {"versions": _versions(), "proved_with": runtimes}}
+    built = list(_reported(_build(trained, tokenizer, builders), report))
+    provenance = trained.provenance | {"export": {"versions": versions, "proved_with": runtimes}}
     records = {file.name: file.record for file in built}
     manifest = Manifest(name, trained.model.sizes, records, reference=REFERENCE, provenance=provenance)
     files = {file.name: file.content for file in built}
@@ -51,15 +53,16 @@ def export_bundle(checkpoint: Path, folder: Path, name: str, report: Report) -> 
     return write_bundle(folder, replace(manifest, parity=parity), files)
 
 
-def _build(trained: TrainedModel, tokenizer: Tokenizer) -> Iterator[BuiltFile]:
+def _build(trained: TrainedModel, tokenizer: Tokenizer, builders: Iterable[Builder]) -> Iterator[BuiltFile]:
     yield BuiltFile(VOCABULARY, tokenizer.to_json())
-    for row in FORMATS:
-        yield from load(row.builder)(trained.model, row)
+    for row, builder in zip(FORMATS, builders, strict=True):
+        yield from builder(trained.model, row)
     yield BuiltFile(REFERENCE, make_reference(trained.model, tokenizer).to_npz())
 
 
 def _prove(trained: TrainedModel, staged: Bundle, report: Report) -> dict[str, Parity]:
     """The gate: the worst differences by format. Raises `ParityError` for the first output that is off by too much."""
+    report("comparing with PyTorch")
     started = time.perf_counter()
     opened = [OpenFormat.open(staged, row) for row in staged.formats]
     worst = compare(opened, gate_cases(trained.model), "PyTorch")
@@ -97,6 +100,22 @@ def _tokenizer(trained: TrainedModel, checkpoint: Path) -> Tokenizer:
     return tokenizer
 
 
+def _builders() -> list[Builder]:
+    """A builder per format. Raises `MissingExtra` where a package that one needs is not there."""
+    try:
+        return [load(row.builder) for row in FORMATS]
+    except ModuleNotFoundError as error:
+        raise MissingExtra("t2i-engine export", f"the package {error.name}", "export") from None
+
+
+def _versions() -> dict[str, str]:
+    """What takes part in the export. Raises `MissingExtra` where a package is not installed."""
+    try:
+        return {tool: version(tool) for tool in TOOLS}
+    except PackageNotFoundError as error:
+        raise MissingExtra("t2i-engine export", f"the package {error.name}", "export") from None
+
+
 def _runtimes() -> list[str]:
     """What proves the formats here, with versions. Raises `BackendError` where a backend cannot run."""
     statuses = [backend_status(name) for name in backend_names()]
@@ -104,7 +123,3 @@ def _runtimes() -> list[str]:
         if status.lacks:
             raise BackendError(f"every format is proved before it is written: {status.lacks}")
     return [status.version for status in statuses if status.version]
-
-
-def _versions() -> dict[str, str]:
-    return {tool: version(tool) for tool in TOOLS}

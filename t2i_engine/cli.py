@@ -155,7 +155,7 @@ def export(checkpoint: Path, out: Path, name: str | None) -> None:
         raise MissingExtra("t2i-engine export", f"the package {error.name}", "export") from None
 
     bundle = shlex.quote(str(export_bundle(checkpoint, out, name or out.resolve().name, _progress)))
-    click.echo(out)
+    click.echo(bytes(out))
     _progress(f'Try:  t2i-engine verify {bundle}\n      t2i-engine generate "a yellow bird" --bundle {bundle}')
 
 
