@@ -106,8 +106,12 @@ def as_table(worst: Iterable[Worst]) -> list[str]:
 
 def _cells(found: Worst) -> tuple[str, ...]:
     verdict = "ok" if found.ok else "FAILED"
-    difference, allowed = f"{found.difference:.2g}", f"{found.allowed:g}"
+    difference, allowed = _number(found.difference), _number(found.allowed)
     return (found.format, found.output, found.against, difference, allowed, str(found.cases), verdict)
+
+
+def _number(value: float) -> str:
+    return f"{value:.1e}" if 0 < value < 1 else f"{value:g}"
 
 
 def _compare_case(opened: OpenFormat, case: Case, against: str) -> Iterator[Worst]:
