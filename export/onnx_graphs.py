@@ -15,10 +15,11 @@ from export.built import BuiltFile
 from t2i_engine.bundle import Graph, TensorSpec, graphs_of
 from t2i_engine.formats import GENERATOR, TEXT_ENCODER, Format
 from training.models.generator import Generator
+from training.models.pixels import to_pixels
 from training.models.text_encoder import TextEncoder
 from training.models.text_to_image import TextToImage
 
-OPSET = 18  # torchlib's own, so that no conversion runs; ONNX Runtime 1.20 and TensorRT 10 read it
+OPSET = 18  # torchlib's own, so that no conversion runs
 
 Message = onnx.ModelProto | onnx.GraphProto | onnx.NodeProto | onnx.TensorProto | onnx.ValueInfoProto
 
@@ -68,8 +69,7 @@ class GeneratorGraph(nn.Module):
     def forward(self, noise: Tensor, sentence: Tensor, condition_noise: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Gives `image` float (B, 3, R, R) in [−1, 1] and `pixels` uint8 (B, R, R, 3), rounded half to even."""
         image = self.generator(noise, sentence, condition_noise).image
-        levels = ((image.clamp(-1, 1) + 1) * 127.5).round()
-        return image, levels.to(torch.uint8).permute(0, 2, 3, 1)
+        return image, to_pixels(image)
 
 
 def build(model: TextToImage, row: Format) -> Iterator[BuiltFile]:
