@@ -44,6 +44,7 @@ class ModelSizes:
     vocabulary_size: int  # words including the padding word at index 0
     conditioning_augmentation: bool  # False: the generator has no input condition_noise (DF-GAN)
     adaptive_block: bool
+    first_generation: bool = False  # the generator of DF-GAN's first code: see training/models/generator.py
 
     def __post_init__(self) -> None:
         for name, largest in _LARGEST_SIZES.items():

@@ -137,6 +137,25 @@ def train(config: Path, out: Path | None, resume: bool, initial: str | None) -> 
     click.echo(train_files(config, out, resume, initial))
 
 
+@main.command("convert-dfgan", epilog="Example:  t2i-engine convert-dfgan ... --out model.pt, then t2i-engine export")
+@click.option("--generator", type=Path, required=True, metavar="FILE", help="netG_*.pth or state_epoch_*.pth.")
+@click.option("--text-encoder", type=Path, required=True, metavar="FILE", help="text_encoder*.pth.")
+@click.option("--captions", type=Path, required=True, metavar="FILE", help="captions.pickle or captions_DAMSM.pickle.")
+@click.option("--out", type=Path, required=True, metavar="FILE", help="The checkpoint to write, such as model.pt.")
+def convert_dfgan(generator: Path, text_encoder: Path, captions: Path, out: Path) -> None:
+    """Make a checkpoint of DF-GAN's public files, of either generation.
+
+    Nothing in the files is executed. The checkpoint's path is printed.
+    """
+    try:
+        from training.dfgan import convert_dfgan
+    except ModuleNotFoundError as error:
+        raise MissingExtra("t2i-engine convert-dfgan", f"the package {error.name}", "export") from None
+
+    click.echo(bytes(convert_dfgan(generator, text_encoder, captions, out)))
+    _progress(f"Try:  t2i-engine export {shlex.quote(str(out))} --out {shlex.quote(str(out.with_suffix('')))}")
+
+
 @main.command(epilog="Example:  t2i-engine export runs/birds/checkpoint.pt --out birds")
 @click.argument("checkpoint", type=Path)
 @click.option(

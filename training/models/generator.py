@@ -21,20 +21,23 @@ def channel_widths(picture_side: int, base_width: int) -> list[int]:
 
 
 class Affine(nn.Module):
-    """Scales and shifts each channel by γ(c) and β(c), two-layer MLPs of the condition; starts as the identity."""
+    """Scales and shifts each channel by γ(c) and β(c), two-layer MLPs of the condition; starts as the identity.
 
-    def __init__(self, condition_width: int, channels: int) -> None:
+    `hidden_width` is that of the layer between; None means as many as there are channels.
+    """
+
+    def __init__(self, condition_width: int, channels: int, hidden_width: int | None) -> None:
         super().__init__()
-        self.fc_gamma = self._mlp(condition_width, channels, bias=1.0)
-        self.fc_beta = self._mlp(condition_width, channels, bias=0.0)
+        self.fc_gamma = self._mlp(condition_width, channels, hidden_width or channels, bias=1.0)
+        self.fc_beta = self._mlp(condition_width, channels, hidden_width or channels, bias=0.0)
 
     @staticmethod
-    def _mlp(condition_width: int, channels: int, bias: float) -> nn.Sequential:
-        last = nn.Linear(channels, channels)
+    def _mlp(condition_width: int, channels: int, hidden_width: int, bias: float) -> nn.Sequential:
+        last = nn.Linear(hidden_width, channels)
         nn.init.zeros_(last.weight)
         nn.init.constant_(last.bias, bias)
         mlp = nn.Sequential()
-        mlp.add_module("linear1", nn.Linear(condition_width, channels))
+        mlp.add_module("linear1", nn.Linear(condition_width, hidden_width))
         mlp.add_module("relu", nn.ReLU())
         mlp.add_module("linear2", last)
         return mlp
@@ -49,10 +52,10 @@ class Affine(nn.Module):
 class DFBlock(nn.Module):
     """Affine → LeakyReLU 0.2 → affine → LeakyReLU 0.2: DF-GAN's deep fusion of text into a feature map."""
 
-    def __init__(self, condition_width: int, channels: int) -> None:
+    def __init__(self, condition_width: int, channels: int, hidden_width: int | None) -> None:
         super().__init__()
-        self.affine0 = Affine(condition_width, channels)
-        self.affine1 = Affine(condition_width, channels)
+        self.affine0 = Affine(condition_width, channels, hidden_width)
+        self.affine1 = Affine(condition_width, channels, hidden_width)
 
     def forward(self, features: Tensor, condition: Tensor) -> Tensor:
         """Maps `features` (B, C, H, W) by `condition` (B, Z + S) to the same shape."""
@@ -67,11 +70,11 @@ class UpBlock(nn.Module):
     map; with `folded` that convolution does too (see fold.py). Both forms compute the same function.
     """
 
-    def __init__(self, in_channels: int, out_channels: int, condition_width: int) -> None:
+    def __init__(self, in_channels: int, out_channels: int, condition_width: int, hidden_width: int | None) -> None:
         super().__init__()
-        self.fuse1 = DFBlock(condition_width, in_channels)
+        self.fuse1 = DFBlock(condition_width, in_channels, hidden_width)
         self.c1 = nn.Conv2d(in_channels, out_channels, 3, padding=1)
-        self.fuse2 = DFBlock(condition_width, out_channels)
+        self.fuse2 = DFBlock(condition_width, out_channels, hidden_width)
         self.c2 = nn.Conv2d(out_channels, out_channels, 3, padding=1)
         self.c_sc = nn.Conv2d(in_channels, out_channels, 1) if in_channels != out_channels else nn.Identity()
 
@@ -88,6 +91,22 @@ class UpBlock(nn.Module):
         return shortcut + refined
 
 
+class StemBlock(nn.Module):
+    """The block that DF-GAN's first generation has before all others: an `UpBlock` that keeps side and width."""
+
+    def __init__(self, channels: int, condition_width: int, hidden_width: int | None) -> None:
+        super().__init__()
+        self.fuse1 = DFBlock(condition_width, channels, hidden_width)
+        self.c1 = nn.Conv2d(channels, channels, 3, padding=1)
+        self.fuse2 = DFBlock(condition_width, channels, hidden_width)
+        self.c2 = nn.Conv2d(channels, channels, 3, padding=1)
+
+    def forward(self, features: Tensor, condition: Tensor) -> Tensor:
+        """Maps `features` (B, C, H, W) by `condition` (B, Z + S) to the same shape."""
+        refined: Tensor = self.c2(self.fuse2(self.c1(self.fuse1(features, condition)), condition))
+        return features + refined
+
+
 class GeneratedImage(NamedTuple):
     """A batch of images and, with conditioning augmentation, the Gaussians that their conditions were drawn from."""
 
@@ -101,7 +120,9 @@ class Generator(nn.Module):
     """Noise and a sentence vector to an image (method.md, "Generator").
 
     Tensor names are those of DF-GAN's public checkpoints; without the two contributions it is DF-GAN's generator,
-    tensor for tensor. Set `folded` to compute each upsample + convolution folded: the same function, faster.
+    tensor for tensor. With `first_generation` it is the one of DF-GAN's first code, in which a stem works on side 4 and
+    the affines' hidden layers have S units. Set `folded` to compute each upsample + convolution folded: the same
+    function, faster.
     """
 
     def __init__(self, sizes: ModelSizes, folded: bool = False) -> None:
@@ -111,7 +132,11 @@ class Generator(nn.Module):
         condition_width = sizes.noise_width + sizes.sentence_width
         self.augmentation = ConditioningAugmentation(sizes.sentence_width) if sizes.conditioning_augmentation else None
         self.fc = nn.Linear(sizes.noise_width, widths[0] * SMALLEST_SIDE**2)
-        self.GBlocks = nn.ModuleList(UpBlock(wide, narrow, condition_width) for wide, narrow in pairwise(widths))
+        hidden_width = sizes.sentence_width if sizes.first_generation else None
+        self.stem = StemBlock(widths[0], condition_width, hidden_width) if sizes.first_generation else None
+        self.GBlocks = nn.ModuleList(
+            UpBlock(wide, narrow, condition_width, hidden_width) for wide, narrow in pairwise(widths)
+        )
         self.adaptive_blocks = (
             nn.ModuleList(
                 AdaptiveBlock(channels, SMALLEST_SIDE * 2**i, sizes.sentence_width)
@@ -132,6 +157,8 @@ class Generator(nn.Module):
             epsilon = torch.zeros_like(sentence) if condition_noise is None else condition_noise
             sentence, mean, log_variance = self.augmentation(sentence, epsilon)
         features = self.fc(noise).unflatten(1, (-1, SMALLEST_SIDE, SMALLEST_SIDE))
+        if self.stem is not None:
+            features = self.stem(features, torch.cat([noise, sentence], dim=1))
         for i, block in enumerate(self.GBlocks):
             attended = sentence if self.adaptive_blocks is None else self.adaptive_blocks[i](features, sentence)
             features = block(features, torch.cat([noise, attended], dim=1), self.folded)
