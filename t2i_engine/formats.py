@@ -5,7 +5,8 @@ row here and one module that builds it. Rows are in the order in which `auto` pr
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from enum import StrEnum
 from importlib import import_module
 from typing import Any
 
@@ -13,19 +14,41 @@ from t2i_engine.errors import OptionError, unknown
 
 TEXT_ENCODER = "text_encoder"
 GENERATOR = "generator"
+PSNR = "psnr"
+DEVICES = ("cuda", "cpu")  # in the order in which `auto` prefers them, whatever the row
 
 
 @dataclass(frozen=True)
 class Differences:
-    """Largest absolute differences from PyTorch in fp32, per output: those found, or those allowed."""
+    """Largest absolute differences from PyTorch in fp32, per output: those found, or those allowed (None: not bounded).
+
+    Reduced precisions are bounded by `psnr`, the peak signal-to-noise ratio in dB of the worst image.
+    """
 
     sentence: float
-    image: float
-    pixels: int
+    image: float | None
+    pixels: int | None
+    psnr: float | None = None
 
     def within(self, allowed: "Differences") -> bool:
-        """True where no difference is larger than allowed; NaN never is."""
-        return self.sentence <= allowed.sentence and self.image <= allowed.image and self.pixels <= allowed.pixels
+        """True where no difference is larger, and no ratio smaller, than allowed; NaN and what is missing never are."""
+        measures = [field.name for field in fields(self)]
+        return all(meets(name, getattr(self, name), getattr(allowed, name)) for name in measures)
+
+
+def meets(measure: str, found: float | None, bound: float | None) -> bool:
+    """Whether one field of `Differences` keeps its bound: psnr is at least that, the others at most."""
+    if bound is None:
+        return True
+    return found is not None and (found >= bound if measure == PSNR else found <= bound)
+
+
+class Form(StrEnum):
+    """How a graph computes upsample + convolution: as trained, or folded in one of two ways (export/folded.py)."""
+
+    TRAINED = "trained"
+    TRANSPOSED = "transposed"
+    PHASES = "phases"
 
 
 @dataclass(frozen=True)
@@ -44,6 +67,9 @@ class Format:
     opener: str
     tolerance: Differences
     reason: str  # why the tolerance is what it is
+    form: Form = Form.PHASES
+    emulator: str | None = None  # gives a `Runner` per graph that shows what its backend hides here (export/half.py)
+    built_ahead: bool = False  # can be built where it cannot run; the bundle then marks it "built, not run"
 
     @property
     def devices(self) -> tuple[str, ...]:

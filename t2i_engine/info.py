@@ -101,6 +101,7 @@ def _format_rows(bundle: Bundle) -> Iterator[tuple[str, ...]]:
             proof = (
                 f"largest differences from PyTorch in {parity.cases:,} cases: "
                 f"sentence {worst.sentence:.1e}, image {worst.image:.1e}, pixels {worst.pixels}"
+                + (f", psnr {worst.psnr:.1f} dB" if worst.psnr is not None else "")
             )
         yield row.name, row.backend, row.precision, proof
 

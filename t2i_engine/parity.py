@@ -9,7 +9,7 @@ import numpy as np
 
 from t2i_engine.backends.base import Array, Runner
 from t2i_engine.bundle import Bundle, Parity
-from t2i_engine.formats import Differences, Format, load
+from t2i_engine.formats import PSNR, Differences, Format, load, meets
 from t2i_engine.table import aligned
 
 DEVICE = "cpu"  # the one device that every machine has: bundles are proved there
@@ -36,11 +36,13 @@ class Worst:
     format: str
     graph: str
     output: str
+    """A field of `Differences`: an output of the graph, or psnr, that of its image."""
     against: str
     """Who said what to expect: PyTorch here, or the bundle's reference."""
     difference: float
-    """The largest absolute one; infinite where the runner failed, or gave NaN or another shape or dtype."""
-    allowed: float
+    """The largest absolute one, or the least psnr; infinite for a failure, NaN, another shape or dtype."""
+    allowed: float | None
+    """None: whatever is finite."""
     case: str
     cases: int
     """How many were compared."""
@@ -50,11 +52,15 @@ class Worst:
     @property
     def ok(self) -> bool:
         """True where the difference is within what the format's row allows."""
-        return self.difference <= self.allowed
+        if self.allowed is None:
+            return math.isfinite(self.difference)
+        return meets(self.output, self.difference, self.allowed)
 
     def __str__(self) -> str:
         where = f"format {self.format}, graph {self.graph}, output {self.output}"
-        found = f"worst difference from {self.against} {self.difference:.3g}, {self.allowed:g} allowed, in {self.case}"
+        kind = "psnr" if self.output == PSNR else "difference"
+        allowed = "any" if self.allowed is None else f"{self.allowed:g}"
+        found = f"worst {kind} from {self.against} {self.difference:.3g}, {allowed} allowed, in {self.case}"
         if self.failure:
             return f"{where}: {found} ({self.failure})"
         return f"{where}: {found}" + ("" if math.isfinite(self.difference) else " (NaN, or another shape or dtype)")
@@ -92,7 +98,7 @@ def as_parity(worst: Sequence[Worst], row: Format) -> Parity:
     differences = {output: one.difference for output, one in found.items()}
     cases = {one.graph: one.cases for one in found.values()}  # outputs of one graph share their cases
     return Parity(
-        Differences(differences["sentence"], differences["image"], int(differences["pixels"])),
+        Differences(differences["sentence"], differences["image"], int(differences["pixels"]), differences.get(PSNR)),
         row.tolerance,
         sum(cases.values()),
     )
@@ -106,12 +112,12 @@ def as_table(worst: Iterable[Worst]) -> list[str]:
 
 def _cells(found: Worst) -> tuple[str, ...]:
     verdict = "ok" if found.ok else "FAILED"
-    difference, allowed = _number(found.difference), _number(found.allowed)
+    difference, allowed = _number(found.difference), "any" if found.allowed is None else _number(found.allowed)
     return (found.format, found.output, found.against, difference, allowed, str(found.cases), verdict)
 
 
 def _number(value: float) -> str:
-    return f"{value:.1e}" if 0 < value < 1 else f"{value:g}"
+    return f"{value:.1e}" if 0 < value < 1 else f"{value:.4g}"
 
 
 def _compare_case(opened: OpenFormat, case: Case, against: str) -> Iterator[Worst]:
@@ -120,10 +126,18 @@ def _compare_case(opened: OpenFormat, case: Case, against: str) -> Iterator[Wors
         found = opened.runners[case.graph].run(case.feeds, list(case.expected))
     except Exception as error:  # whatever a runtime raises on a bad graph is a miss with a name, not a crash
         failure = " ".join(str(error).split())
-    for output, expected in case.expected.items():
-        difference = _largest_difference(found[output], expected) if output in found else math.inf
-        allowed = getattr(opened.row.tolerance, output)
-        yield Worst(opened.row.name, case.graph, output, against, difference, allowed, case.name, 1, failure)
+    for measure, difference in _measured(found, case.expected, opened.row.tolerance.psnr is not None):
+        allowed = getattr(opened.row.tolerance, measure)
+        yield Worst(opened.row.name, case.graph, measure, against, difference, allowed, case.name, 1, failure)
+
+
+def _measured(
+    found: Mapping[str, Array], expected: Mapping[str, Array], with_psnr: bool
+) -> Iterator[tuple[str, float]]:
+    for output, array in expected.items():
+        yield output, _largest_difference(found[output], array) if output in found else math.inf
+    if with_psnr and "image" in expected:
+        yield PSNR, _psnr(found["image"], expected["image"]) if "image" in found else -math.inf
 
 
 def _largest_difference(found: Array, expected: Array) -> float:
@@ -133,6 +147,18 @@ def _largest_difference(found: Array, expected: Array) -> float:
     return math.inf if math.isnan(largest) else largest
 
 
+def _psnr(found: Array, expected: Array) -> float:
+    """Of the worst image of a batch in [−1, 1], in dB; what is equal to the last bit of float64 counts as 200 dB."""
+    if found.shape != expected.shape or found.dtype != expected.dtype:
+        return -math.inf
+    squares = np.square(found.astype(np.float64) - expected.astype(np.float64)).mean(axis=(1, 2, 3))
+    largest = float(squares.max(initial=0.0))
+    return -math.inf if math.isnan(largest) else 10 * math.log10(4 / max(largest, 4e-20))
+
+
 def _worse(first: Worst, second: Worst) -> Worst:
-    worse = max(first, second, key=lambda found: found.difference)
+    if first.output == PSNR:
+        worse = min(first, second, key=lambda found: found.difference)
+    else:
+        worse = max(first, second, key=lambda found: found.difference)
     return replace(worse, cases=first.cases + second.cases)
