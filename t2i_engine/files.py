@@ -16,9 +16,10 @@ def read_captions(file: Path) -> list[str]:
     """One caption a line of a UTF-8 file, blank lines left out. Raises `CaptionError` where there is none to read."""
     shown = quoted(str(file), 200)
     try:
-        if file.stat().st_size > LARGEST_CAPTIONS_FILE:
+        with file.open("rb") as opened:  # a device or pipe says nothing of its size
+            content = opened.read(LARGEST_CAPTIONS_FILE + 1)
+        if len(content) > LARGEST_CAPTIONS_FILE:
             raise CaptionError(f"captions file {shown} is larger than {LARGEST_CAPTIONS_FILE >> 20} MiB; split it")
-        content = file.read_bytes()
     except (OSError, ValueError) as error:  # ValueError: a NUL in the path
         reason = getattr(error, "strerror", None) or error
         raise CaptionError(f"captions file {shown} cannot be read ({reason}); give an existing text file") from None

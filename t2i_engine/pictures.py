@@ -32,19 +32,20 @@ class Picture:
     bundle: str
     unknown: tuple[str, ...] = ()  # words of the caption that the bundle does not know
     milliseconds: float = 0.0  # this picture's share of the time that its batch took
+    truncation: float = 1.0
 
     @property
     def file_name(self) -> str:
-        """A PNG name safe on every file system, of bounded length, and different for every caption and seed."""
-        return f"{slug(self.caption)}-{self.seed}.png"
+        """A PNG name safe on every file system, of bounded length, different for every caption, seed, truncation."""
+        return f"{slug(self.caption)}-{self.seed}{_truncated(self.truncation)}.png"
 
     def save(self, path: str | Path) -> Path:
         """Writes the picture, in the format of the path's suffix, at once or not at all; returns the path.
 
-        A PNG carries caption, software, seed and bundle as text chunks. Raises `OptionError` for another suffix and
-        `OutputError` where the file cannot be written.
+        A PNG carries caption, software, seed, truncation and bundle as text chunks. Raises `OptionError` for another
+        suffix and `OutputError` where the file cannot be written.
         """
-        return _save(self.pixels, Path(path), _texts(self.caption, str(self.seed), self.bundle))
+        return _save(self.pixels, Path(path), _texts(self.caption, str(self.seed), self))
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,13 +70,13 @@ class Grid:
         """A PNG name as safe as a picture's, different for other captions or seeds."""
         first = self.pictures[0]
         rest = _digest(*(f"{picture.seed} {picture.caption}" for picture in self.pictures))
-        return f"{slug(first.caption)}-{first.seed}-grid_{rest}.png"
+        return f"{slug(first.caption)}-{first.seed}{_truncated(first.truncation)}-grid_{rest}.png"
 
     def save(self, path: str | Path) -> Path:
         """Writes the grid as `Picture.save` writes a picture; captions and seeds are each listed once."""
         captions = dict.fromkeys(picture.caption for picture in self.pictures)
         seeds = dict.fromkeys(str(picture.seed) for picture in self.pictures)
-        return _save(self.pixels, Path(path), _texts("\n".join(captions), ",".join(seeds), self.pictures[0].bundle))
+        return _save(self.pixels, Path(path), _texts("\n".join(captions), ",".join(seeds), self.pictures[0]))
 
 
 def grid(pictures: Sequence[Picture], columns: int | None = None) -> Grid:
@@ -109,12 +110,22 @@ def suffix_format(path: Path) -> str:
         raise OptionError(f"{quoted(str(path))} has {found}; one of {listed(SUFFIXES)} expected") from None
 
 
-def _texts(caption: str, seeds: str, bundle: str) -> dict[str, str]:
+def _truncated(truncation: float) -> str:
+    return "" if truncation == 1 else f"-t{truncation:g}"
+
+
+def _texts(caption: str, seeds: str, picture: Picture) -> dict[str, str]:
     from importlib.metadata import version
 
     # "Description" and "Software" are keywords of the PNG specification, whose texts hold no NUL and no lone surrogate.
     plain = caption.replace("\0", "\ufffd").encode("utf-8", "replace").decode("utf-8")
-    return {"Description": plain, "Software": f"t2i-engine {version('t2i-engine')}", "Seed": seeds, "Bundle": bundle}
+    return {
+        "Description": plain,
+        "Software": f"t2i-engine {version('t2i-engine')}",
+        "Seed": seeds,
+        "Truncation": f"{picture.truncation:g}",
+        "Bundle": picture.bundle,
+    }
 
 
 def _save(pixels: Pixels, path: Path, texts: Mapping[str, str]) -> Path:

@@ -74,6 +74,25 @@ def read_reference(bundle: Bundle) -> Reference:
             reference = Reference(**found)
     except (OSError, ValueError, TypeError, KeyError, EOFError, MemoryError, zipfile.BadZipFile, zlib.error) as error:
         raise BundleError(f"{path} is not a reference ({error}); export the bundle again") from None
-    if (reference.condition_noise is None) == bundle.sizes.conditioning_augmentation:
-        raise BundleError(f"{path} belongs to another model: its condition noise does not fit; export the bundle again")
+    misfit = next(_misfits(bundle, reference), None)
+    if misfit:
+        raise BundleError(f"{path} belongs to another model: {misfit}; export the bundle again")
     return reference
+
+
+def _misfits(bundle: Bundle, reference: Reference) -> Iterator[str]:
+    """What in the reference is not as the bundle's graphs declare it, or not one row a caption."""
+    if (reference.condition_noise is None) == bundle.sizes.conditioning_augmentation:
+        yield "its condition noise does not fit"
+    if reference.captions.ndim != 1 or reference.captions.dtype.kind != "U":
+        yield "its captions are not a list of texts"
+    sizes: dict[int | str, int] = {"B": len(reference.captions) if reference.captions.ndim else 0}
+    expected: dict[str, tuple[str, tuple[int | str, ...]]] = {"seeds": ("int64", ("B",))}
+    for graph in bundle.graphs.values():
+        expected |= {tensor.name: (tensor.dtype, tensor.shape) for tensor in (*graph.inputs, *graph.outputs)}
+    for name, (dtype, shape) in expected.items():
+        array = getattr(reference, name)
+        if array is None or array.dtype.name != dtype or array.ndim != len(shape):
+            yield f"{name} is not {dtype} with {len(shape)} dimensions"
+        elif any(found != sizes.get(size, size) for found, size in zip(array.shape, shape, strict=True) if size != "T"):
+            yield f"{name} has the shape {array.shape}"

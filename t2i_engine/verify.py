@@ -8,7 +8,7 @@ import numpy as np
 
 from t2i_engine.bundle import Bundle
 from t2i_engine.choice import backend_status
-from t2i_engine.errors import BackendError, BundleError, UserError, listed
+from t2i_engine.errors import BackendError, BundleError, CaptionError, OptionError, UserError, listed
 from t2i_engine.formats import load
 from t2i_engine.latents import draw
 from t2i_engine.parity import OpenFormat, Worst, as_table, compare
@@ -87,16 +87,19 @@ def verify(bundle: Bundle, report: Report) -> Verification:
     failures, skipped = list(bad.values()), []
     opened: list[OpenFormat] = []
     for row in bundle.formats:
-        lacks = backend_status(row.backend).lacks
-        if lacks:
-            skipped.append(f"format {row.name}: {lacks}")
+        status = backend_status(row.backend)
+        if status.lacks and status.version:  # installed but broken: not to be passed over
+            raise BackendError(status.lacks)
+        if status.lacks:
+            skipped.append(f"format {row.name}: {status.lacks}")
         elif bad.keys().isdisjoint(row.files.values()):
             try:
                 opened.append(OpenFormat.open(bundle, row))
             except UserError as error:
                 failures.append(f"format {row.name}: {error}")
     if not opened and not failures:
-        raise BackendError(f"no format of bundle {bundle.name!r} can run here; {'; '.join(skipped)}")
+        reasons = "; ".join(skipped) or "it has no complete format; export it again"
+        raise BackendError(f"no format of bundle {bundle.name!r} can run here: {reasons}")
     worst: list[Worst] = []
     for compare_with in (_with_reference, _with_pytorch):
         try:
@@ -128,10 +131,13 @@ def _with_reference(bundle: Bundle, opened: Sequence[OpenFormat], report: Report
 def _check_inputs(bundle: Bundle, reference: Reference) -> None:
     """Raises `BundleError` where captions do not give the reference's tokens here, or seeds not its noise."""
     tokenizer = bundle.tokenizer()
-    tokens, lengths = pad([tokenizer.encode(str(caption)).ids for caption in reference.captions])
+    try:
+        tokens, lengths = pad([tokenizer.encode(str(caption)).ids for caption in reference.captions])
+        drawn = draw(reference.seeds.tolist(), bundle.sizes.noise_width, bundle.sizes.sentence_width)
+    except (CaptionError, OptionError) as error:
+        raise BundleError(f"the reference has captions or seeds that cannot be drawn here: {error}") from None
     if not (np.array_equal(tokens, reference.tokens) and np.array_equal(lengths, reference.lengths)):
         raise BundleError("the reference's captions give other tokens here than where the bundle was exported")
-    drawn = draw(reference.seeds.tolist(), bundle.sizes.noise_width, bundle.sizes.sentence_width)
     pairs = [(drawn.noise, reference.noise), (drawn.condition_noise, reference.condition_noise)]
     if not all(
         np.allclose(ours, theirs, rtol=0, atol=_NOISE_TOLERANCE) for ours, theirs in pairs if theirs is not None
@@ -145,6 +151,8 @@ def _with_pytorch(bundle: Bundle, opened: Sequence[OpenFormat], report: Report) 
     if lacks:
         raise BackendError(lacks)
     others = [one for one in opened if one.row.backend != PYTORCH]
+    if not others:
+        return []
     model = load("export.weights:read")(bundle)
     report(f"comparing {_names(others)} with PyTorch")
     return compare(others, load("export.parity:gate_cases")(model), "PyTorch")

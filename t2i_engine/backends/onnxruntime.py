@@ -51,7 +51,7 @@ class OnnxRuntimeRunner:
         if found != provider[0]:
             raise BackendError(
                 f"device {device!r} was asked for, but ONNX Runtime offers only {found}: its CUDA libraries are "
-                'missing or do not fit; pip install --upgrade "t2i-engine[gpu]", or use --device cpu'
+                'missing or do not fit; pip install "t2i-engine[gpu]" anew, or use --device cpu'
             )
 
     def run(self, feeds: Mapping[str, Array], outputs: Sequence[str]) -> dict[str, Array]:

@@ -140,7 +140,7 @@ def test_file_that_is_not_listed_is_refused(tiny_bundle: Path) -> None:
 
 def test_newer_schema_is_an_error_that_says_to_upgrade(copied: Path) -> None:
     _change_manifest(copied, lambda content: content.update(schema=2))
-    with pytest.raises(BundleError, match="schema is 2, this t2i-engine reads 1: upgrade"):
+    with pytest.raises(BundleError, match="schema is 2, this t2i-engine reads 1: update"):
         Bundle.open(copied)
 
 

@@ -106,7 +106,7 @@ def test_json_describes_every_picture(generate: Generate) -> None:
     assert [picture.pop("milliseconds") > 0 for picture in made] == [True, True]
     assert [picture.pop("path") for picture in made] == ["a-yello-bird-1.png", "a-yello-bird-2.png"]
     assert [picture.pop("seed") for picture in made] == [1, 2]
-    same = {"caption": "a yello bird", "bundle": "tiny", "unknown": ["yello"]}
+    same = {"caption": "a yello bird", "truncation": 1.0, "bundle": "tiny", "unknown": ["yello"]}
     assert made == [same | {"backend": "onnxruntime", "precision": "fp32", "device": "cpu"}] * 2
 
 
@@ -162,6 +162,8 @@ BAD_INPUT = [
     (["a bird", "--seeds", "0-4294967295"], "more than 100,000"),
     (["a bird", "--truncation", "0"], "truncation 0.0 is out of range"),
     (["a bird", "--truncation", "1.1"], "truncation 1.1 is out of range"),
+    (["a bird", "--truncation", "much"], "'much' is not a valid float. See "),
+    (["a bird", "--sead", "1"], "No such option '--sead'"),
     (["a bird", "--truncation", "nan"], "truncation nan is out of range"),
     (["a bird", "--threads", "0"], "0 threads are out of range"),
     (["a bird", "--batch-size", "0"], "batch size 0 is out of range"),
@@ -204,7 +206,7 @@ def test_bad_input_gives_one_line_and_writes_nothing(generate: Generate, argumen
         ("vocabulary.json", None, "vocabulary.json is missing"),
         (MANIFEST, None, "bundle.json cannot be read"),
         (MANIFEST, b"{", "bundle.json cannot be used: it is not JSON"),
-        (MANIFEST, b'{"schema": 99}', "its schema is 99, this t2i-engine reads 1: upgrade"),
+        (MANIFEST, b'{"schema": 99}', "its schema is 99, this t2i-engine reads 1: update"),
     ],
 )
 def test_bad_bundle_gives_one_line_that_names_the_file(

@@ -33,7 +33,7 @@ def test_png_keeps_every_level_and_tells_where_it_comes_from(tmp_path: Path) -> 
         np.testing.assert_array_equal(np.asarray(image), picture.pixels)
     texts = _texts(path)
     assert re.fullmatch(r"t2i-engine \d+\.\d+.*", texts.pop("Software"))
-    assert texts == {"Description": "a yellow bird, 鳥", "Seed": "7", "Bundle": "tiny"}
+    assert texts == {"Description": "a yellow bird, 鳥", "Seed": "7", "Truncation": "1", "Bundle": "tiny"}
 
 
 @pytest.mark.parametrize(

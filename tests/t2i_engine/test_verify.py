@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 
+from t2i_engine.backends.base import Status
 from t2i_engine.bundle import MANIFEST, Bundle, FileRecord
 from t2i_engine.cli import main
 from t2i_engine.reference import Reference, read_reference
@@ -122,11 +123,16 @@ def add(output: str, shift: float) -> Callable[[Reference], Reference]:
         (add("image", 2e-4), "output image"),
         (add("pixels", 3), "output pixels"),
         (add("image", np.nan), "NaN"),
-        (lambda reference: replace(reference, image=reference.image[:, :, 1:]), "another shape"),
-        (lambda reference: replace(reference, image=reference.image.astype(np.float64)), "or dtype"),
+        (lambda reference: replace(reference, image=reference.image[:, :, 1:]), "another model"),
+        (lambda reference: replace(reference, image=reference.image.astype(np.float64)), "another model"),
         (add("tokens", 1), "other tokens"),
         (add("noise", 1e-3), "other noise"),
         (lambda reference: replace(reference, condition_noise=None), "another model"),
+        (lambda reference: replace(reference, noise=reference.noise[:, 1:]), "another model"),
+        (lambda reference: replace(reference, noise=reference.noise[:1]), "another model"),
+        (lambda reference: replace(reference, seeds=reference.seeds[:, None]), "another model"),
+        (lambda reference: replace(reference, captions=np.full_like(reference.captions, "xyzzy")), "cannot be drawn"),
+        (add("seeds", -100), "cannot be drawn"),
     ],
 )
 def test_a_format_that_is_off_fails_by_name(copied: Path, change: Callable[[Reference], Reference], named: str) -> None:
@@ -144,6 +150,17 @@ def test_a_reference_that_is_none_fails(copied: Path) -> None:
     result = run(copied)
     assert result.exit_code == 1
     assert "reference.npz is not a reference" in result.stdout
+
+
+def test_both_wheels_of_onnx_runtime_are_an_error_not_a_pass(
+    tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    broken = Status("onnxruntime 1.0", "both are installed and break each other")
+    monkeypatch.setattr("t2i_engine.backends.onnxruntime.status", lambda: broken)
+    result = run(tiny_bundle)
+    assert result.exit_code == 2
+    assert "break each other" in result.stderr
+    assert "PASSED" not in result.stdout
 
 
 def test_an_unknown_bundle_is_one_line(tmp_path: Path) -> None:

@@ -50,11 +50,8 @@ class InceptionV3(nn.Module):
         from torchvision.models import Inception_V3_Weights, inception_v3
         from torchvision.models.feature_extraction import create_feature_extractor
 
-        network = (
-            inception_v3(weights=Inception_V3_Weights.IMAGENET1K_V1)
-            if pretrained
-            else inception_v3(weights=None, init_weights=False, transform_input=True)
-        )
+        network = inception_v3(weights=Inception_V3_Weights.IMAGENET1K_V1 if pretrained else None, init_weights=False)
+        network.transform_input = False  # it would take images for ImageNet-normalised; AttnGAN's are in [−1, 1] too
         self.network = create_feature_extractor(
             network.eval(), return_nodes={"Mixed_6e": "regions", "avgpool": "summary"}
         )
