@@ -1,6 +1,7 @@
 """What a training run is: one validated schema, read from YAML; its defaults are the paper's, where that gives any."""
 
 import difflib
+import re
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -8,6 +9,7 @@ import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, ValidationError
 
 from t2i_engine.errors import UserError
+from training.data.sources import check_source
 from training.losses.damsm import Smoothing
 from training.models.image_encoder import BackboneName
 
@@ -27,19 +29,26 @@ def _power_of_two_from_32(side: int) -> int:
 
 
 NonNegative = Annotated[float, Field(ge=0)]
+Decay = Annotated[float, Field(ge=0, lt=1)]
 PictureSide = Annotated[int, AfterValidator(_power_of_two_from_32)]
 
 
 class DataConfig(_Section):
     """Which pictures to train on."""
 
-    source: Literal["synthbirds"] = "synthbirds"
+    source: Annotated[str, AfterValidator(check_source)] = "synthbirds"
+    """synthbirds, cub:PATH, cub+attributes:PATH, coco:PATH, folder:PATH, webdataset:PATTERN, or a bare path."""
     pictures: PositiveInt = 20_000
+    """How many synthbirds are drawn; other sources have as many as they have."""
     side: PictureSide = 256
     max_words: PositiveInt = 18
     """Captions longer than this keep that many of their words, in order, drawn at random (AttnGAN)."""
     mirror: bool = True
     """Show half of the pictures mirrored (DF-GAN); for captions that tell left from right, switch it off."""
+    crop: bool = False
+    """Keep pictures 76/64 as large as `side`, and cut another part out of them each time (AttnGAN, DF-GAN)."""
+    workers: PositiveInt = 2
+    """Processes that read a webdataset. Their number is part of what a batch holds; other sources need none."""
 
 
 class ModelConfig(_Section):
@@ -72,7 +81,10 @@ class DamsmConfig(_Section):
 
 
 class ContrastiveConfig(_Section):
-    """The two contrastive losses (eq. 3-5); switched off, the DAMSM image encoder plays no part in the GAN."""
+    """The two contrastive losses (eq. 3-5); switched off, the DAMSM image encoder plays no part in the GAN.
+
+    The seed of the method gives no λ and no η; these are first guesses that train, not yet the result of a search.
+    """
 
     enabled: bool = True
     text_weight: NonNegative = 0.1
@@ -90,14 +102,14 @@ class GanConfig(_Section):
     batch_size: Annotated[int, Field(ge=2)] = 16
     generator_learning_rate: PositiveFloat = 1e-4
     discriminator_learning_rate: PositiveFloat = 4e-4
-    adam_betas: tuple[NonNegative, NonNegative] = Field(default=(0.0, 0.9), strict=False)
+    adam_betas: tuple[Decay, Decay] = Field(default=(0.0, 0.9), strict=False)
     penalty_weight: NonNegative = 2.0
     penalty_power: PositiveFloat = 6.0
     penalty_interval: PositiveInt = 1
     """The gradient penalty is computed at every k-th step, k times as heavy; 1 is DF-GAN."""
     kl_weight: NonNegative = 1.0
     contrastive: ContrastiveConfig = ContrastiveConfig()
-    ema_decay: Annotated[float, Field(ge=0, lt=1)] = 0.999
+    ema_decay: Decay = 0.999
 
 
 class RunConfig(_Section):
@@ -108,6 +120,8 @@ class RunConfig(_Section):
     model: ModelConfig = ModelConfig()
     damsm: DamsmConfig = DamsmConfig()
     gan: GanConfig = GanConfig()
+    initial: str | None = None
+    """A checkpoint or bundle to start from; `--init` on the command line."""
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
     precision: Literal["fp32", "bf16"] = "bf16"
     """bf16: autocast; weights, optimiser and losses stay in fp32."""
@@ -122,11 +136,20 @@ class RunConfig(_Section):
 def load_config(path: Path) -> RunConfig:
     """Reads and checks a YAML config. Raises `ConfigError` naming the key, and the nearest one that exists."""
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        content = yaml.load(path.read_text(encoding="utf-8"), _Loader)
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         reason = " ".join(str(error).split())
         raise ConfigError(f"config '{path}' cannot be read: {reason}; it should be a YAML file") from error
     return parse_config(content, str(path))
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML's safe loader, to which 2e-4 is a number as it is in YAML 1.2; to YAML 1.1 it is a text."""
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+$"), list("-+0123456789")
+)
 
 
 def parse_config(content: object, origin: str) -> RunConfig:

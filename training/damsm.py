@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from training.config import RunConfig
-from training.data.corpus import Corpus
+from training.data.corpus import Batches
 from training.losses.damsm import sentence_loss, word_loss
 from training.losses.pairs import related_pairs
 from training.models.image_encoder import BACKBONES, ImageEncoder
@@ -20,7 +20,7 @@ class DamsmTrainer:
     def __init__(
         self,
         config: RunConfig,
-        corpus: Corpus,
+        corpus: Batches,
         text_encoder: TextEncoder,
         device: torch.device,
         train_text: bool = True,

@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from training.config import RunConfig
-from training.data.corpus import Corpus
+from training.data.corpus import Batches
 from training.losses.adversarial import fake_hinge, generator_loss, matching_aware_gradient_penalty, real_hinge
 from training.losses.contrastive import nt_xent
 from training.losses.kl import kl_to_standard_normal
@@ -28,7 +28,7 @@ class GanTrainer:
     def __init__(
         self,
         config: RunConfig,
-        corpus: Corpus,
+        corpus: Batches,
         text_encoder: TextEncoder,
         image_encoder: ImageEncoder,
         generator: Generator,
@@ -136,11 +136,18 @@ class GanTrainer:
         return {name: getattr(self, name).state_dict() for name in self._STATEFUL}
 
     def load_state(self, state: dict[str, Any]) -> None:
-        """Takes up what `state` left."""
+        """Takes up what `state` left; learning rates are the config's, which may have changed."""
         for name in self._STATEFUL:
             getattr(self, name).load_state_dict(state[name])
+        _set_rate(self.generator_optimizer, self.config.gan.generator_learning_rate)
+        _set_rate(self.discriminator_optimizer, self.config.gan.discriminator_learning_rate)
 
     _STATEFUL = ("generator", "discriminator", "average", "generator_optimizer", "discriminator_optimizer")
+
+
+def _set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
+    for group in optimizer.param_groups:
+        group["lr"] = rate
 
 
 def _update(optimizer: torch.optim.Optimizer, losses: dict[str, Tensor]) -> None:

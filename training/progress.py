@@ -50,4 +50,4 @@ class Progress:
 
     def note(self, line: str) -> None:
         """Prints a line above the bar."""
-        self._bar.console.print(line, markup=False, highlight=False)
+        self._bar.console.print(line, markup=False, highlight=False, soft_wrap=True)

@@ -9,28 +9,28 @@ from pathlib import Path
 from typing import Any
 
 from training.config import RunConfig
-from training.data.synthbirds import VERSION
-from training.stepping import Phase
+from training.data.sources import public_name
 
 TOOLS = ("t2i-engine", "torch", "torchvision", "numpy", "pillow")
 
 
-def describe_run(config: RunConfig, steps: Mapping[Phase, int], seconds: float, initial: str | None) -> dict[str, Any]:
-    """The data, steps, hours, code and settings of a run, as plain JSON values."""
+def describe_run(
+    config: RunConfig, dataset: Mapping[str, Any], position: Mapping[str, Any], initial: Mapping[str, Any] | None
+) -> dict[str, Any]:
+    """The data, steps, hours, code and settings of a run, as plain JSON values without folders of this machine."""
+    settings = config.model_dump(mode="json")
+    settings["data"]["source"] = public_name(config.data.source)
+    del settings["initial"]
     return {
         "run": config.name,
-        "dataset": {
-            "source": config.data.source,
-            "version": VERSION,
-            "pictures": config.data.pictures,
-            "split": "train",
-        },
-        "steps": dict(steps),
-        "hours": round(seconds / 3600, 2),
-        "initial": initial,
+        "dataset": dict(dataset),
+        "steps": dict(position["steps"]),
+        "hours": round(position["seconds"] / 3600, 2),
+        "metrics": {"losses": {phase: dict(losses) for phase, losses in position["losses"].items()}},
+        "initial": dict(initial) if initial else None,
         "commit": working_commit(),
         "versions": tool_versions(),
-        "config": config.model_dump(mode="json"),
+        "config": settings,
     }
 
 

@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -12,16 +13,16 @@ from t2i_engine.bundle import ModelSizes
 from t2i_engine.errors import UserError
 from t2i_engine.tokenizer import Tokenizer
 from training.checkpoint import save_checkpoint
-from training.config import RunConfig, load_config
+from training.config import ConfigError, RunConfig, load_config
 from training.damsm import DamsmTrainer
-from training.data.corpus import Corpus, build_vocabulary
-from training.data.rendered import Rendered, cache_folder, render_synthbirds
+from training.data.loading import TrainingData, load_training_data
+from training.data.source import summary
 from training.gan import GanTrainer
 from training.initial import InitialModel, load_initial
 from training.models.text_to_image import TextToImage
 from training.progress import Progress
 from training.provenance import describe_run
-from training.run_folder import RunFolder
+from training.run_folder import RunFolder, RunFolderError
 from training.samples import save_sample_grid
 from training.stepping import Losses, Phase, Trainer
 
@@ -34,46 +35,71 @@ class DivergedError(UserError):
 
 @dataclass
 class Position:
-    """Where a run stands: steps made in each phase, and the seconds they took."""
+    """Where a run stands: steps made in each phase, the seconds they took, and the losses last reported."""
 
     steps: dict[Phase, int]
     seconds: float
+    losses: dict[Phase, Losses]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is trained, decided at a run's first start; a resumed run keeps to it."""
+
+    train_text_encoder: bool
+    train_image_encoder: bool
+    initial: dict[str, Any] | None
+    """Where the weights come from that the run began with."""
+
+    @classmethod
+    def of(cls, config: RunConfig, initial: InitialModel | None) -> "Plan":
+        """A given text encoder stays as it is; DAMSM then trains an image encoder for it where one is needed."""
+        if initial is None:
+            return cls(True, True, None)
+        needed = config.gan.contrastive.enabled and initial.image_encoder is None
+        return cls(False, needed, initial.origin)
 
 
 def train(config: RunConfig, folder: RunFolder, progress: Progress, initial: InitialModel | None = None) -> None:
     """Trains into `folder` from where it stands, first the DAMSM encoders, then generator and discriminator.
 
-    `initial` gives words, text encoder and generator to start from. Its text encoder is kept as it is: DAMSM then
-    trains the image encoder alone, or nothing where `initial` brings one. Raises `DivergedError`.
+    `initial` gives words, text encoder and generator to start from (see `Plan`). Everything is checked before the folder
+    is written to. Raises `UserError`: of the config, the data, or `DivergedError`.
     """
     torch.manual_seed(config.seed)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     stored = folder.load_checkpoint()
-    rendered = _render(config, progress)
-    tokenizer = Tokenizer(stored["words"] if stored else _words(initial, rendered))
-    corpus = Corpus(rendered.pictures, rendered.captions, tokenizer, config.data.max_words, config.data.mirror)
+    data = _load_data(config, progress)
+    tokenizer = Tokenizer(stored["words"] if stored else initial.words if initial else data.words())
+    corpus = data.batches(tokenizer)
+    corpus.require(max(config.damsm.batch_size, config.gan.batch_size))  # now, not after the first phase
     model = TextToImage(model_sizes(config, len(tokenizer.words)))
-    damsm = DamsmTrainer(config, corpus, model.text_encoder, device, train_text=initial is None)
+    plan = Plan(**stored["state"]["plan"]) if stored else Plan.of(config, initial)
+    damsm = DamsmTrainer(config, corpus, model.text_encoder, device, plan.train_text_encoder)
     if initial and not stored:
         initial.load_into(model, damsm.image_encoder)
     gan = GanTrainer(config, corpus, damsm.text_encoder, damsm.image_encoder, model.generator, device)
-    position = Position(steps={"damsm": 0, "gan": 0}, seconds=0.0)
+    position = Position(steps={"damsm": 0, "gan": 0}, seconds=0.0, losses={})
     if stored:
+        _require_same_data(folder, stored["provenance"]["dataset"], data.describe())
         position = Position(**stored["state"]["position"])
         damsm.load_state(stored["state"]["damsm"])
         gan.load_state(stored["state"]["gan"])
 
     def save() -> None:
-        provenance = describe_run(config, position.steps, position.seconds, initial.name if initial else None)
-        state = {"position": asdict(position), "damsm": damsm.state(), "gan": gan.state()}
+        provenance = describe_run(config, data.describe(), asdict(position), plan.initial)
+        state = {"plan": asdict(plan), "position": asdict(position), "damsm": damsm.state(), "gan": gan.state()}
         save_checkpoint(folder.checkpoint, model.sizes, tokenizer.words, gan.exported(), provenance, state)
 
     def sample() -> None:
         path = folder.sample(position.steps["gan"])
         save_sample_grid(path, config.sample_captions, tokenizer, gan.text_encoder, gan.averaged_generator)
 
+    for caption in config.sample_captions:
+        tokenizer.encode(caption)  # a caption that cannot be drawn is an error now, not at the first sample
+    folder.begin(config)
     schedule = _Schedule(config, folder, progress, position, save)
-    if not (initial and (initial.image_encoder or not config.gan.contrastive.enabled)):
+    if plan.train_image_encoder:
         schedule.run("damsm", damsm, config.damsm.steps, config.damsm.batch_size)
     gan.freeze_encoders()
     schedule.run("gan", gan, config.gan.steps, config.gan.batch_size, sample)
@@ -82,16 +108,40 @@ def train(config: RunConfig, folder: RunFolder, progress: Progress, initial: Ini
 def train_files(config: Path, out: Path | None, resume: bool, initial: str | None) -> Path:
     """Trains what a config file asks for, by default into runs/NAME; returns the checkpoint. Raises `UserError`."""
     settings = load_config(config)
-    start = load_initial(initial) if initial else None
-    folder = RunFolder(out or Path("runs") / settings.name, settings, resume)
-    with Progress() as progress:
-        train(settings, folder, progress, start)
+    if initial:
+        settings = settings.model_copy(update={"initial": initial})
+    folder = RunFolder(out or Path("runs") / settings.name)
+    if resume:
+        settings = folder.resumed(settings)
+    else:
+        folder.require_new()
+    # A checkpoint holds all that the run took from its initial model, which may be gone by now.
+    start = load_initial(settings.initial) if settings.initial and not folder.checkpoint.exists() else None
+    try:
+        with Progress() as progress:
+            train(settings, folder, progress, start)
+    except OSError as error:
+        raise RunFolderError(
+            f"{error.filename or folder.path}: {error.strerror or error}; mend that, and go on with --resume"
+        ) from error
     return folder.checkpoint
 
 
 def model_sizes(config: RunConfig, vocabulary_size: int) -> ModelSizes:
-    """The sizes of the model that a run trains."""
-    return ModelSizes(picture_side=config.data.side, vocabulary_size=vocabulary_size, **config.model.model_dump())
+    """The sizes of the model that a run trains. Raises `ConfigError` where they are beyond what a bundle may have."""
+    try:
+        return ModelSizes(picture_side=config.data.side, vocabulary_size=vocabulary_size, **config.model.model_dump())
+    except ValueError as error:
+        raise ConfigError(f"config '{config.name}': {error}") from error
+
+
+def _require_same_data(folder: RunFolder, before: dict[str, Any], now: dict[str, Any]) -> None:
+    changed = sorted(key for key in before.keys() | now.keys() if before.get(key) != now.get(key))
+    if changed:
+        raise RunFolderError(
+            f"'{folder.path}' was trained on other data ({', '.join(changed)} differ); "
+            "begin another run, from its weights with --init if they are wanted"
+        )
 
 
 @dataclass
@@ -120,6 +170,7 @@ class _Schedule:
             if done % REPORT_EVERY == 0 or done == steps:
                 means = _means(recent)
                 recent.clear()
+                self.position.losses[phase] = means
                 self.progress.report(done, means, batch_size)
                 self.folder.log({"phase": phase, "step": done, "seconds": round(self.position.seconds, 1), **means})
             if sample and (done % self.config.sample_every == 0 or done == steps):
@@ -133,20 +184,17 @@ class _Schedule:
             kept = self.folder.checkpoint if self.folder.checkpoint.exists() else "none yet"
             raise DivergedError(
                 f"{phase} step {number}: {', '.join(broken)} is not finite; the last good checkpoint is {kept};"
-                " lower the learning rates, or train with precision: fp32"
+                " go on from it with --resume and lower learning rates, or with precision: fp32"
             )
 
 
-def _words(initial: InitialModel | None, rendered: Rendered) -> tuple[str, ...]:
-    if initial:
-        return initial.words
-    return build_vocabulary(caption for captions in rendered.captions for caption in captions)
-
-
-def _render(config: RunConfig, progress: Progress) -> Rendered:
-    count = config.data.pictures
-    progress.start("drawing", count)
-    return render_synthbirds("train", count, config.data.side, cache_folder(), lambda drawn: progress.report(drawn, {}))
+def _load_data(config: RunConfig, progress: Progress) -> TrainingData:
+    data = load_training_data(
+        config.data, lambda count: progress.start("pictures", count), lambda done: progress.report(done, {})
+    )
+    if data.problems:
+        progress.note(f"left out of {config.data.source}: {summary(data.problems)}; t2i-engine data check names them")
+    return data
 
 
 def _means(recent: list[Losses]) -> Losses:

@@ -1,65 +1,135 @@
-"""Pictures drawn once and kept on disk, so that training does not draw them again at every epoch."""
+"""Pictures at one side, made once and kept on disk, so that training does not decode or draw them at every epoch."""
 
 import json
 import os
-from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Executor, Future, ProcessPoolExecutor
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 import numpy as np
+from filelock import FileLock
 from numpy.typing import NDArray
 
-from training.data.synthbirds import VERSION, Split, SynthBirds
+from training.data.example import Example
+from training.data.source import BrokenPictureError, DataError, Item, Listing, Problem, Split
+from training.data.synthbirds.source import Drawn
 
-CHUNK = 250
+CHUNK = 100
+NOTHING = np.empty(0, np.uint8)
 
 
 @dataclass(frozen=True)
 class Rendered:
-    """A data set at one picture side, in memory as the training loops want it."""
+    """A split at one picture side, in memory as the training loops want it; N pictures could be read."""
 
     pictures: NDArray[np.uint8]
-    """(N, R, R, 3), mapped from disk."""
+    """(N, S, S, 3), mapped from disk."""
     captions: list[tuple[str, ...]]
     """Several captions for each picture."""
+    keys: list[str]
+    """The name of each picture."""
+    groups: NDArray[np.int64]
+    """(N): equal where captions describe the group that pictures belong to, and fit each other's."""
+    broken: tuple[Problem, ...]
+    """The pictures that could not be read, and were left out."""
 
 
 def cache_folder() -> Path:
-    """Where drawn pictures are kept: `$XDG_CACHE_HOME/t2i-engine`, by default under `~/.cache`."""
+    """Where pictures are kept: `$XDG_CACHE_HOME/t2i-engine`, by default under `~/.cache`."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "t2i-engine"
 
 
-def render_synthbirds(
-    split: Split, count: int, side: int, cache: Path, on_progress: Callable[[int], None] = lambda drawn: None
+def render(
+    listing: Listing, side: int, cache: Path, on_progress: Callable[[int], None] = lambda made: None
 ) -> Rendered:
-    """Draws `count` pictures with all cores, or finds them in `cache`, kept by version, split and side."""
-    stem = f"synthbirds-{VERSION}-{split}-{count}-{side}"
-    pictures_file, captions_file = cache / f"{stem}.npy", cache / f"{stem}.json"
-    if not captions_file.is_file():  # written last: where it is, both are complete
+    """Makes the pictures with all cores, or finds them in `cache`, kept by fingerprint and side; S = `side`.
+
+    Processes that want the same pictures wait for one another. Raises `DataError` where the disk is full or not to be
+    written to.
+    """
+    stem = cache / f"{listing.fingerprint}-{side}"
+    pixels, index = stem.with_name(f"{stem.name}.pixels"), stem.with_name(f"{stem.name}.json")
+    try:
         cache.mkdir(parents=True, exist_ok=True)
-        temporary = cache / f".{stem}.{os.getpid()}.npy"
-        pictures = np.lib.format.open_memmap(temporary, "w+", np.uint8, (count, side, side, 3))
-        captions: list[tuple[str, ...]] = []
-        with ProcessPoolExecutor() as pool:
-            chunks = [range(start, min(start + CHUNK, count)) for start in range(0, count, CHUNK)]
-            for chunk, (images, texts) in zip(
-                chunks, pool.map(partial(_draw, split, count, side), chunks), strict=True
-            ):
-                pictures[chunk.start : chunk.stop] = images
-                captions += texts
-                on_progress(chunk.stop)
-        pictures.flush()
-        temporary.replace(pictures_file)
-        temporary = temporary.with_suffix(".json")
-        temporary.write_text(json.dumps(captions), encoding="utf-8")
-        temporary.replace(captions_file)
-    captions = [tuple(texts) for texts in json.loads(captions_file.read_text(encoding="utf-8"))]
-    return Rendered(np.load(pictures_file, mmap_mode="r"), captions)
+        with FileLock(stem.with_name(f"{stem.name}.lock")):
+            if not index.is_file():  # written last: where it is, both are complete
+                _make(listing.items, side, pixels, index, on_progress)
+    except OSError as error:
+        size = len(listing.items) * side * side * 3 / 1e9
+        raise DataError(
+            f"pictures cannot be kept in '{cache}' ({error.strerror}); they take {size:.1f} GB: make room there, "
+            "or set XDG_CACHE_HOME to another folder"
+        ) from error
+    found = json.loads(index.read_text(encoding="utf-8"))
+    count = len(found["keys"])
+    shape = (count, side, side, 3)  # an empty file cannot be mapped
+    return Rendered(
+        np.memmap(pixels, np.uint8, "r", shape=shape) if count else np.empty(shape, np.uint8),
+        [tuple(texts) for texts in found["captions"]],
+        found["keys"],
+        np.array(found["groups"], np.int64),
+        tuple(Problem(*problem) for problem in found["broken"]),
+    )
 
 
-def _draw(split: Split, count: int, side: int, indices: range) -> tuple[NDArray[np.uint8], list[tuple[str, ...]]]:
-    birds = SynthBirds(split, count, side)
-    examples = [birds[i] for i in indices]
-    return np.stack([example.image for example in examples]), [example.captions for example in examples]
+def render_synthbirds(
+    split: Split, count: int, side: int, cache: Path, on_progress: Callable[[int], None] = lambda made: None
+) -> Rendered:
+    """The first `count` pictures of a split of synthbirds."""
+    return render(Drawn(count).listing(split), side, cache, on_progress)
+
+
+def _make(items: Sequence[Item], side: int, pixels: Path, index: Path, on_progress: Callable[[int], None]) -> None:
+    """Writes the pictures that can be read, one behind the other, then what is known of each."""
+    kept: list[Example] = []
+    broken: list[Problem] = []
+    temporary = pixels.with_name(f".{pixels.name}.tmp")
+    with temporary.open("wb") as file, ProcessPoolExecutor() as pool:
+        done = 0
+        for made in _in_order(pool, items, side):
+            for example in made:
+                if isinstance(example, Problem):
+                    broken.append(example)
+                else:
+                    file.write(example.image.tobytes())
+                    kept.append(example._replace(image=NOTHING))
+            done += len(made)
+            on_progress(done)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(pixels)
+    names = {
+        name: number for number, name in enumerate(dict.fromkeys(example.group or example.key for example in kept))
+    }
+    content = {
+        "keys": [example.key for example in kept],
+        "captions": [example.captions for example in kept],
+        "groups": [names[example.group or example.key] for example in kept],
+        "broken": broken,
+    }
+    temporary.write_text(json.dumps(content), encoding="utf-8")
+    temporary.replace(index)
+
+
+def _in_order(pool: Executor, items: Sequence[Item], side: int) -> Iterator[list[Example | Problem]]:
+    """The examples chunk by chunk; only so many chunks are under way that they fit into memory at any size."""
+    waiting: deque[Future[list[Example | Problem]]] = deque()
+    for start in range(0, len(items), CHUNK):
+        waiting.append(pool.submit(load_items, items[start : start + CHUNK], side))
+        if len(waiting) > 2 * (os.cpu_count() or 1):
+            yield waiting.popleft().result()
+    while waiting:
+        yield waiting.popleft().result()
+
+
+def load_items(items: Sequence[Item], side: int) -> list[Example | Problem]:
+    """Each item's example, or a problem that names the picture and the reason."""
+    loaded: list[Example | Problem] = []
+    for item in items:
+        try:
+            loaded.append(item.load(side))
+        except BrokenPictureError as error:
+            loaded.append(Problem("broken picture", f"{item.key}: {error}"))
+    return loaded

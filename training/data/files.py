@@ -1,0 +1,126 @@
+"""Data sets of picture files: decoding, cropping and resizing; caption files; and whether any of them has changed."""
+
+import hashlib
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageOps
+
+from training.data.example import Example
+from training.data.source import BrokenPictureError, DataError, Listing, Problem, Split
+
+READING = 1  # goes up whenever a file would become another picture: what was kept is keyed by it
+
+PICTURE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
+
+
+class Box(NamedTuple):
+    """Where an object is, in pixels from the top left corner."""
+
+    left: float
+    top: float
+    width: float
+    height: float
+
+    def with_margin(self, picture_width: int, picture_height: int) -> tuple[int, int, int, int]:
+        """The square 1.5 times as long as the longer side, cut at the picture's edges (AttnGAN, DF-GAN): corners."""
+        radius = int(max(self.width, self.height) * 0.75)
+        x, y = int(self.left + self.width / 2), int(self.top + self.height / 2)
+        return max(0, x - radius), max(0, y - radius), min(picture_width, x + radius), min(picture_height, y + radius)
+
+
+@dataclass(frozen=True)
+class PictureFile:
+    """An item that lies in a file of its own."""
+
+    file: Path
+    captions: tuple[str, ...]
+    key: str
+    group: str = ""
+    box: Box | None = None
+    """What the picture is cropped to, with a margin."""
+
+    def load(self, side: int) -> Example:
+        """Reads it as `read_picture` does."""
+        return Example(read_picture(self.file, side, self.box), self.captions, self.key, self.group)
+
+
+def read_picture(file: Path | IO[bytes], side: int, box: Box | None = None) -> NDArray[np.uint8]:
+    """Decodes a picture to RGB, uint8 (R, R, 3) with R = `side`: its shorter side becomes R, the longer one is cut.
+
+    Transparent pixels become white. With `box` the picture is first cropped to it with its margin; without one it is
+    turned as its camera was held. Raises `BrokenPictureError`.
+    """
+    try:
+        with Image.open(file) as opened:
+            if opened.mode.startswith(("I", "F")):
+                raise BrokenPictureError(f"more than 8 bits a channel ({opened.mode})")
+            picture = opened.crop(box.with_margin(*opened.size)) if box else ImageOps.exif_transpose(opened)
+            if picture.has_transparency_data:
+                picture = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture.convert("RGBA"))
+            fitted = ImageOps.fit(picture.convert("RGB"), (side, side), Image.Resampling.BILINEAR)
+            return np.asarray(fitted)
+    except BrokenPictureError:
+        raise
+    except Exception as error:  # a decoder raises what it meets: OSError, SyntaxError, struct.error, IndexError, …
+        raise BrokenPictureError(" ".join(str(error).split()) or type(error).__name__) from error
+
+
+def read_caption_file(file: Path, name: str) -> tuple[str, ...] | Problem:
+    """The captions of a UTF-8 file, one a line, blank lines left out; a problem with `name` where there are none."""
+    try:
+        text = file.read_text(encoding="utf-8-sig")
+    except FileNotFoundError:
+        return Problem("no caption", name)
+    except UnicodeDecodeError:
+        return Problem("caption not in UTF-8", name)
+    return stripped(text.splitlines()) or Problem("empty caption file", name)
+
+
+def stripped(texts: Iterable[str]) -> tuple[str, ...]:
+    """Texts without the space around them, those left out that are nothing else."""
+    return tuple(text.strip() for text in texts if text.strip())
+
+
+def within(folder: Path, name: str) -> Path | None:
+    """The file `name` of a folder; None where the name leads out of it."""
+    file = folder / name
+    inside = not Path(name).is_absolute() and ".." not in Path(name).parts and "\0" not in name
+    return file if inside else None
+
+
+def read_text(file: Path, cure: str) -> str:
+    """The text of a file that a data set cannot do without. Raises `DataError`, ending with `cure`."""
+    try:
+        return file.read_text(encoding="utf-8-sig")
+    except OSError as error:
+        raise DataError(f"'{file}' cannot be read ({error.strerror}); {cure}") from None
+    except UnicodeDecodeError as error:
+        raise DataError(f"'{file}' is not UTF-8 (byte {error.start}); convert it: iconv -f latin1 -t utf-8") from None
+
+
+def list_files(
+    kind: str, split: Split, files: Iterable[PictureFile], problems: Sequence[Problem] = (), note: str = ""
+) -> Listing:
+    """The listing of those files that exist; absent ones become problems.
+
+    The fingerprint covers everything that decides about pictures and captions, and each file's size and time of change.
+    """
+    digest = hashlib.sha256(f"{kind} {READING}".encode())
+    present: list[PictureFile] = []
+    absent: list[Problem] = []
+    for item in files:
+        try:
+            found = item.file.stat()
+        except OSError:
+            absent.append(Problem("absent picture", str(item.file)))
+            continue
+        present.append(item)
+        told = (item.key, item.captions, item.group, item.box, found.st_size, found.st_mtime_ns)
+        digest.update(json.dumps(told).encode())
+    return Listing(present, f"{kind}-{split}-{digest.hexdigest()[:24]}", (*absent, *problems), note)

@@ -1,0 +1,115 @@
+"""`folder:PATH`: a folder of pictures with captions, in Hugging Face's convention or with text files beside them.
+
+    PATH/metadata.jsonl or metadata.csv    rows of `file_name` and `text`; several rows a picture, or a list of texts
+    PATH/a.jpg, a.txt                      where there is no metadata: captions, one a line
+
+The splits are the folders PATH/train and PATH/test (or val, validation), each with metadata of its own or named in
+PATH's; where there is no train, everything is to train with.
+"""
+
+import csv
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+from training.data.files import (
+    PICTURE_SUFFIXES,
+    PictureFile,
+    list_files,
+    read_caption_file,
+    read_text,
+    stripped,
+    within,
+)
+from training.data.source import DataError, Listing, Problem, Split
+
+METADATA = ("metadata.jsonl", "metadata.csv")
+NAMES: dict[Split, tuple[str, ...]] = {"train": ("train",), "test": ("test", "validation", "val")}
+
+
+@dataclass(frozen=True)
+class Folder:
+    """The pictures below `folder`."""
+
+    folder: Path
+
+    def __post_init__(self) -> None:
+        """Raises `DataError` where there is no such folder."""
+        if not self.folder.is_dir():
+            raise DataError(f"'{self.folder}' is no folder; expected one of pictures with metadata.jsonl or .txt files")
+
+    @staticmethod
+    def recognises(folder: Path) -> bool:
+        """Whether a folder looks like this data set."""
+        return any(_pictures(folder)) or any((folder / name).is_file() for name in METADATA)
+
+    @property
+    def name(self) -> str:
+        """As it is asked for."""
+        return f"folder:{self.folder}"
+
+    def listing(self, split: Split) -> Listing:
+        """The pictures of a split that have captions; those that metadata do not mention have none."""
+        root = self._root(split)
+        if root is None:
+            return list_files("folder", split, ())
+        pictures = list(_pictures(root))
+        captions = self._captions(root, pictures)
+        files: list[PictureFile] = []
+        problems: list[Problem] = []
+        for file in dict.fromkeys((*pictures, *captions)):  # metadata may name pictures that are absent
+            name = file.relative_to(self.folder).as_posix()
+            found = captions.get(file) or Problem("no caption", name)
+            if isinstance(found, Problem):
+                problems.append(found)
+            else:
+                files.append(PictureFile(file, found, f"folder/{name}"))
+        return list_files("folder", split, files, problems)
+
+    def _root(self, split: Split) -> Path | None:
+        if not (self.folder / "train").is_dir():
+            return self.folder if split == "train" else None
+        return next((self.folder / name for name in NAMES[split] if (self.folder / name).is_dir()), None)
+
+    def _captions(self, root: Path, pictures: list[Path]) -> Mapping[Path, tuple[str, ...] | Problem]:
+        """Captions by picture, from metadata where there are any, from text files otherwise."""
+        for folder in dict.fromkeys((root, self.folder)):
+            for name in METADATA:
+                if (folder / name).is_file():
+                    told = _metadata(folder / name)
+                    return {file: texts for file, texts in told.items() if file.is_relative_to(root)}
+        texts = {file: file.with_suffix(".txt") for file in pictures}
+        return {file: read_caption_file(text, text.relative_to(self.folder).as_posix()) for file, text in texts.items()}
+
+
+def _pictures(folder: Path) -> Iterator[Path]:
+    return (file for file in sorted(folder.rglob("*")) if file.suffix.lower() in PICTURE_SUFFIXES)
+
+
+def _metadata(file: Path) -> dict[Path, tuple[str, ...]]:
+    """Captions by picture. Raises `DataError` naming the row that does not hold `file_name` and `text`."""
+    told: dict[Path, tuple[str, ...]] = {}
+    expected = "expected rows of file_name, a picture below the file's folder, and text, a caption or a list of them"
+    number = 0
+    try:
+        for number, row in enumerate(_rows(file), 1):
+            name, text = row["file_name"], row["text"]
+            texts = text if isinstance(text, list) else [text]
+            picture = within(file.parent, name)
+            if picture is None:
+                raise DataError(f"'{file}', row {number}: '{name}' lies outside the folder; {expected}")
+            told[picture] = told.get(picture, ()) + stripped(texts)
+    except (ValueError, LookupError, TypeError, AttributeError, csv.Error) as error:
+        raise DataError(f"'{file}', after {number} rows: {type(error).__name__} {error}; {expected}") from None
+    return told
+
+
+def _rows(file: Path) -> Iterator[dict[str, Any]]:
+    text = read_text(file, "give a readable file")
+    if file.suffix == ".csv":
+        yield from csv.DictReader(StringIO(text, newline=""))
+    else:
+        yield from (json.loads(line) for line in text.split("\n") if line.strip())

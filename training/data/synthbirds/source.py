@@ -1,0 +1,37 @@
+"""`synthbirds` as one of the data sets: pictures are drawn, so a split holds as many as are asked for."""
+
+from dataclasses import dataclass
+
+from training.data.example import Example
+from training.data.source import Listing, Split
+from training.data.synthbirds import VERSION, SynthBirds
+
+
+@dataclass(frozen=True)
+class Bird:
+    """One picture by its number."""
+
+    split: Split
+    number: int
+
+    @property
+    def key(self) -> str:
+        """The picture's name and seed."""
+        return f"synthbirds/{self.split}/{self.number:06d}"
+
+    def load(self, side: int) -> Example:
+        """Draws it."""
+        return SynthBirds(self.split, self.number + 1, side)[self.number]
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """`synthbirds` with so many pictures in each split."""
+
+    pictures: int
+    name: str = "synthbirds"
+
+    def listing(self, split: Split) -> Listing:
+        """The first pictures of a split."""
+        birds = [Bird(split, number) for number in range(self.pictures)]
+        return Listing(birds, f"synthbirds-{VERSION}-{split}-{self.pictures}")
