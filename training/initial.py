@@ -1,16 +1,18 @@
 """Weights to start a run from: a checkpoint's, or a bundle's."""
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
-from safetensors.torch import load_file
 from torch import Tensor
 
-from t2i_engine.bundle import Bundle, ModelSizes
+from t2i_engine.bundle import Bundle
 from t2i_engine.errors import UserError
-from training.checkpoint import load_checkpoint
+from training.checkpoint import load_checkpoint, load_model
 from training.models.image_encoder import ImageEncoder
 from training.models.text_to_image import TextToImage
+from training.weights import read_model
 
 IMAGE_ENCODER = "image_encoder."
 
@@ -24,20 +26,20 @@ class InitialModel:
     """A model to start from, with the words it knows."""
 
     name: str
-    sizes: ModelSizes
+    origin: dict[str, Any]
+    """The run, data and steps it comes from, for the provenance of what is trained from it."""
     words: tuple[str, ...]
-    weights: dict[str, Tensor]
-    """TextToImage's state dict."""
+    model: TextToImage
     image_encoder: dict[str, Tensor] | None
     """The state of the DAMSM image encoder; None where it comes from a bundle, which has none."""
 
     def load_into(self, model: TextToImage, image_encoder: ImageEncoder) -> None:
         """Copies the weights. Raises `InitialError` naming the sizes that differ."""
-        ours, theirs = asdict(model.sizes), asdict(self.sizes)
+        ours, theirs = asdict(model.sizes), asdict(self.model.sizes)
         differing = [f"{name} {theirs[name]} instead of {ours[name]}" for name in ours if ours[name] != theirs[name]]
         if differing:
             raise InitialError(f"--init '{self.name}' does not fit the config: it has {', '.join(differing)}")
-        model.load_state_dict(self.weights)
+        model.load_state_dict(self.model.state_dict())
         if self.image_encoder is None:
             return
         try:
@@ -52,13 +54,15 @@ def load_initial(path: str) -> InitialModel:
     """Reads a checkpoint (a .pt file) or a bundle (its name or folder). Raises `UserError` where that fails."""
     if not path.endswith(".pt"):
         bundle = Bundle.open(path)
-        weights = load_file(bundle.path("weights.safetensors"))
-        return InitialModel(bundle.manifest.name, bundle.manifest.model, bundle.tokenizer().words, weights, None)
-    content = load_checkpoint(Path(path))
-    networks = content["state"].get("damsm", {}).get("networks", {})
+        origin = _origin({"bundle": bundle.name, **bundle.manifest.provenance})
+        return InitialModel(path, origin, bundle.tokenizer().words, read_model(bundle), None)
+    trained = load_model(Path(path))
+    networks = load_checkpoint(Path(path))["state"].get("damsm", {}).get("networks", {})
     encoder = {
         key.removeprefix(IMAGE_ENCODER): value for key, value in networks.items() if key.startswith(IMAGE_ENCODER)
     }
-    return InitialModel(
-        Path(path).name, ModelSizes(**content["sizes"]), tuple(content["words"]), content["weights"], encoder or None
-    )
+    return InitialModel(path, _origin(trained.provenance), trained.words, trained.model, encoder or None)
+
+
+def _origin(provenance: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: provenance[key] for key in ("bundle", "run", "dataset", "steps", "commit") if key in provenance}

@@ -35,11 +35,14 @@ class DivergedError(UserError):
 
 @dataclass
 class Position:
-    """Where a run stands: steps made in each phase, the seconds they took, and the losses last reported."""
+    """Where a run stands: steps made in each phase, and the seconds they took."""
 
     steps: dict[Phase, int]
     seconds: float
     losses: dict[Phase, Losses]
+    """As last reported."""
+    recent: list[Losses]
+    """Of the steps since."""
 
 
 @dataclass(frozen=True)
@@ -63,8 +66,8 @@ class Plan:
 def train(config: RunConfig, folder: RunFolder, progress: Progress, initial: InitialModel | None = None) -> None:
     """Trains into `folder` from where it stands, first the DAMSM encoders, then generator and discriminator.
 
-    `initial` gives words, text encoder and generator to start from (see `Plan`). Everything is checked before the folder
-    is written to. Raises `UserError`: of the config, the data, or `DivergedError`.
+    `initial` gives words, text encoder and generator to start from (see `Plan`). Everything is checked before the
+    folder is written to. Raises `UserError`: of the config, the data, or `DivergedError`.
     """
     torch.manual_seed(config.seed)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -79,7 +82,7 @@ def train(config: RunConfig, folder: RunFolder, progress: Progress, initial: Ini
     if initial and not stored:
         initial.load_into(model, damsm.image_encoder)
     gan = GanTrainer(config, corpus, damsm.text_encoder, damsm.image_encoder, model.generator, device)
-    position = Position(steps={"damsm": 0, "gan": 0}, seconds=0.0, losses={})
+    position = Position(steps={"damsm": 0, "gan": 0}, seconds=0.0, losses={}, recent=[])
     if stored:
         _require_same_data(folder, stored["provenance"]["dataset"], data.describe())
         position = Position(**stored["state"]["position"])
@@ -159,7 +162,7 @@ class _Schedule:
     ) -> None:
         first = self.position.steps[phase]
         self.progress.start(phase, steps, first)
-        recent: list[Losses] = []
+        recent = self.position.recent
         for number in range(first, steps):
             started = time.monotonic()
             losses = trainer.step(number)

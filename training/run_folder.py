@@ -6,6 +6,7 @@ checkpoint.pt   the model, and everything that resuming needs
 """
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -16,47 +17,79 @@ from training.checkpoint import load_checkpoint
 from training.config import RunConfig, load_config
 from training.provenance import tool_versions, working_commit
 
+CHANGEABLE = {
+    "gan.steps",
+    "gan.generator_learning_rate",
+    "gan.discriminator_learning_rate",
+    "precision",
+    "checkpoint_every",
+    "sample_every",
+    "sample_captions",
+}
+"""What a resumed run may be asked to do otherwise; everything else makes it another run."""
+
 
 class RunFolderError(UserError):
-    """A run folder that is taken, missing, or that belongs to another config."""
+    """A run folder that is taken, missing, cannot be written, or belongs to another config."""
 
 
 class RunFolder:
-    """A run's folder, new or taken up again."""
+    """A run's folder, new or taken up again. Nothing is written before `begin`."""
 
-    def __init__(self, path: Path, config: RunConfig, resume: bool) -> None:
-        """Makes the folder, or, with `resume`, checks that it is a run of this config. Raises `RunFolderError`."""
+    def __init__(self, path: Path) -> None:
         self.path = path
         self.checkpoint = path / "checkpoint.pt"
+        self._config = path / "config.yaml"
         self._losses = path / "losses.jsonl"
-        written = path / "config.yaml"
-        if resume:
-            self._check_same_config(written, config)
-        elif written.exists():
+
+    def require_new(self) -> None:
+        """Raises `RunFolderError` where the folder holds a run already."""
+        if self._config.exists() or self.checkpoint.exists():
             raise RunFolderError(
-                f"'{path}' already holds a run; go on with --resume, or choose another folder with --out"
+                f"'{self.path}' already holds a run; go on with --resume, or choose another folder with --out"
             )
+
+    def resumed(self, config: RunConfig) -> RunConfig:
+        """The config to go on with: `config`, with the run's own initial model where it names none.
+
+        Raises `RunFolderError` where there is no run, or where `config` differs in more than may change.
+        """
+        if not self._config.exists():
+            raise RunFolderError(f"'{self.path}' holds no run to resume; leave out --resume to begin one")
+        before = load_config(self._config)
+        config = config.model_copy(update={"initial": config.initial or before.initial})
+        changed = set(_differing(before.model_dump(), config.model_dump())) - CHANGEABLE
+        if changed:
+            raise RunFolderError(
+                f"'{self.path}' is a run of another config ({', '.join(sorted(changed))} differ); "
+                "resume it with its own config.yaml, or begin another with --out"
+            )
+        return config
+
+    def begin(self, config: RunConfig) -> None:
+        """Makes the folder and writes down what is run, and with what. Raises `RunFolderError`."""
+        versions = {"commit": working_commit(), **tool_versions()}
         try:
-            (path / "samples").mkdir(parents=True, exist_ok=True)
-            written.write_text(yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False), encoding="utf-8")
-            versions = {"commit": working_commit(), **tool_versions()}
-            (path / "versions.json").write_text(json.dumps(versions, indent=2) + "\n", encoding="utf-8")
+            (self.path / "samples").mkdir(parents=True, exist_ok=True)
+            _write(self._config, yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False))
+            _write(self.path / "versions.json", json.dumps(versions, indent=2) + "\n")
         except OSError as error:
             raise RunFolderError(
-                f"run folder '{path}' cannot be written ({error.strerror}); choose another with --out"
+                f"run folder '{self.path}' cannot be written ({error.strerror}); choose another with --out"
             ) from error
 
     def load_checkpoint(self) -> dict[str, Any] | None:
-        """The content of the last checkpoint; None where there is none yet. Drops the losses logged after it."""
-        if not self.checkpoint.exists():
-            self._losses.unlink(missing_ok=True)
-            return None
-        content = load_checkpoint(self.checkpoint)
-        steps = content["state"]["position"]["steps"]
+        """The content of the last checkpoint; None where there is none yet. Drops the losses logged after it.
+
+        Raises `CheckpointError`, and `RunFolderError` where the checkpoint is not one of a run.
+        """
+        content = load_checkpoint(self.checkpoint) if self.checkpoint.exists() else None
+        if content is not None and "position" not in content["state"]:
+            raise RunFolderError(f"'{self.checkpoint}' holds weights alone; begin a run from them with --init")
+        steps = content["state"]["position"]["steps"] if content else {}
         if self._losses.exists():
-            rows = [json.loads(line) for line in self._losses.read_text(encoding="utf-8").splitlines()]
-            kept = [row for row in rows if row["step"] <= steps[row["phase"]]]
-            self._losses.write_text("".join(json.dumps(row) + "\n" for row in kept), encoding="utf-8")
+            kept = [row for row in self._logged() if row["step"] <= steps.get(row["phase"], 0)]
+            _write(self._losses, "".join(json.dumps(row) + "\n" for row in kept))
         return content
 
     def sample(self, step: int) -> Path:
@@ -68,16 +101,23 @@ class RunFolder:
         with self._losses.open("a", encoding="utf-8") as file:
             file.write(json.dumps(row) + "\n")
 
-    def _check_same_config(self, written: Path, config: RunConfig) -> None:
-        if not written.exists():
-            raise RunFolderError(f"'{self.path}' holds no run to resume; leave out --resume to begin one")
-        before, now = load_config(written).model_dump(), config.model_dump()
-        changed = sorted(_differing(before, now))
-        if changed:
-            raise RunFolderError(
-                f"'{self.path}' is a run of another config ({', '.join(changed)} differ); "
-                "resume it with its own config.yaml, or begin another with --out"
-            )
+    def _logged(self) -> list[dict[str, Any]]:
+        rows = []
+        for line in self._losses.read_text(encoding="utf-8").splitlines():
+            try:
+                rows.append(json.loads(line))
+            except ValueError:  # half a line: the run was killed while it wrote
+                break
+        return rows
+
+
+def _write(path: Path, text: str) -> None:
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        temporary.write_text(text, encoding="utf-8")
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def _differing(before: dict[str, Any], now: dict[str, Any], prefix: str = "") -> list[str]:

@@ -14,6 +14,13 @@ def test_shipped_configs_fit_the_schema_and_bear_their_file_name(path: Path) -> 
     assert load_config(path).name == path.stem
 
 
+def test_numbers_may_be_written_as_powers_of_ten(tmp_path: Path) -> None:
+    path = tmp_path / "powers.yaml"
+    path.write_text("name: powers\ngan: {generator_learning_rate: 2e-4, kl_weight: 1E+1}\n", encoding="utf-8")
+    gan = load_config(path).gan
+    assert (gan.generator_learning_rate, gan.kl_weight) == (2e-4, 10.0)
+
+
 def test_defaults_are_the_papers() -> None:
     config = parse_config({"name": "x"}, "x")
     assert config.data.side == 256

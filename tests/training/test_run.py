@@ -2,10 +2,12 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
 
@@ -24,9 +26,11 @@ from training.stepping import Losses
 TINY = Path(__file__).parents[2] / "training" / "configs" / "tiny.yaml"
 
 
-@pytest.fixture(autouse=True)
-def _cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.getbasetemp() / "cache"))
+@pytest.fixture(autouse=True, scope="module")
+def _cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.getbasetemp() / "cache"))
+        yield
 
 
 def train(*arguments: object) -> Result:
@@ -61,6 +65,18 @@ def assert_same(one: object, other: object, where: str = "") -> None:
         assert one == other, where
 
 
+def stop_at(monkeypatch: pytest.MonkeyPatch, number_to_stop_at: int) -> None:
+    """Interrupts the training of the GAN, as Ctrl-C does."""
+    step = GanTrainer.step
+
+    def stop(trainer: GanTrainer, number: int) -> Losses:
+        if number == number_to_stop_at:
+            raise KeyboardInterrupt
+        return step(trainer, number)
+
+    monkeypatch.setattr(GanTrainer, "step", stop)
+
+
 @pytest.fixture(scope="module")
 def straight(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished tiny run."""
@@ -75,6 +91,7 @@ def test_a_run_leaves_a_checkpoint_samples_losses_and_what_it_was_made_with(stra
     assert model.provenance["steps"] == {"damsm": 4, "gan": 6}
     assert model.provenance["dataset"]["source"] == "synthbirds"
     assert set(model.provenance["versions"]) >= {"python", "torch", "t2i-engine"}
+    assert set(model.provenance["metrics"]["losses"]) == {"damsm", "gan"}
     assert "yellow" in model.words
     assert yaml.safe_load((straight / "config.yaml").read_text(encoding="utf-8"))["gan"]["steps"] == 6
     assert json.loads((straight / "versions.json").read_text(encoding="utf-8"))["torch"] == version("torch")
@@ -95,14 +112,7 @@ def test_standard_output_holds_the_checkpoints_path_alone(tmp_path: Path) -> Non
 def test_a_stopped_and_resumed_run_ends_bit_for_bit_as_an_unbroken_one(
     straight: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stopped_at: int
 ) -> None:
-    step = GanTrainer.step
-
-    def stop(trainer: GanTrainer, number: int) -> Losses:
-        if number == stopped_at:
-            raise KeyboardInterrupt
-        return step(trainer, number)
-
-    monkeypatch.setattr(GanTrainer, "step", stop)
+    stop_at(monkeypatch, stopped_at)
     assert train(TINY, "--out", tmp_path / "run").exit_code == 1
     monkeypatch.undo()
     assert train(TINY, "--out", tmp_path / "run", "--resume").exit_code == 0
@@ -110,7 +120,7 @@ def test_a_stopped_and_resumed_run_ends_bit_for_bit_as_an_unbroken_one(
     assert_same(load_checkpoint(straight / "checkpoint.pt"), resumed)
 
 
-def test_a_run_killed_at_any_moment_resumes_to_the_same_end(straight: Path, tmp_path: Path) -> None:
+def test_a_killed_run_resumes_to_the_same_end(straight: Path, tmp_path: Path) -> None:
     folder = tmp_path / "run"
     command = [
         sys.executable,
@@ -163,6 +173,79 @@ def test_init_starts_from_the_words_and_weights_of_a_checkpoint_or_bundle(
     assert end.provenance["steps"] == {"damsm": damsm_steps, "gan": 6}  # a bundle has no image encoder
     for name, tensor in start.model.state_dict().items():
         torch.testing.assert_close(end.model.state_dict()[name], tensor, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("stopped_at", [1, 4])
+def test_a_run_that_began_from_weights_resumes_as_it_began(
+    straight: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stopped_at: int
+) -> None:
+    initial = tmp_path / "initial.pt"
+    shutil.copy(straight / "checkpoint.pt", initial)
+    assert train(TINY, "--out", tmp_path / "unbroken", "--init", initial).exit_code == 0
+    stop_at(monkeypatch, stopped_at)
+    assert train(TINY, "--out", tmp_path / "run", "--init", initial).exit_code == 1
+    monkeypatch.undo()
+    assert train(TINY, "--out", tmp_path / "run", "--resume", "--init", "birds").exit_code == 2
+    if stopped_at > 3:
+        initial.unlink()  # the checkpoint holds all of it
+    result = train(TINY, "--out", tmp_path / "run", "--resume")
+    assert result.exit_code == 0, result.output
+    unbroken, resumed = (load_checkpoint(tmp_path / name / "checkpoint.pt") for name in ("unbroken", "run"))
+    assert_same(unbroken, resumed)
+    assert resumed["provenance"]["initial"]["run"] == "tiny"
+    assert resumed["provenance"]["steps"] == {"damsm": 0, "gan": 6}
+
+
+def test_a_resumed_run_may_go_on_longer_and_slower(straight: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(straight, tmp_path / "run")
+    config = config_file(tmp_path, gan={"steps": 8, "generator_learning_rate": 1e-12}, precision="fp32")
+    assert train(config, "--out", folder, "--resume").exit_code == 0
+    content = load_checkpoint(folder / "checkpoint.pt")
+    assert content["state"]["position"]["steps"] == {"damsm": 4, "gan": 8}
+    assert content["provenance"]["config"]["gan"]["steps"] == 8
+    before = load_checkpoint(straight / "checkpoint.pt")["state"]["gan"]["generator"]
+    for name, tensor in content["state"]["gan"]["generator"].items():
+        torch.testing.assert_close(tensor, before[name], rtol=0, atol=1e-6)
+
+
+def test_a_run_goes_on_after_half_a_line_of_losses(straight: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(straight, tmp_path / "run")
+    with (folder / "losses.jsonl").open("a") as file:
+        file.write('{"phase": "ga')
+    assert train(TINY, "--out", folder, "--resume").exit_code == 0
+    rows = (folder / "losses.jsonl").read_text(encoding="utf-8").splitlines()
+    assert [json.loads(row)["step"] for row in rows] == [4, 6]
+
+
+def test_a_failed_start_leaves_no_folder_behind(straight: Path, tmp_path: Path) -> None:
+    starts: list[dict[str, object]] = [
+        {"sample_captions": ["xyzzy"]},
+        {"gan": {"batch_size": 65}},
+        {"model": {"noise_width": 5000}},
+        {"gan": {"adam_betas": [0.0, 1.5]}},
+        {"model": {"base_width": 8}, "initial": str(straight / "checkpoint.pt")},
+    ]
+    for number, changes in enumerate(starts):
+        folder = tmp_path / f"run{number}"
+        result = train(config_file(tmp_path, **changes), "--out", folder)
+        assert result.exit_code == 2, result.output
+        assert len([line for line in result.stderr.splitlines() if line.startswith("Error")]) == 1
+        assert not folder.exists()
+
+
+def test_a_full_disk_is_one_line_and_keeps_the_last_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fsync, calls = os.fsync, iter(range(100))
+
+    def full(descriptor: int) -> None:
+        if next(calls) > 0:
+            raise OSError(28, "No space left on device")
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", full)
+    result = train(TINY, "--out", tmp_path / "run")
+    assert result.exit_code == 2
+    assert "No space left on device" in result.stderr
+    assert load_checkpoint(tmp_path / "run" / "checkpoint.pt")["state"]["position"]["steps"]["damsm"] == 3
 
 
 def test_init_with_other_sizes_is_an_error_naming_them(straight: Path, tmp_path: Path) -> None:

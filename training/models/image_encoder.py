@@ -1,5 +1,7 @@
 """Image encoders for DAMSM: a backbone by name, and two heads into the text encoder's space (AttnGAN)."""
 
+import contextlib
+import sys
 from collections.abc import Callable
 from typing import Literal, NamedTuple
 
@@ -7,7 +9,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from t2i_engine.errors import UserError
+
 BackboneName = Literal["cnn", "inception-v3"]
+
+
+class BackboneError(UserError):
+    """A backbone whose pre-trained weights cannot be had."""
 
 
 class EncodedImage(NamedTuple):
@@ -50,7 +58,15 @@ class InceptionV3(nn.Module):
         from torchvision.models import Inception_V3_Weights, inception_v3
         from torchvision.models.feature_extraction import create_feature_extractor
 
-        network = inception_v3(weights=Inception_V3_Weights.IMAGENET1K_V1 if pretrained else None, init_weights=False)
+        weights = Inception_V3_Weights.IMAGENET1K_V1 if pretrained else None
+        try:
+            with contextlib.redirect_stdout(sys.stderr):  # the hub's own notice of a download
+                network = inception_v3(weights=weights, init_weights=False)
+        except OSError as error:
+            raise BackboneError(
+                f"ImageNet's weights of inception-v3 cannot be had ({error}); go online once, or put the file into "
+                "$TORCH_HOME/hub/checkpoints, or choose damsm.image_encoder: cnn"
+            ) from error
         network.transform_input = False  # it would take images for ImageNet-normalised; AttnGAN's are in [−1, 1] too
         self.network = create_feature_extractor(
             network.eval(), return_nodes={"Mixed_6e": "regions", "avgpool": "summary"}
