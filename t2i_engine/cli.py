@@ -156,6 +156,33 @@ def convert_dfgan(generator: Path, text_encoder: Path, captions: Path, out: Path
     _progress(f"Try:  t2i-engine export {shlex.quote(str(out))} --out {shlex.quote(str(out.with_suffix('')))}")
 
 
+@main.group()
+def data() -> None:
+    """Look at data sets."""
+
+
+@data.command(epilog="Example:  t2i-engine data check cub:data/birds")
+@click.argument("source", metavar="SOURCE")
+@click.option("--json", "as_json", is_flag=True, help="Print the findings as JSON, with every problem by name.")
+@click.pass_context
+def check(context: click.Context, source: str, as_json: bool) -> None:
+    """Say what SOURCE holds, and what is wrong with it.
+
+    SOURCE is cub:PATH, cub+attributes:PATH, coco:PATH, folder:PATH, webdataset:PATTERN, synthbirds, or a path that is
+    recognised by what it holds. Every picture is decoded. Pictures that are broken, absent or without captions are
+    named; training leaves them out. The exit code is 0 where SOURCE can be trained with, even so; 1 where it cannot:
+    no usable picture to train with, or captions that are not UTF-8; 2 where there is no such data set.
+    """
+    try:
+        from training.data.check import check
+    except ModuleNotFoundError as error:
+        raise MissingExtra("t2i-engine data", f"the package {error.name}", "train") from None
+
+    found = check(source, _progress)
+    click.echo(json.dumps(found.as_json(), indent=2) if as_json else found.as_text())
+    context.exit(0 if found.usable else 1)
+
+
 @main.command(epilog="Example:  t2i-engine export runs/birds/checkpoint.pt --out birds")
 @click.argument("checkpoint", type=Path)
 @click.option(

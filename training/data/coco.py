@@ -77,8 +77,9 @@ class Coco:
 
 def _read(file: Path) -> COCO:
     """Opens an annotation file; pycocotools itself reads it in the machine's encoding and prints to standard output."""
+    content = json.loads(read_text(file, LAYOUT))
     reader = COCO()
-    reader.dataset = json.loads(read_text(file, LAYOUT))
+    reader.dataset = {part: content[part] for part in ("images", "annotations")}
     with redirect_stdout(StringIO()):
         reader.createIndex()
     return reader

@@ -4,7 +4,7 @@ import json
 import os
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Executor, Future, ProcessPoolExecutor
+from concurrent.futures import Future, ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -86,9 +86,9 @@ def _make(items: Sequence[Item], side: int, pixels: Path, index: Path, on_progre
     kept: list[Example] = []
     broken: list[Problem] = []
     temporary = pixels.with_name(f".{pixels.name}.tmp")
-    with temporary.open("wb") as file, ProcessPoolExecutor() as pool:
+    with temporary.open("wb") as file:
         done = 0
-        for made in _in_order(pool, items, side):
+        for made in load_in_order(items, side):
             for example in made:
                 if isinstance(example, Problem):
                     broken.append(example)
@@ -113,19 +113,22 @@ def _make(items: Sequence[Item], side: int, pixels: Path, index: Path, on_progre
     temporary.replace(index)
 
 
-def _in_order(pool: Executor, items: Sequence[Item], side: int) -> Iterator[list[Example | Problem]]:
-    """The examples chunk by chunk; only so many chunks are under way that they fit into memory at any size."""
+def load_in_order(items: Sequence[Item], side: int) -> Iterator[list[Example | Problem]]:
+    """Loads with all cores, chunk by chunk; only a few are under way, so that they fit into memory.
+
+    For each item there is its example, or a problem that names the picture and the reason.
+    """
     waiting: deque[Future[list[Example | Problem]]] = deque()
-    for start in range(0, len(items), CHUNK):
-        waiting.append(pool.submit(load_items, items[start : start + CHUNK], side))
-        if len(waiting) > 2 * (os.cpu_count() or 1):
+    with ProcessPoolExecutor() as pool:
+        for start in range(0, len(items), CHUNK):
+            waiting.append(pool.submit(_load, items[start : start + CHUNK], side))
+            if len(waiting) > 2 * (os.cpu_count() or 1):
+                yield waiting.popleft().result()
+        while waiting:
             yield waiting.popleft().result()
-    while waiting:
-        yield waiting.popleft().result()
 
 
-def load_items(items: Sequence[Item], side: int) -> list[Example | Problem]:
-    """Each item's example, or a problem that names the picture and the reason."""
+def _load(items: Sequence[Item], side: int) -> list[Example | Problem]:
     loaded: list[Example | Problem] = []
     for item in items:
         try:

@@ -19,6 +19,7 @@ Kind = Literal[
     "no caption",
     "empty caption file",
     "caption not in UTF-8",
+    "caption without a word",
 ]
 
 

@@ -58,7 +58,7 @@ def _parse(name: str) -> tuple[str, str]:
     if name == SYNTHBIRDS:
         return name, ""
     folder = Path(name).expanduser()
-    if folder.is_dir():
+    if name and folder.is_dir():
         return _recognise(folder)
     if name.endswith(".tar"):
         return "webdataset", name

@@ -37,7 +37,7 @@ def write_shard(file: Path, members: dict[str, bytes]) -> None:
 def shards(tmp_path: Path) -> Path:
     """Four shards of five pictures, whose shade is their number, times ten; the caption says the number."""
     for shard in range(4):
-        members = {}
+        members: dict[str, bytes] = {}
         for number in range(5 * shard, 5 * shard + 5):
             members |= {f"{number:03d}.png": picture(10 * number), f"{number:03d}.txt": f"shade w{number}\n".encode()}
         write_shard(tmp_path / f"train-{shard}.tar", members)
@@ -164,7 +164,7 @@ def test_the_pattern_tells_the_splits_apart(shards: Path) -> None:
 @pytest.mark.parametrize(
     ("pattern", "named"),
     [("pipe:touch executed", "no file"), ("https://a.b/c.tar", "no file"), ("none-*.tar", "not there"),
-     ("none-{0..3}.tar", "4 shards"), ("none-{0..3.tar", "not there")],
+     ("none-{0..3}.tar", "4 shards"), ("none-{0..3.tar", "braces")],
 )  # fmt: skip
 def test_only_files_are_shards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pattern: str, named: str) -> None:
     monkeypatch.chdir(tmp_path)

@@ -1,0 +1,103 @@
+"""Every source trains: ten steps from files of each format, made here, and from the real ones where they are there."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import yaml
+from click.testing import CliRunner, Result
+
+from t2i_engine.cli import main
+from tests.training.data.made import make_coco, make_cub, make_folder, shared
+from tests.training.data.test_streaming import picture, write_shard
+from training.checkpoint import load_model
+
+
+@pytest.fixture(autouse=True)
+def _cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.getbasetemp() / "cache"))
+
+
+def train(folder: Path, source: str, *options: str, batch_size: int = 4, **data: object) -> Result:
+    """Trains two steps of DAMSM and ten of the GAN into folder/run."""
+    config = {
+        "name": "tiny",
+        "data": {"source": source, "side": 32, "crop": True, **data},
+        "model": {"base_width": 2, "noise_width": 4, "sentence_width": 8, "embedding_width": 6},
+        "damsm": {"image_encoder": "cnn", "steps": 2, "batch_size": 4},
+        "gan": {"steps": 10, "batch_size": batch_size, "penalty_interval": 4},
+        "precision": "fp32",
+        "sample_captions": ["a bird and a picture"],
+    }
+    file = folder / "config.yaml"
+    file.write_text(yaml.safe_dump(config), encoding="utf-8")
+    return CliRunner().invoke(main, ["train", str(file), "--out", str(folder / "run"), *options])
+
+
+def make_shards(folder: Path) -> Path:
+    for shard in range(2):
+        members: dict[str, bytes] = {}
+        for number in range(4):
+            members |= {f"{number}.png": picture(60 * number), f"{number}.txt": f"a picture w{number}".encode()}
+        write_shard(folder / f"{shard}.tar", members)
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("prefix", "make", "pictures"),
+    [("cub:", make_cub, 8), ("cub+attributes:", make_cub, 8), ("", make_coco, 4), ("", make_folder, 4),
+     ("", make_shards, 8)],
+    ids=["cub", "cub+attributes", "coco", "folder", "webdataset"],
+)  # fmt: skip
+def test_ten_steps_on_every_format(tmp_path: Path, prefix: str, make: Callable[[Path], Path], pictures: int) -> None:
+    folder = tmp_path / "data"
+    folder.mkdir()
+    result = train(tmp_path, f"{prefix}{make(folder)}")
+    assert result.exit_code == 0, result.output
+    provenance = load_model(tmp_path / "run" / "checkpoint.pt").provenance
+    assert provenance["steps"] == {"damsm": 2, "gan": 10}
+    assert provenance["dataset"]["pictures"] == pictures
+    assert str(tmp_path) not in str(provenance)
+
+
+def test_figures_made_with_class_captions_can_say_so(tmp_path: Path) -> None:
+    result = train(tmp_path, f"cub+attributes:{make_cub(tmp_path / 'data', captioned=('001.Red_Bird',))}")
+    assert result.exit_code == 0, result.output
+    dataset = load_model(tmp_path / "run" / "checkpoint.pt").provenance["dataset"]
+    assert dataset["source"] == "cub+attributes:data"
+    assert dataset["note"] == "human captions for 4 of 8 pictures, class attributes for the others"
+
+
+def test_what_is_left_out_is_said_at_the_start_and_kept_in_the_checkpoint(tmp_path: Path) -> None:
+    folder = make_folder(tmp_path / "data", ".txt", pictures=6)
+    (folder / "train" / "0.png").write_bytes(b"no picture")
+    (folder / "train" / "1.txt").write_bytes(b"")
+    result = train(tmp_path, f"folder:{folder}")
+    assert result.exit_code == 0, result.output
+    assert "empty caption file: 1, broken picture: 1" in result.stderr
+    dataset = load_model(tmp_path / "run" / "checkpoint.pt").provenance["dataset"]
+    assert dataset["pictures"] == 4
+    assert dataset["left out"] == "empty caption file: 1, broken picture: 1"
+
+
+def test_unusable_data_are_one_line_before_anything_is_trained(tmp_path: Path) -> None:
+    folder = make_folder(tmp_path / "data", ".txt")
+    for source, options, named in (
+        (f"cub:{folder}", {}, "holds no CUB-200-2011"),
+        (f"folder:{folder}", {"batch_size": 16}, "4 pictures with a known caption, fewer than a batch of 16"),
+        ("kub:x", {}, "did you mean 'cub'"),
+    ):
+        result = train(tmp_path, source, **options)
+        assert result.exit_code == 2, result.output
+        assert named in result.stderr
+        assert "Traceback" not in result.output
+        assert not (tmp_path / "run" / "checkpoint.pt").exists()
+        (tmp_path / "run" / "config.yaml").unlink(missing_ok=True)
+
+
+@pytest.mark.parametrize("source", ["cub+attributes:{cub}", "coco:{coco-mini}"])
+def test_ten_steps_on_the_real_data_sets(tmp_path: Path, source: str) -> None:
+    name = source.partition("{")[2][:-1]
+    result = train(tmp_path, source.replace(f"{{{name}}}", str(shared(name))), batch_size=8)
+    assert result.exit_code == 0, result.output
+    assert load_model(tmp_path / "run" / "checkpoint.pt").provenance["steps"]["gan"] == 10
