@@ -1,6 +1,7 @@
 """The discriminator: DF-GAN's layout, and a verdict that depends on picture and text."""
 
 import torch
+from torch.nn import functional as F
 
 from tests.training.random_weights import randomised
 from training.models.discriminator import Discriminator
@@ -32,6 +33,25 @@ def test_judges_image_and_sentence_together() -> None:
         assert logits.shape == (5,)
         assert not torch.allclose(logits, discriminator(image.flip(0), sentence))
         assert not torch.allclose(logits, discriminator(image, sentence.flip(0)))
+
+
+def test_joins_features_and_sentence_in_that_order() -> None:
+    """A plain reading of method.md, "Discriminator", behind the down-blocks."""
+    discriminator = Discriminator(32, 4, 6)
+    randomised(discriminator)
+    image, sentence = torch.rand(2, 3, 32, 32), torch.randn(2, 6)
+    with torch.no_grad():
+        features = discriminator.features(image)
+        joined = torch.cat([features, sentence.view(2, 6, 1, 1).repeat(1, 1, 4, 4)], dim=1)
+        hidden = F.leaky_relu(F.conv2d(joined, discriminator.joint_conv[0].weight, padding=1), 0.2)
+        expected = F.conv2d(hidden, discriminator.joint_conv[2].weight).flatten()
+        torch.testing.assert_close(discriminator(image, sentence), expected)
+        x = F.conv2d(image, discriminator.conv_img.weight, discriminator.conv_img.bias, padding=1)
+        for block in discriminator.DBlocks:
+            residual = F.leaky_relu(F.conv2d(x, block.conv_r[0].weight, stride=2, padding=1), 0.2)
+            residual = F.leaky_relu(F.conv2d(residual, block.conv_r[2].weight, padding=1), 0.2)
+            x = F.avg_pool2d(block.conv_s(x), 2) + block.gamma * residual
+        torch.testing.assert_close(features, x)
 
 
 def test_residual_branches_start_closed() -> None:

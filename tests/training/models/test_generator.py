@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from torch.nn import functional as F
 
 from t2i_engine.bundle import ModelSizes
 from tests.training.random_weights import randomised
@@ -95,6 +96,50 @@ def test_text_has_no_influence_before_training(sizes: ModelSizes) -> None:
     noise, sentence, _ = inputs(sizes)
     with torch.no_grad():
         assert torch.equal(generator(noise, sentence).image, generator(noise, -sentence).image)
+
+
+def test_it_is_the_methods_generator_step_by_step(sizes: ModelSizes) -> None:
+    """A plain reading of method.md, "Generator": noise first in the condition, every block from ŝ anew."""
+    generator = Generator(sizes).double()
+    randomised(generator)
+    noise, sentence, condition_noise = inputs(sizes, dtype=torch.float64)
+    weights = dict(generator.named_parameters())
+
+    def linear(name: str, x: torch.Tensor) -> torch.Tensor:
+        return x @ weights[f"{name}.weight"].T + weights[f"{name}.bias"]
+
+    def affine(name: str, x: torch.Tensor, c: torch.Tensor) -> torch.Tensor:
+        gamma, beta = (
+            linear(f"{name}.{mlp}.linear2", linear(f"{name}.{mlp}.linear1", c).relu())
+            for mlp in ("fc_gamma", "fc_beta")
+        )
+        return gamma[..., None, None] * x + beta[..., None, None]
+
+    def fuse(name: str, x: torch.Tensor, c: torch.Tensor) -> torch.Tensor:
+        return F.leaky_relu(affine(f"{name}.affine1", F.leaky_relu(affine(f"{name}.affine0", x, c), 0.2), c), 0.2)
+
+    def conv(name: str, x: torch.Tensor) -> torch.Tensor:
+        return F.conv2d(x, weights[f"{name}.weight"], weights[f"{name}.bias"], padding="same")
+
+    mean, log_variance = linear("augmentation.statistics", sentence).chunk(2, dim=1)
+    conditioned = mean + (log_variance / 2).exp() * condition_noise
+    h = linear("fc", noise).view(3, -1, 4, 4)
+    for i in range(3):
+        summary = torch.einsum("bchw,chw->bc", h, weights[f"adaptive_blocks.{i}.summary.weight"][:, 0])
+        hidden = torch.cat([summary + weights[f"adaptive_blocks.{i}.summary.bias"], conditioned], dim=1)
+        attention = linear(
+            f"adaptive_blocks.{i}.attention.2", linear(f"adaptive_blocks.{i}.attention.0", hidden).relu()
+        )
+        condition = torch.cat([noise, conditioned + attention.tanh() * conditioned], dim=1)
+        h = h.repeat_interleave(2, dim=2).repeat_interleave(2, dim=3)
+        name = f"GBlocks.{i}"
+        residual = conv(
+            f"{name}.c2", fuse(f"{name}.fuse2", conv(f"{name}.c1", fuse(f"{name}.fuse1", h, condition)), condition)
+        )
+        h = (conv(f"{name}.c_sc", h) if f"{name}.c_sc.weight" in weights else h) + residual
+    expected = conv("to_rgb.1", F.leaky_relu(h, 0.2)).tanh()
+    with torch.no_grad():
+        torch.testing.assert_close(generator(noise, sentence, condition_noise).image, expected, rtol=0, atol=1e-12)
 
 
 def test_folded_form_computes_the_same_function(sizes: ModelSizes) -> None:

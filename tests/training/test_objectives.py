@@ -1,0 +1,83 @@
+"""One step of the GAN against a plain reading of method.md's objectives (eq. 3-8), computed beside it."""
+
+import copy
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from tests.training.random_weights import randomised
+from tests.training.test_learning import CPU, config, corpus
+from training.gan import GanTrainer
+from training.models.image_encoder import ImageEncoder, SmallCNN
+from training.models.text_to_image import TextToImage
+from training.run import model_sizes
+from training.stepping import seed_step
+
+LAMBDA_TEXT, LAMBDA_IMAGE, ETA, KL_WEIGHT = 0.3, 0.7, 0.4, 2.5
+
+
+def contrast(anchors: Tensor, targets: Tensor, tokens: Tensor) -> Tensor:
+    total = torch.zeros(())
+    for i in range(len(anchors)):
+        similarities = torch.stack(
+            [
+                F.cosine_similarity(anchors[i], targets[j], dim=0) / ETA
+                for j in range(len(anchors))
+                if j == i or not torch.equal(tokens[i], tokens[j])
+            ]
+        )
+        total += similarities.exp().sum().log() - F.cosine_similarity(anchors[i], targets[i], dim=0) / ETA
+    return total / len(anchors)
+
+
+def test_a_step_reports_the_methods_losses() -> None:
+    torch.manual_seed(0)
+    settings = config(
+        contrastive={"text_weight": LAMBDA_TEXT, "image_weight": LAMBDA_IMAGE, "temperature": ETA},
+        kl_weight=KL_WEIGHT,
+        batch_size=6,
+        generator_learning_rate=1e-9,
+        discriminator_learning_rate=1e-9,
+    )
+    model = TextToImage(model_sizes(settings, 7))
+    encoder = ImageEncoder(SmallCNN(), settings.model.sentence_width)
+    gan = GanTrainer(settings, corpus(), model.text_encoder, encoder, model.generator, CPU)
+    for network in (gan.generator, gan.discriminator, gan.text_encoder):
+        randomised(network, scale=0.1)
+    gan.freeze_encoders()
+    generator, critic = copy.deepcopy(gan.generator), copy.deepcopy(gan.discriminator)
+    reported = gan.step(0)
+
+    seed_step(settings.seed, "gan", 0)
+    batch = corpus().batch(settings.seed, 0, 6)
+    sentence = gan.text_encoder(batch.tokens, batch.lengths).sentence
+    drawn = generator(torch.randn(6, 8), sentence, torch.randn_like(sentence))
+    assert drawn.mean is not None
+    assert drawn.log_variance is not None
+    mismatched = torch.stack(
+        [
+            sentence[
+                next(k for k in (i + 1, i + 2, i + 3) if not torch.equal(batch.tokens[i], batch.tokens[k % 6])) % 6
+            ]
+            for i in range(6)
+        ]
+    )
+    image, phi = batch.image.clone().requires_grad_(), sentence.clone().requires_grad_()
+    slopes = torch.autograd.grad(critic(image, phi).sum(), (image, phi))
+    norm = torch.cat([slope.flatten(1) for slope in slopes], dim=1).norm(dim=1)
+    variance = drawn.log_variance.exp()
+    expected = {
+        "D real": (1 - critic(batch.image, sentence)).clamp_min(0).mean(),
+        "D fake": 0.5 * (1 + critic(drawn.image, sentence)).clamp_min(0).mean(),
+        "D mismatch": 0.5 * (1 + critic(batch.image, mismatched)).clamp_min(0).mean(),
+        "D penalty": 2 * norm.pow(6).mean(),
+        "G adversarial": -critic(drawn.image, sentence).mean(),
+        "G kl": KL_WEIGHT * (0.5 * (drawn.mean**2 + variance - 1 - variance.log())).mean(),
+        "G text": LAMBDA_TEXT * contrast(encoder(drawn.image).picture, sentence, batch.tokens),
+        "G image": LAMBDA_IMAGE * contrast(encoder(drawn.image).picture, encoder(batch.image).picture, batch.tokens),
+    }
+    assert reported == pytest.approx(
+        {name: float(value.detach()) for name, value in expected.items()}, rel=2e-3, abs=1e-6
+    )
