@@ -31,7 +31,7 @@ class Found:
     words: frozenset[str]
     problems: tuple[Problem, ...]
     note: str
-    fingerprint: str
+    version: str
     trouble: str
     """Why it cannot be used; empty where it can."""
 
@@ -46,7 +46,7 @@ class Found:
             "words": len(self.words),
             "problems": {kind: [name for of, name in self.problems if of == kind] for kind in kinds},
             "note": self.note,
-            "fingerprint": self.fingerprint,
+            "version": self.version,
             "usable": not self.trouble,
         }
 
@@ -133,7 +133,7 @@ def _look(name: str, source: Source, split: Split, progress: Callable[[str], Non
         words=frozenset(words),
         problems=tuple(problems),
         note=listing.note,
-        fingerprint=listing.fingerprint,
+        version=listing.version,
         trouble=_trouble(name, split, sum(map(bool, counts)), problems),
     )
 

@@ -109,9 +109,10 @@ def list_files(
 ) -> Listing:
     """The listing of those files that exist; absent ones become problems.
 
-    The fingerprint covers everything that decides about pictures and captions, and each file's size and time of change.
+    The version covers everything that decides about pictures and captions, and each file's size; the fingerprint the
+    times of change, too.
     """
-    digest = hashlib.sha256(f"{kind} {READING}".encode())
+    version, fingerprint = hashlib.sha256(), hashlib.sha256(f"{READING}".encode())
     present: list[PictureFile] = []
     absent: list[Problem] = []
     for item in files:
@@ -121,6 +122,8 @@ def list_files(
             absent.append(Problem("absent picture", str(item.file)))
             continue
         present.append(item)
-        told = (item.key, item.captions, item.group, item.box, found.st_size, found.st_mtime_ns)
-        digest.update(json.dumps(told).encode())
-    return Listing(present, f"{kind}-{split}-{digest.hexdigest()[:24]}", (*absent, *problems), note)
+        told = json.dumps((item.key, item.captions, item.group, item.box, found.st_size)).encode()
+        version.update(told)
+        fingerprint.update(told + str(found.st_mtime_ns).encode())
+    name = f"{kind}-{split}-{fingerprint.hexdigest()[:24]}"
+    return Listing(present, name, version.hexdigest()[:24], (*absent, *problems), note)

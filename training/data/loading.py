@@ -74,7 +74,7 @@ class _Kept:
     def describe(self) -> dict[str, Any]:
         captions = sum(map(len, self.rendered.captions))
         counts = {"pictures": len(self.rendered.keys), "captions": captions}
-        return _described(self.config, self.listing.fingerprint, counts, self.problems, self.listing.note)
+        return _described(self.config, self.listing.version, counts, self.problems, self.listing.note)
 
 
 class _Streamed:
@@ -86,7 +86,7 @@ class _Streamed:
         self.problems: tuple[Problem, ...] = ()
         self._captions = 0
         self._words: set[str] = set()
-        self._fingerprint = source.fingerprint("train")
+        self._version = source.version("train")
         for file in source.shards("train"):
             items, problems = read_index(file)
             self.problems += tuple(problems)
@@ -106,13 +106,13 @@ class _Streamed:
 
     def describe(self) -> dict[str, Any]:
         counts = {"pictures": sum(shard.pictures for shard in self.shards), "captions": self._captions}
-        return _described(self.config, self._fingerprint, counts, self.problems)
+        return _described(self.config, self._version, counts, self.problems)
 
 
 def _described(
-    config: DataConfig, fingerprint: str, counts: dict[str, int], problems: Sequence[Problem], note: str = ""
+    config: DataConfig, version: str, counts: dict[str, int], problems: Sequence[Problem], note: str = ""
 ) -> dict[str, Any]:
-    told: dict[str, Any] = {"source": public_name(config.source), "version": fingerprint, "split": "train", **counts}
+    told: dict[str, Any] = {"source": public_name(config.source), "version": version, "split": "train", **counts}
     if problems:
         told["left out"] = summary(problems)
     return told | ({"note": note} if note else {})

@@ -55,7 +55,9 @@ class Listing:
 
     items: Sequence[Item]
     fingerprint: str
-    """Fit for a file's name, and another one whenever a picture or a caption is another."""
+    """Fit for a file's name, and another one whenever a picture or a caption may be another, by any sign."""
+    version: str
+    """Tells the data from others, and is the same for a copy of them elsewhere."""
     problems: tuple[Problem, ...] = ()
     """What was left out."""
     note: str = ""

@@ -87,15 +87,16 @@ class WebDataset:
             shown, hidden = read_index(shard)
             items += shown
             problems += hidden
-        return Listing(items, self.fingerprint(split), tuple(problems))
-
-    def fingerprint(self, split: Split) -> str:
-        """As in `Listing`, from the sizes of the shards and when they were changed."""
-        digest = sha256(f"webdataset {READING}".encode())
+        digest = sha256(f"{READING} {self.version(split)}".encode())
         for shard in self.shards(split):
-            found = shard.stat()
-            digest.update(f"{shard.name} {found.st_size} {found.st_mtime_ns}\n".encode())
-        return f"webdataset-{split}-{digest.hexdigest()[:24]}"
+            digest.update(f"{shard.stat().st_mtime_ns}\n".encode())
+        name = f"webdataset-{split}-{digest.hexdigest()[:24]}"
+        return Listing(items, name, self.version(split), tuple(problems))
+
+    def version(self, split: Split) -> str:
+        """As in `Listing`, from the names and sizes of the shards."""
+        told = "".join(f"{shard.name} {shard.stat().st_size}\n" for shard in self.shards(split))
+        return sha256(told.encode()).hexdigest()[:24]
 
 
 def read_index(shard: Path) -> tuple[list[PackedPicture], list[Problem]]:

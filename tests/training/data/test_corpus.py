@@ -1,12 +1,15 @@
 """Batches: reproducible, complete within an epoch, and captions cut as in AttnGAN."""
 
 import numpy as np
+import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from t2i_engine.tokenizer import Tokenizer
-from training.data.corpus import Corpus, build_vocabulary
+from training.data.corpus import Batch, Corpus, build_vocabulary
+from training.data.source import DataError
+from training.losses.pairs import related_pairs
 
 CAPTIONS = [[f"bird number w{i}", f"another w{i} bird"] for i in range(10)]
 TOKENIZER = Tokenizer(build_vocabulary(caption for captions in CAPTIONS for caption in captions))
@@ -90,3 +93,38 @@ def test_captions_without_a_known_word_are_never_drawn() -> None:
         batch = data.batch(0, step, 3)
         assert sorted(picture_numbers(batch.image)) == [0, 2, 3]
         assert batch.lengths.tolist() == [2, 2, 2]
+
+
+def test_pictures_of_a_group_stay_together_wherever_they_are_drawn() -> None:
+    pictures = np.arange(10, dtype=np.uint8)[:, None, None, None] * np.ones((1, 4, 4, 3), np.uint8)
+    groups = np.array([0, 0, 0, 1, 2, 3, 3, 4, 5, 6])
+    batch = Corpus(pictures, CAPTIONS, TOKENIZER, 18, mirror=False, groups=groups).batch(0, 0, 10)
+    assert batch.groups.tolist() == [groups[number] for number in picture_numbers(batch.image)]
+    related = related_pairs(batch.tokens, batch.groups)
+    assert int(related.sum()) == 3 * 3 + 2 * 2 + 5
+
+
+def test_larger_pictures_are_cut_somewhere_else_each_time() -> None:
+    """Each pixel says where it is: red its row, green its column."""
+    place = np.stack([*np.mgrid[:6, :6], np.zeros((6, 6))], axis=2).astype(np.uint8)
+    data = Corpus(np.stack([place] * 10), CAPTIONS, TOKENIZER, 18, mirror=False, side=4)
+    corners = set()
+    for step in range(20):
+        pixels = ((data.batch(0, step, 10).image + 1) * 127.5).round().int()
+        assert pixels.shape == (10, 3, 4, 4)
+        assert torch.equal(pixels[:, 0, 3] - pixels[:, 0, 0], torch.full((10, 4), 3))
+        corners |= {(int(picture[0, 0, 0]), int(picture[1, 0, 0])) for picture in pixels}
+    assert corners == {(y, x) for y in range(3) for x in range(3)}
+
+
+def test_processes_share_the_batch_that_one_would_draw() -> None:
+    whole = corpus().batch(7, 3, 8)
+    shares = [corpus().batch(7, 3, 2, rank, 4) for rank in range(4)]
+    for name in Batch._fields:
+        assert torch.equal(torch.cat([getattr(share, name) for share in shares]), getattr(whole, name))
+
+
+def test_too_few_pictures_for_a_batch_are_an_error() -> None:
+    corpus().require(10)
+    with pytest.raises(DataError, match=r"10 pictures .* fewer than a batch of 11"):
+        corpus().require(11)

@@ -72,7 +72,20 @@ def test_other_captions_are_other_content(colours: Path) -> None:
     file = PictureFile(colours / "red.png", ("red",), "red")
     other = PictureFile(colours / "red.png", ("crimson",), "red")
     assert list_files("test", "train", [file]).fingerprint != list_files("test", "train", [other]).fingerprint
-    assert list_files("test", "train", [file]).fingerprint == list_files("test", "train", [file]).fingerprint
+    assert list_files("test", "train", [file]) == list_files("test", "train", [file])
+
+
+def test_a_copy_elsewhere_has_the_same_version_but_is_looked_at_again(colours: Path, tmp_path: Path) -> None:
+    before = listing(colours)
+    copy = tmp_path / "copy"
+    copy.mkdir()
+    for file in colours.iterdir():
+        (copy / file.name).write_bytes(file.read_bytes())
+        os.utime(copy / file.name, (0, 0))
+    assert listing(copy).version == before.version
+    assert listing(copy).fingerprint != before.fingerprint
+    flat(copy / "red.png", "white").write_bytes((copy / "red.png").read_bytes() + b" ")
+    assert listing(copy).version != before.version
 
 
 def test_broken_pictures_are_left_out_and_named(colours: Path, tmp_path: Path) -> None:

@@ -34,4 +34,4 @@ class Drawn:
     def listing(self, split: Split) -> Listing:
         """The first pictures of a split."""
         birds = [Bird(split, number) for number in range(self.pictures)]
-        return Listing(birds, f"synthbirds-{VERSION}-{split}-{self.pictures}")
+        return Listing(birds, f"synthbirds-{VERSION}-{split}-{self.pictures}", str(VERSION))
