@@ -14,6 +14,14 @@ def test_shipped_configs_fit_the_schema_and_bear_their_file_name(path: Path) -> 
     assert load_config(path).name == path.stem
 
 
+def test_df_gan_is_the_papers_config_without_the_three_contributions() -> None:
+    paper, dfgan = (load_config(CONFIGS / f"cub-256-{name}.yaml").model_dump() for name in ("paper", "dfgan"))
+    paper["name"] = dfgan["name"]
+    paper["model"] |= {"conditioning_augmentation": False, "adaptive_block": False}
+    paper["gan"]["contrastive"]["enabled"] = False
+    assert paper == dfgan
+
+
 def test_numbers_may_be_written_as_powers_of_ten(tmp_path: Path) -> None:
     path = tmp_path / "powers.yaml"
     path.write_text("name: powers\ngan: {generator_learning_rate: 2e-4, kl_weight: 1E+1}\n", encoding="utf-8")
