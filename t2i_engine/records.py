@@ -55,6 +55,10 @@ def _read(kind: type, found: object, where: str) -> object:
         if not isinstance(found, dict):
             raise _mismatch(where, found, "an object")
         return {name: _read(arguments[1], value, _join(where, name)) for name, value in found.items()}
+    if origin is tuple:
+        if not isinstance(found, list):
+            raise _mismatch(where, found, "an array")
+        return tuple(_read(arguments[0], value, _join(where, str(index))) for index, value in enumerate(found))
     if kind is float and type(found) is int and abs(found) < 1 << 53:
         return float(found)
     if kind is float and type(found) is float and not math.isfinite(found):

@@ -8,7 +8,7 @@ from collections import OrderedDict
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from training.plain_pickle import PlainPickleError, read_plain_pickle
@@ -25,6 +25,7 @@ def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("pickles") / "a.pickle"
 
 
+@settings(deadline=None)
 @given(value=plain, protocol=st.integers(0, 5), repeats=st.integers(0, 2))
 def test_plain_data_comes_back(file: Path, value: object, protocol: int, repeats: int) -> None:
     value = [value] * repeats  # one object in several places
@@ -63,6 +64,7 @@ def test_other_types_are_refused(file: Path, value: object) -> None:
         read_plain_pickle(file)
 
 
+@settings(deadline=None)
 @given(content=st.binary(max_size=60))
 def test_other_bytes_raise_nothing_else(file: Path, content: bytes) -> None:
     file.write_bytes(content)
@@ -70,6 +72,7 @@ def test_other_bytes_raise_nothing_else(file: Path, content: bytes) -> None:
         read_plain_pickle(file)
 
 
+@settings(deadline=None)
 @given(value=plain, data=st.data())
 def test_a_cut_file_is_refused(file: Path, value: object, data: st.DataObject) -> None:
     content = pickle.dumps([value], 2)

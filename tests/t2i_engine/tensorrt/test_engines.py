@@ -1,0 +1,247 @@
+"""Which engine is used, and when it is built again: the cache, the bundle's own engines, the proof on first use."""
+
+import hashlib
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
+
+import numpy as np
+import pytest
+
+from t2i_engine.backends.base import Array
+from t2i_engine.bundle import Bundle, FileRecord, Manifest, write_bundle
+from t2i_engine.errors import BackendError
+from t2i_engine.formats import GENERATOR, TEXT_ENCODER, Differences, Format
+from t2i_engine.parity import ParityError
+from t2i_engine.reference import REFERENCE, Reference
+from t2i_engine.tensorrt import engines, opening
+from t2i_engine.tensorrt.builder import BuiltEngine
+from t2i_engine.tensorrt.cuda import Gpu
+from t2i_engine.tensorrt.engines import Wanted, cached_records, engine_file, engine_key, shipped_records
+from t2i_engine.tensorrt.flavour import TENSORRT, TENSORRT_RTX, Flavour
+from t2i_engine.tensorrt.opening import open_runner, prove_once
+from t2i_engine.tensorrt.profile import Profile, Range
+from t2i_engine.tensorrt.record import EngineRecord, Layer
+from tests.tiny_model import SIZES, WORDS
+
+GPU = Gpu("NVIDIA GeForce RTX 4090", "sm89", "13.0")
+B = 2
+
+
+def row(backend: str) -> Format:
+    files = {TEXT_ENCODER: "text_encoder.tensorrt-fp16.onnx", GENERATOR: "generator.tensorrt-fp16.onnx"}
+    tolerance = Differences(sentence=1e-2, psnr=55)
+    return Format(f"{backend}-fp16", files, "fp16", backend, {"cuda": backend}, "", "", tolerance, "half")
+
+
+def flavour(backend: str = TENSORRT, version: str = "10.16") -> Flavour:
+    api = SimpleNamespace(ComputeCapability=None) if backend == TENSORRT_RTX else SimpleNamespace()
+    return Flavour(backend, version, api)
+
+
+def reference() -> Reference:
+    random = np.random.default_rng(0)
+
+    def normal(*shape: int) -> Array:
+        return random.normal(0, 0.3, shape).astype(np.float32)
+
+    side, width = SIZES.picture_side, SIZES.sentence_width
+    return Reference(
+        np.array(["a", "b"]), np.arange(B), np.ones((B, 3), np.int64), np.full(B, 3), normal(B, SIZES.noise_width),
+        normal(B, width), normal(B, width), normal(B, 3, side, side), np.zeros((B, side, side, 3), np.uint8),
+    )  # fmt: skip
+
+
+def made(content: bytes, key: Mapping[str, str]) -> BuiltEngine:
+    layers = (Layer("conv", "CONVOLUTION", ("Half",), ("Half",)),)
+    sha256 = hashlib.sha256(content).hexdigest()
+    return BuiltEngine(content, EngineRecord(dict(key), sha256, 0.1, (), (), layers, layers, {}))
+
+
+@dataclass
+class Machine:
+    """A machine with a cache, on which building an engine is noted."""
+
+    folder: Path
+    log: pytest.LogCaptureFixture
+    built: list[dict[str, str]] = field(default_factory=list)
+    files: dict[str, bytes] = field(default_factory=dict)
+
+    def bundle(self) -> Bundle:
+        names = row(TENSORRT).files
+        graphs = {names[graph]: graph for graph in names}
+        contents: dict[str, bytes | Path] = {name: f"graph of the {graph}".encode() for name, graph in graphs.items()}
+        contents |= {"vocabulary.json": str(list(WORDS)).replace("'", '"').encode(), REFERENCE: reference().to_npz()}
+        contents |= self.files
+        records = {name: FileRecord.of(content, graphs.get(name)) for name, content in contents.items()}
+        return Bundle.open(
+            write_bundle(self.folder / "bundle", Manifest("b", SIZES, records, reference=REFERENCE), contents)
+        )
+
+    def wanted(self, backend: str = TENSORRT, version: str = "10.16", gpu: Gpu = GPU) -> Wanted:
+        return Wanted(self.bundle(), row(backend), GENERATOR, flavour(backend, version), gpu)
+
+    def ships(self, targets: str, version: str = "1.7") -> bytes:
+        """Puts an engine that was built ahead into the bundle."""
+        wanted = self.wanted(TENSORRT_RTX, version)
+        key = engine_key(wanted.key["graph"], wanted.row, wanted.flavour) | {"targets": targets}
+        name, engine = engine_file(wanted.row, GENERATOR), made(b"built ahead", key)
+        self.files = {name: engine.content, f"{name}.json": engine.record.to_json()}
+        return engine.content
+
+    @property
+    def lines(self) -> list[str]:
+        return [record.getMessage() for record in self.log.records]
+
+
+@pytest.fixture
+def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> Iterator[Machine]:
+    machine = Machine(tmp_path, caplog)
+
+    def build(  # as build_engine, without what does not matter here
+        _: Flavour, onnx: bytes, *arguments: object, timing_cache: Path
+    ) -> BuiltEngine:
+        key = cast("dict[str, str]", arguments[-1])
+        assert timing_cache.suffix == ".timings"
+        machine.built.append(key)
+        return made(f"engine {len(machine.built)} of {onnx.decode()}".encode(), key)
+
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(engines, "build_engine", build)
+    logger = logging.getLogger("t2i_engine")
+    propagates, logger.propagate = logger.propagate, True
+    with caplog.at_level(logging.INFO, "t2i_engine"):
+        yield machine
+    logger.propagate = propagates
+
+
+def test_an_engine_is_built_once_and_kept_with_its_record(machine: Machine) -> None:
+    first = machine.wanted().get()
+    assert first == b"engine 1 of graph of the generator"
+    assert machine.wanted().get() == first
+    assert len(machine.built) == 1
+    assert "no engine was built here yet" in machine.lines[0]
+    ((file, record),) = cached_records(machine.bundle())
+    assert Path(file).is_relative_to(machine.folder / "cache")
+    assert Path(file).read_bytes() == first
+    assert record.key["gpu"] == "NVIDIA GeForce RTX 4090 sm89"
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"version": "11.4"}, "version 10.16 instead of 11.4"),
+        ({"gpu": replace(GPU, driver="13.1")}, "driver 13.0 instead of 13.1"),
+    ],
+)
+def test_a_stale_engine_is_built_again_with_the_reason(machine: Machine, change: dict[str, Any], reason: str) -> None:
+    machine.wanted().get()
+    machine.log.clear()
+    assert machine.wanted(**change).get() == b"engine 2 of graph of the generator"
+    assert f"the cached engine is stale: {reason}" in machine.lines[0]
+
+
+def test_another_range_of_sizes_is_built_again(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+    machine.wanted().get()
+    monkeypatch.setattr(engines, "PROFILE", Profile(batch=Range(1, 1, 2)))
+    machine.log.clear()
+    machine.wanted().get()
+    assert "the cached engine is stale: profile" in machine.lines[0]
+
+
+def test_engines_of_several_gpus_stay_beside_each_other(machine: Machine) -> None:
+    other = replace(GPU, name="NVIDIA H100", architecture="sm90")
+    first, second = machine.wanted().get(), machine.wanted(gpu=other).get()
+    assert first != second
+    assert (machine.wanted().get(), machine.wanted(gpu=other).get()) == (first, second)
+
+
+@pytest.mark.parametrize("suffix", ["", ".json"])
+@pytest.mark.parametrize("damage", [b"", b"damaged"])
+def test_a_damaged_engine_or_record_is_built_again(machine: Machine, suffix: str, damage: bytes) -> None:
+    machine.wanted().get()
+    file = machine.wanted().file
+    file.with_name(file.name + suffix).write_bytes(damage)
+    machine.log.clear()
+    assert machine.wanted().get() == b"engine 2 of graph of the generator"
+    assert "the cached engine is damaged" in machine.lines[0]
+
+
+def test_a_cache_that_cannot_be_written_is_named_with_the_cure(machine: Machine) -> None:
+    (machine.folder / "cache").write_text("a file")
+    with pytest.raises(Exception, match="set XDG_CACHE_HOME"):
+        machine.wanted().get()
+
+
+def test_an_engine_built_ahead_for_this_architecture_is_used(machine: Machine) -> None:
+    engine = machine.ships("sm86 sm89")
+    assert machine.wanted(TENSORRT_RTX, "1.7").get() == engine
+    assert not machine.built
+    ((name, record),) = shipped_records(machine.bundle())
+    assert name == "generator.tensorrt-rtx-fp16.engine"
+    assert "1 heavy layers of 1 in Half" in record.summary()
+
+
+@pytest.mark.parametrize(
+    ("targets", "version", "reason"),
+    [("sm86", "1.7", "built for sm86 instead of sm89"), ("sm89", "1.8", "version 1.8 instead of 1.7")],
+)
+def test_a_foreign_engine_is_not_used(machine: Machine, targets: str, version: str, reason: str) -> None:
+    machine.ships(targets, version)
+    assert machine.wanted(TENSORRT_RTX, "1.7").get() == b"engine 1 of graph of the generator"
+    assert f"the bundle's engine does not fit: {reason}" in machine.lines[0]
+
+
+class Drawer:
+    """A runner whose image is off by a little."""
+
+    def __init__(self, error: float) -> None:
+        self.error, self.runs = error, 0
+
+    def run(self, feeds: Mapping[str, Array], outputs: Sequence[str]) -> dict[str, Array]:
+        self.runs += 1
+        expected = reference()
+        return {"image": expected.image + np.float32(self.error), "pixels": expected.pixels}
+
+
+def test_an_engine_is_compared_with_the_reference_the_first_time_only(machine: Machine) -> None:
+    drawer: Any = Drawer(1e-3)
+    content = machine.wanted().get()
+    for _ in range(2):
+        prove_once(machine.wanted(), content, drawer)
+    assert drawer.runs == 1
+    prove_once(machine.wanted(gpu=replace(GPU, driver="13.1")), content, drawer)
+    prove_once(machine.wanted(), b"another engine", drawer)
+    assert drawer.runs == 3
+
+
+@pytest.mark.parametrize("error", [0.1, np.nan])
+def test_an_engine_that_misses_the_reference_is_an_error_each_time(machine: Machine, error: float) -> None:
+    drawer: Any = Drawer(error)
+    content = machine.wanted().get()
+    for _ in range(2):
+        with pytest.raises(ParityError, match="engine is not used: format tensorrt-fp16, graph generator"):
+            prove_once(machine.wanted(), content, drawer)
+
+
+def test_without_a_gpu_nothing_is_built(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(opening, "load_flavour", flavour)
+    monkeypatch.setattr("t2i_engine.tensorrt.cuda.cuda_device_count", lambda: 0)
+    pytest.importorskip("cuda.bindings", reason="cuda-bindings is not installed")
+    with pytest.raises(BackendError, match="no NVIDIA GPU with a driver was found"):
+        open_runner(machine.bundle(), row(TENSORRT), GENERATOR, "cuda", None)
+    with pytest.raises(BackendError, match="runs on cuda only"):
+        open_runner(machine.bundle(), row(TENSORRT), GENERATOR, "cpu", None)
+    assert not machine.built
+
+
+def test_a_backend_that_is_not_installed_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    from t2i_engine.tensorrt import flavour as module
+
+    monkeypatch.setattr(module, "_WHEELS", {TENSORRT: ("no-such-wheel",)})
+    lacks = module.flavour_status(TENSORRT).lacks
+    assert lacks
+    assert 'pip install "t2i-engine[tensorrt]"' in lacks
