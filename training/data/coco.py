@@ -56,8 +56,8 @@ class Coco:
         try:
             reader = _read(self._annotations(folder))
             for number in sorted(reader.getImgIds()):
-                file = within(self.folder / folder, reader.loadImgs(number)[0]["file_name"])
-                captions = stripped(note["caption"] for note in reader.loadAnns(reader.getAnnIds(imgIds=number)))
+                file = within(self.folder / folder, reader.loadImgs([number])[0]["file_name"])
+                captions = stripped(note["caption"] for note in reader.loadAnns(reader.getAnnIds(imgIds=[number])))
                 if file is None:
                     raise ValueError(f"the picture {number} lies outside {folder}/")
                 if captions:

@@ -75,7 +75,7 @@ def read_caption_file(file: Path, name: str) -> tuple[str, ...] | Problem:
     """The captions of a UTF-8 file, one a line, blank lines left out; a problem with `name` where there are none."""
     try:
         text = file.read_text(encoding="utf-8-sig")
-    except FileNotFoundError:
+    except OSError:
         return Problem("no caption", name)
     except UnicodeDecodeError:
         return Problem("caption not in UTF-8", name)

@@ -13,7 +13,10 @@ from training.data.streaming import Shard, Stream
 from training.data.webdataset import WebDataset, read_index
 
 CROP_MARGIN = 76 / 64
-"""How much larger pictures are kept that are cut at random (AttnGAN, DF-GAN)."""
+"""How much larger pictures are kept that are cut at random (AttnGAN, DF-GAN).
+
+Those cut from anywhere in a picture; here its longer side is first cut to the shorter, so that all are of one size.
+"""
 
 
 class TrainingData(Protocol):

@@ -49,13 +49,14 @@ def render(
     Processes that want the same pictures wait for one another. Raises `DataError` where the disk is full or not to be
     written to.
     """
-    stem = cache / f"{listing.fingerprint}-{side}"
-    pixels, index = stem.with_name(f"{stem.name}.pixels"), stem.with_name(f"{stem.name}.json")
+    stem = f"{listing.fingerprint}-{side}"
+    pixels, index = cache / f"{stem}.pixels", cache / f"{stem}.json"
     try:
-        cache.mkdir(parents=True, exist_ok=True)
-        with FileLock(stem.with_name(f"{stem.name}.lock")):
-            if not index.is_file():  # written last: where it is, both are complete
-                _make(listing.items, side, pixels, index, on_progress)
+        if not _is_complete(pixels, index, side):
+            cache.mkdir(parents=True, exist_ok=True)
+            with FileLock(cache / f"{stem}.lock"):
+                if not _is_complete(pixels, index, side):  # another process may just have made them
+                    _make(listing.items, side, pixels, index, on_progress)
     except OSError as error:
         size = len(listing.items) * side * side * 3 / 1e9
         raise DataError(
@@ -63,10 +64,9 @@ def render(
             "or set XDG_CACHE_HOME to another folder"
         ) from error
     found = json.loads(index.read_text(encoding="utf-8"))
-    count = len(found["keys"])
-    shape = (count, side, side, 3)  # an empty file cannot be mapped
+    shape = (len(found["keys"]), side, side, 3)  # an empty file cannot be mapped
     return Rendered(
-        np.memmap(pixels, np.uint8, "r", shape=shape) if count else np.empty(shape, np.uint8),
+        np.memmap(pixels, np.uint8, "r", shape=shape) if found["keys"] else np.empty(shape, np.uint8),
         [tuple(texts) for texts in found["captions"]],
         found["keys"],
         np.array(found["groups"], np.int64),
@@ -81,36 +81,49 @@ def render_synthbirds(
     return render(Drawn(count).listing(split), side, cache, on_progress)
 
 
+def _is_complete(pixels: Path, index: Path, side: int) -> bool:
+    """Whether both files are there, with as many pictures as they should hold; the index is written last."""
+    if not (pixels.is_file() and index.is_file()):
+        return False
+    count = len(json.loads(index.read_text(encoding="utf-8"))["keys"])
+    return pixels.stat().st_size == count * side * side * 3
+
+
 def _make(items: Sequence[Item], side: int, pixels: Path, index: Path, on_progress: Callable[[int], None]) -> None:
     """Writes the pictures that can be read, one behind the other, then what is known of each."""
     kept: list[Example] = []
     broken: list[Problem] = []
     temporary = pixels.with_name(f".{pixels.name}.tmp")
-    with temporary.open("wb") as file:
-        done = 0
-        for made in load_in_order(items, side):
-            for example in made:
-                if isinstance(example, Problem):
-                    broken.append(example)
-                else:
-                    file.write(example.image.tobytes())
-                    kept.append(example._replace(image=NOTHING))
-            done += len(made)
-            on_progress(done)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(pixels)
-    names = {
-        name: number for number, name in enumerate(dict.fromkeys(example.group or example.key for example in kept))
-    }
-    content = {
+    try:
+        with temporary.open("wb") as file:
+            done = 0
+            for made in load_in_order(items, side):
+                for example in made:
+                    if isinstance(example, Problem):
+                        broken.append(example)
+                    else:
+                        file.write(example.image.tobytes())
+                        kept.append(example._replace(image=NOTHING))
+                done += len(made)
+                on_progress(done)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(pixels)
+        temporary.write_text(json.dumps(_described(kept, broken)), encoding="utf-8")
+        temporary.replace(index)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _described(kept: Sequence[Example], broken: Sequence[Problem]) -> dict[str, object]:
+    groups = [example.group or example.key for example in kept]
+    numbers = {group: number for number, group in enumerate(dict.fromkeys(groups))}
+    return {
         "keys": [example.key for example in kept],
         "captions": [example.captions for example in kept],
-        "groups": [names[example.group or example.key] for example in kept],
+        "groups": [numbers[group] for group in groups],
         "broken": broken,
     }
-    temporary.write_text(json.dumps(content), encoding="utf-8")
-    temporary.replace(index)
 
 
 def load_in_order(items: Sequence[Item], side: int) -> Iterator[list[Example | Problem]]:

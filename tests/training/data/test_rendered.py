@@ -106,11 +106,15 @@ def test_pictures_that_are_all_broken_leave_none(tmp_path: Path) -> None:
     assert len(found.broken) == 1
 
 
-def test_a_killed_drawing_is_drawn_again(tmp_path: Path) -> None:
-    complete = render_synthbirds("train", 4, 32, tmp_path)
-    for index in tmp_path.glob("*.json"):
-        index.unlink()
-    assert np.array_equal(render_synthbirds("train", 4, 32, tmp_path).pictures, complete.pictures)
+@pytest.mark.parametrize("lost", ["*.json", "*.pixels", "half"])
+def test_a_killed_drawing_is_drawn_again(tmp_path: Path, lost: str) -> None:
+    complete = np.array(render_synthbirds("train", 4, 32, tmp_path).pictures)
+    for file in tmp_path.glob("*.pixels" if lost == "half" else lost):
+        content = file.read_bytes()
+        file.unlink()
+        if lost == "half":
+            file.write_bytes(content[: len(content) // 2])
+    assert np.array_equal(render_synthbirds("train", 4, 32, tmp_path).pictures, complete)
 
 
 def test_those_who_want_the_same_pictures_wait_for_one_another(colours: Path, tmp_path: Path) -> None:
@@ -130,4 +134,5 @@ def test_a_full_disk_is_one_line_with_the_cure(colours: Path, tmp_path: Path, mo
     with pytest.raises(DataError, match=r"No space left on device.*XDG_CACHE_HOME"):
         render(listing(colours), 4, tmp_path / "cache")
     monkeypatch.undo()
+    assert not list((tmp_path / "cache").glob(".*"))
     assert len(render(listing(colours), 4, tmp_path / "cache").keys) == 3
