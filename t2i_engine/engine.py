@@ -89,6 +89,15 @@ class Engine:
             self._warn_of_unknown_words(caption, tokens)
         return self._draw_all(encoded, seeds, truncation, batch_size)
 
+    def draw(self, sentences: Array, seeds: Sequence[int], truncation: float = 1.0) -> Array:
+        """Draws one picture for each sentence, float32 (B, S), and its seed, all at once: pixels uint8 (B, R, R, 3)."""
+        sizes = self.bundle.sizes
+        drawn = latents.draw(seeds, sizes.noise_width, sizes.sentence_width, truncation)
+        feeds = {"noise": drawn.noise, "sentence": sentences}
+        if sizes.conditioning_augmentation:
+            feeds["condition_noise"] = drawn.condition_noise
+        return self.generator.run(feeds, ["pixels"])["pixels"]
+
     def _draw_all(
         self, encoded: Iterable[tuple[str, Tokens]], seeds: Sequence[int], truncation: float, batch_size: int
     ) -> Iterator[Picture]:
@@ -111,12 +120,8 @@ class Engine:
         return self.text_encoder.run({"tokens": ids, "lengths": lengths}, ["sentence"])["sentence"]
 
     def _draw(self, batch: Sequence[_Request], truncation: float) -> Array:
-        sizes = self.bundle.sizes
-        drawn = latents.draw([request.seed for request in batch], sizes.noise_width, sizes.sentence_width, truncation)
-        feeds = {"noise": drawn.noise, "sentence": np.concatenate([request.sentence for request in batch])}
-        if sizes.conditioning_augmentation:
-            feeds["condition_noise"] = drawn.condition_noise
-        return self.generator.run(feeds, ["pixels"])["pixels"]
+        sentences = np.concatenate([request.sentence for request in batch])
+        return self.draw(sentences, [request.seed for request in batch], truncation)
 
     def _warn_of_unknown_words(self, caption: str, tokens: Tokens) -> None:
         if not tokens.unknown:
