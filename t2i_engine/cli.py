@@ -184,6 +184,53 @@ def check(context: click.Context, source: str, as_json: bool) -> None:
     context.exit(0 if found.usable else 1)
 
 
+@main.command(epilog="Example:  t2i-engine evaluate birds --data synthbirds --metrics fid,attributes --count 5000")
+@click.argument("model", metavar="BUNDLE|CHECKPOINT")
+@click.option(
+    "--data", default="synthbirds", show_default=True, metavar="SOURCE", help="Its test split: synthbirds, cub:PATH, …"
+)
+@click.option(
+    "--metrics",
+    default="fid,kid",
+    show_default=True,
+    metavar="NAMES",
+    help="Of fid, fid-floor, kid, r-precision, attributes, diversity.",
+)
+@click.option(
+    "--count", type=int, default=30_000, show_default=True, metavar="N", help="Captions drawn; the paper's number."
+)
+@click.option("--encoders", metavar="CHECKPOINT", help="Whose encoders judge r-precision.  [default: the CHECKPOINT's]")
+@click.option("--backend", default="auto", show_default=True, metavar="NAME", help="See t2i-engine info.")
+@click.option("--precision", default="auto", show_default=True, metavar="NAME", help="See t2i-engine info.")
+@click.option("--device", default="auto", show_default=True, metavar="NAME", help="cpu or cuda.")
+@click.option("--json", "as_json", is_flag=True, help="Print the findings as JSON instead of Markdown.")
+def evaluate(
+    model: str,
+    data: str,
+    metrics: str,
+    count: int,
+    encoders: str | None,
+    backend: str,
+    precision: str,
+    device: str,
+    as_json: bool,
+) -> None:
+    """Measure how good a model's pictures are.
+
+    Captions of the test split are drawn as BUNDLE's files or CHECKPOINT draw them, and compared with the real pictures.
+    """
+    try:
+        from training.evaluation.evaluate import evaluate as measure
+        from training.evaluation.subject import open_subject
+    except ModuleNotFoundError as error:
+        raise MissingExtra("t2i-engine evaluate", f"the package {error.name}", "evaluate") from None
+
+    subject = open_subject(model, backend, precision, device)
+    names = [name.strip() for name in metrics.split(",") if name.strip()]
+    found = measure(subject, data, names, encoders or model, count)
+    click.echo(json.dumps(found.as_json(), indent=2) if as_json else found.as_markdown())
+
+
 @main.command(epilog="Example:  t2i-engine export runs/birds/checkpoint.pt --out birds")
 @click.argument("checkpoint", type=Path)
 @click.option(

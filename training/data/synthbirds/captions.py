@@ -26,8 +26,8 @@ CAPTIONS = 10
 
 # The least share of the picture that a part must cover to be spoken of: at 64 x 64 some 6 pixels of bill or leg, or 24
 # of feathers.
-_VISIBLE_BARE = 0.0015
-_VISIBLE_FEATHERS = 0.006
+VISIBLE_BARE = 0.0015
+VISIBLE_FEATHERS = 0.006
 
 # How often each feature of a bird is spoken of.
 _TOPICS = {"head": 1.2, "wings": 1.6, "under": 1.6, "back": 0.6, "tail": 0.8, "bill": 1.8, "legs": 0.4, "marks": 1.5}
@@ -66,7 +66,7 @@ class _Speaker:
         self.seen = seen
         self.rng = rng
         self.kind = KINDS[seen.kind]
-        self.feathered = [part for part in FEATHERED if seen.areas[part] >= _VISIBLE_FEATHERS]
+        self.feathered = [part for part in FEATHERED if seen.areas[part] >= VISIBLE_FEATHERS]
 
     def short(self) -> str:
         """Says "a yellow bird", "yellow bird", "a small blue owl"."""
@@ -175,7 +175,7 @@ class _Speaker:
         if topic == "bill":
             return self._bill()
         if topic == "legs":
-            visible = seen.areas["legs"] >= _VISIBLE_BARE and self.kind.long_legs
+            visible = seen.areas["legs"] >= VISIBLE_BARE and self.kind.long_legs
             return self._coloured("legs", self._pick("long ", "", "")) if visible else ""
         if topic == "marks":
             return self._mark()

@@ -1,0 +1,67 @@
+import re
+
+import pytest
+
+from training.data.synthbirds import SynthBirds
+from training.data.synthbirds.wording import COLOUR_WORDS
+from training.evaluation.attributes import ATTRIBUTES, COLOURED_PARTS, asked, shown
+
+BIRDS = SynthBirds("test", 200, 32)
+
+
+@pytest.mark.parametrize(
+    ("caption", "wanted"),
+    [
+        ("a yellow bird", {"main colour": "yellow"}),
+        ("THE BIRD IS BLUE!", {"main colour": "blue"}),
+        ("a scarlet egret wading in a pond", {"main colour": "red", "kind": "heron", "setting": "water"}),
+        ("red owl snow", {"main colour": "red", "kind": "owl", "setting": "snow"}),
+        ("the crown of this bird is jet black", {"crown": "black"}),
+        ("this warbler's cap is gray", {"kind": "songbird", "crown": "grey"}),
+        ("this bird has wings that are black and has a thick bill", {"wings": "black"}),
+        ("this bird is black and white", {"main colour": "black"}),
+        ("a duck with spotted brown underparts", {"kind": "duck", "breast": "brown", "belly": "brown"}),
+        ("a bird with white wing bars and a red crest", {}),
+        ("a bird on a branch in winter", {"setting": "snow"}),
+        ("a white gull with open wings", {"main colour": "white", "kind": "gull", "setting": "sky"}),
+        ("", {}),
+    ],
+)
+def test_a_caption_asks_for_what_it_says(caption: str, wanted: dict[str, str]) -> None:
+    assert asked(caption) == wanted
+
+
+def test_what_a_caption_of_the_grammar_asks_for_is_true_of_its_bird() -> None:
+    for index in range(len(BIRDS)):
+        seen = BIRDS.attributes(index)
+        parts: dict[str, str] = {part: seen.colours[part] for part in COLOURED_PARTS}
+        truth = parts | {"kind": seen.kind, "setting": seen.setting, "main colour": seen.main_colour}
+        for caption in BIRDS.captions(index):
+            assert asked(caption).items() <= truth.items(), caption
+
+
+def test_no_colour_of_the_grammar_is_overlooked() -> None:
+    words = sorted((word for words in COLOUR_WORDS.values() for word in words), key=len, reverse=True)
+    colour = re.compile(rf"\b(?:{'|'.join(words)})\b")
+    marks = r"(?:wing bars|wingbars|eye ring|eyering|crest|legs|feet)"
+    passed_over = re.compile(rf"{colour.pattern} {marks}|and {colour.pattern}$")
+    for index in range(len(BIRDS)):
+        for caption in BIRDS.captions(index):
+            said = len(colour.findall(re.sub(r"\bgreen grass\b", "", passed_over.sub("", caption))))
+            wanted = [name for name in asked(caption) if name in ("main colour", *COLOURED_PARTS)]
+            both = ("underparts" in caption) + ("head" in caption and "crown" in wanted and "face" in wanted)
+            assert len(wanted) - both in (said, said + both), caption
+
+
+def test_a_picture_shows_its_kind_setting_and_colours() -> None:
+    for index in range(20):
+        seen = shown(BIRDS.attributes(index))
+        assert {"kind", "setting", "main colour"} <= seen.keys()
+        assert all(value in ATTRIBUTES[name] for name, value in seen.items())
+
+
+def test_parts_that_cannot_be_seen_have_no_colour() -> None:
+    birds = [BIRDS.attributes(index) for index in range(100)]
+    hidden = [(seen, part) for seen in birds for part in COLOURED_PARTS if seen.areas[part] == 0]
+    assert hidden
+    assert all(part not in shown(seen) for seen, part in hidden)

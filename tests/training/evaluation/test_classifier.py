@@ -1,0 +1,56 @@
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from training.data.rendered import render_synthbirds
+from training.data.synthbirds import SynthBirds
+from training.evaluation.attributes import ATTRIBUTES, shown
+from training.evaluation.classifier import SIDE, AttributeNetwork, Classifier, Recipe, train, trained_classifier
+
+RECIPE = Recipe(pictures=48, steps=2, batch_size=8, tested=3)
+
+
+def test_classifier_learns_what_its_renders_show(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    network = AttributeNetwork()
+    recipe = Recipe(pictures=16, steps=40, batch_size=16, learning_rate=4e-3, shift=0, tested=1)
+    train(network, recipe, tmp_path, lambda phase, done, total: None)
+    pictures = render_synthbirds("train", 16, SIDE, tmp_path).pictures
+    found = Classifier(network.eval(), {}).classify(pictures)
+    birds = SynthBirds("train", 16, SIDE)
+    right = [
+        found[index][name] == value
+        for index in range(16)
+        for name, value in shown(birds.attributes(index)).items()
+        if name in ("kind", "setting", "main colour")
+    ]
+    assert np.mean(right) > 0.8
+
+
+def test_classifier_is_trained_once_for_each_recipe(tmp_path: Path) -> None:
+    trained: list[str] = []
+
+    def note(phase: str, done: int, total: int) -> None:
+        trained.append(phase)
+
+    first = trained_classifier(note, RECIPE, tmp_path)
+    drawn = len(trained)
+    again = trained_classifier(note, RECIPE, tmp_path)
+    assert len(trained) == drawn > 0
+    pictures = np.random.default_rng(0).integers(0, 256, (3, SIDE, SIDE, 3), dtype=np.uint8)
+    assert first.classify(pictures) == again.classify(pictures)
+    assert first.accuracies == again.accuracies
+    assert first.accuracies.keys() <= ATTRIBUTES.keys()
+    trained_classifier(note, replace(RECIPE, steps=3), tmp_path)
+    assert len(trained) > drawn
+
+
+@pytest.mark.parametrize("side", [32, 64, 128])
+def test_pictures_of_any_side_are_classified(side: int) -> None:
+    pictures = np.zeros((2, side, side, 3), np.uint8)
+    found = Classifier(AttributeNetwork().eval(), {}).classify(pictures)
+    assert [row.keys() for row in found] == [ATTRIBUTES.keys()] * 2
+    assert all(value in ATTRIBUTES[name] for row in found for name, value in row.items())

@@ -1,0 +1,40 @@
+from collections.abc import Sequence
+
+import numpy as np
+import pytest
+import torch
+
+from t2i_engine.tokenizer import PADDING, Tokenizer
+from tests.training.evaluation.instruments import MeanColours, noise_pictures
+from training.evaluation.diversity import CAPTIONS, mean_distance, measure_diversity, renders_of
+from training.evaluation.subject import Pixels, Subject
+
+TOKENIZER = Tokenizer((PADDING, "a", "yellow", "bird"))
+
+
+def subject(seeded: bool) -> Subject:
+    def draw(ids: Sequence[Sequence[int]], seeds: Sequence[int]) -> Pixels:
+        return np.concatenate([noise_pictures(1, seed if seeded else 0, side=32) for seed in seeds])
+
+    return Subject("model", "test", 32, TOKENIZER, draw)
+
+
+def test_mean_distance_is_that_of_all_pairs() -> None:
+    assert mean_distance(torch.tensor([[0.0], [1.0], [3.0]])) == pytest.approx(2)
+
+
+def test_a_model_that_always_draws_the_same_picture_has_no_diversity() -> None:
+    network = MeanColours()
+    collapsed = measure_diversity("a yellow bird", 8, subject(seeded=False), network)
+    assert collapsed.ratio == 0 < collapsed.renders
+    assert measure_diversity("a yellow bird", 8, subject(seeded=True), network).ratio > 0.1
+
+
+def test_renders_to_compare_with_are_different_and_of_the_model_s_side() -> None:
+    renders = renders_of("a yellow bird", 6, 32)
+    assert renders.shape == (6, 32, 32, 3)
+    assert len({picture.tobytes() for picture in renders}) == 6
+
+
+def test_the_captions_are_six_that_leave_room_for_variety() -> None:
+    assert len(set(CAPTIONS)) == 6

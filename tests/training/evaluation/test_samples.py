@@ -1,0 +1,73 @@
+from collections.abc import Sequence
+
+import numpy as np
+
+from t2i_engine.tokenizer import PADDING, Tokenizer
+from tests.training.evaluation.instruments import noise_pictures
+from training.data.rendered import Rendered
+from training.evaluation.samples import BATCH, Requests, in_batches
+from training.evaluation.subject import Pixels, Subject
+
+TOKENIZER = Tokenizer((PADDING, "bird", *(f"word{number}" for number in range(200))))
+
+
+class Recorder:
+    """A model that notes the seeds it is asked for and paints its first token."""
+
+    def __init__(self) -> None:
+        self.seeds: list[int] = []
+
+    def draw(self, ids: Sequence[Sequence[int]], seeds: Sequence[int]) -> Pixels:
+        self.seeds += seeds
+        return np.stack([np.full((8, 8, 3), row[-1], np.uint8) for row in ids])
+
+
+def requests(captions: list[tuple[str, ...]], count: int, recorder: Recorder) -> Requests:
+    pictures = len(captions)
+    rendered = Rendered(
+        noise_pictures(pictures, seed=0), captions, [str(i) for i in range(pictures)], np.arange(pictures), ()
+    )
+    return Requests(Subject("model", "test", 8, TOKENIZER, recorder.draw), rendered, count)
+
+
+def captions_of(pictures: int, each: int) -> list[tuple[str, ...]]:
+    return [tuple(f"bird word{picture * each + number}" for number in range(each)) for picture in range(pictures)]
+
+
+def test_every_caption_is_drawn_once_before_any_is_drawn_again() -> None:
+    captions = captions_of(12, 5)
+    drawn = [caption for sample in requests(captions, 60, Recorder()).draw() for caption in sample.captions]
+    assert sorted(drawn) == sorted(caption for texts in captions for caption in texts)
+
+
+def test_the_first_captions_are_of_different_pictures_and_in_every_place() -> None:
+    (sample,) = requests(captions_of(30, 5), 30, Recorder()).draw()
+    assert len(set(sample.groups)) == 30
+    places = {int(caption.removeprefix("bird word")) % 5 for caption in sample.captions}
+    assert places == set(range(5))
+
+
+def test_each_picture_stands_beside_the_real_one_of_its_caption() -> None:
+    load = requests(captions_of(40, 2), 80, Recorder())
+    for sample in load.draw():
+        assert len(sample.captions) <= BATCH
+        for caption, pixels, real, group in zip(
+            sample.captions, sample.pixels, sample.real, sample.groups, strict=True
+        ):
+            assert caption in load.data.captions[group]
+            assert np.array_equal(real, load.data.pictures[group])
+            assert (pixels == TOKENIZER.encode(caption).ids[-1]).all()
+
+
+def test_seeds_are_the_captions_numbers_and_unknown_captions_are_left_out() -> None:
+    recorder = Recorder()
+    captions: list[tuple[str, ...]] = [("bird",), ("nothing known",), ("bird",)]
+    drawn = sum(len(sample.captions) for sample in requests(captions, 6, recorder).draw())
+    assert drawn == len(recorder.seeds) == 4
+    assert len(set(recorder.seeds)) == 4
+    assert max(recorder.seeds) <= 5
+
+
+def test_batches_hold_every_picture_once() -> None:
+    pictures = noise_pictures(2 * BATCH + 3, seed=0)
+    assert np.array_equal(np.concatenate(list(in_batches(pictures))), pictures)

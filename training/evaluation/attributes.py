@@ -1,0 +1,94 @@
+"""Attributes of synthbirds as text: what a picture shows, and what a caption asks for, in the same words."""
+
+import re
+from collections.abc import Iterable
+from typing import get_args
+
+from t2i_engine.tokenizer import split
+from training.data.synthbirds.attributes import FEATHERED, Attributes, Part
+from training.data.synthbirds.captions import VISIBLE_BARE, VISIBLE_FEATHERS
+from training.data.synthbirds.colours import COLOURS
+from training.data.synthbirds.kinds import KINDS, Setting
+from training.data.synthbirds.wording import (
+    COLOUR_WORDS,
+    HEAD_WORDS,
+    PART_WORDS,
+    SETTING_WORDS,
+    STANCE_WORDS,
+    UNDERSIDE_WORDS,
+)
+
+COLOURED_PARTS: tuple[Part, ...] = (*FEATHERED, "bill")
+ATTRIBUTES: dict[str, tuple[str, ...]] = {
+    "kind": tuple(KINDS),
+    "setting": get_args(Setting),
+    "main colour": COLOURS,
+    **dict.fromkeys(COLOURED_PARTS, COLOURS),
+}
+"""Every attribute with the values it can have; a part's value is its colour."""
+
+
+def shown(seen: Attributes) -> dict[str, str]:
+    """The attributes that a picture shows; parts too small for captions to speak of are left out."""
+    least = {part: VISIBLE_BARE if part == "bill" else VISIBLE_FEATHERS for part in COLOURED_PARTS}
+    parts: dict[str, str] = {part: seen.colours[part] for part in COLOURED_PARTS if seen.areas[part] >= least[part]}
+    return {"kind": seen.kind, "setting": seen.setting, "main colour": seen.main_colour, **parts}
+
+
+def asked(caption: str) -> dict[str, str]:
+    """The attributes that a caption asks for, with their values; exact for the captions of the grammar.
+
+    Not among them are marks (wing bars, eye rings, crests, patterns), sizes, the bill's shape, the legs, and the
+    second colour of "a black and white bird", which may be any part's.
+    """
+    text = " ".join(split(caption))
+    found: dict[str, str] = {}
+
+    def take_part(match: re.Match[str]) -> str:
+        for part in _PARTS[match["part"]]:
+            found[part] = _COLOURS[match["colour"]]
+        return "|"
+
+    for pattern in (_PART_IS, _COLOURED_PART):
+        text = pattern.sub(take_part, text)
+    if main := _COLOURED_BIRD.search(text) or _BIRD_IS.search(text) or _ALL_OVER.search(text):
+        found["main colour"] = _COLOURS[main["colour"]]
+    if setting := _SETTING.search(text) or _BARE_SETTING.search(text):
+        found["setting"] = _SETTINGS[setting["setting"]]
+    kinds = [_KINDS[noun] for noun in _NOUN.findall(text) if noun in _KINDS]
+    return found | ({"kind": kinds[0]} if kinds else {})
+
+
+def _any_of(name: str, words: Iterable[str]) -> str:
+    """A group that matches the longest of the words, and no part of a longer word."""
+    return rf"\b(?P<{name}>{'|'.join(sorted(words, key=len, reverse=True))})\b"
+
+
+def _plain(phrase: str) -> str:
+    return " ".join(split(phrase))
+
+
+_COLOURS = {word: colour for colour, words in COLOUR_WORDS.items() for word in words}
+_PARTS: dict[str, tuple[Part, ...]] = {
+    **{word: (part,) for part, words in PART_WORDS.items() if part in COLOURED_PARTS for word in words},
+    **dict.fromkeys(HEAD_WORDS, ("crown", "face")),
+    **dict.fromkeys(UNDERSIDE_WORDS, ("breast", "belly")),
+}
+_KINDS = {noun: name for name, kind in KINDS.items() for noun in kind.nouns}
+_SETTINGS: dict[str, str] = {
+    **{setting: setting for setting in SETTING_WORDS},
+    **{_plain(phrase): setting for setting, phrases in SETTING_WORDS.items() for phrase in phrases},
+    **{_plain(phrase): setting for (setting, _), phrases in STANCE_WORDS.items() for phrase in phrases},
+}
+
+_COLOUR = _any_of("colour", _COLOURS)
+_PART = _any_of("part", _PARTS)
+_BIRD = rf"\b(?:{'|'.join(sorted(('bird', *_KINDS), key=len, reverse=True))})\b"
+_NOUN = re.compile(_BIRD)
+_PART_IS = re.compile(rf"{_PART}(?: of (?:this|the) {_BIRD}| that)? (?:is|are) {_COLOUR}")
+_COLOURED_PART = re.compile(rf"{_COLOUR} {_PART}")
+_COLOURED_BIRD = re.compile(rf"{_COLOUR} {_BIRD}")
+_BIRD_IS = re.compile(rf"{_BIRD} (?:that )?is (?:(?:all|completely|entirely|mostly|mainly) )?{_COLOUR}")
+_ALL_OVER = re.compile(rf"covered in {_COLOUR} feathers")
+_SETTING = re.compile(_any_of("setting", (phrase for phrase in _SETTINGS if phrase not in SETTING_WORDS)))
+_BARE_SETTING = re.compile(rf"{_BIRD} {_any_of('setting', SETTING_WORDS)}$")

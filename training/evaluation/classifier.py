@@ -1,0 +1,163 @@
+"""A classifier of synthbirds' attributes, trained on renders alone: it judges what generated pictures show."""
+
+import hashlib
+import json
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from training.data.rendered import cache_folder, render_synthbirds
+from training.data.synthbirds import VERSION as SYNTHBIRDS_VERSION
+from training.data.synthbirds import SynthBirds
+from training.evaluation.attributes import ATTRIBUTES, shown
+from training.evaluation.kept import find, keep
+from training.evaluation.samples import in_batches
+from training.models.image_encoder import SmallCNN
+
+Pixels = NDArray[np.uint8]
+
+# Goes up whenever the network or its training changes in code: trained classifiers are kept by it and the recipe.
+VERSION = 1
+SIDE = 64
+UNLABELLED = -1
+_OFFSETS = tuple(np.cumsum([0, *(len(values) for values in ATTRIBUTES.values())]).tolist())
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How the classifier is trained, and on how many unseen renders it is tested."""
+
+    pictures: int = 20_000
+    steps: int = 3_600
+    batch_size: int = 64
+    learning_rate: float = 2e-3
+    shift: int = 3
+    """Pictures are moved by up to so many pixels either way, and half of them mirrored."""
+    tested: int = 2_000
+
+
+class AttributeNetwork(nn.Module):
+    """The small CNN of DAMSM with one linear layer for all attributes, which sees where in the picture features lie."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.backbone = SmallCNN()
+        self.head = nn.Linear(SmallCNN.summary_channels * (SIDE // 16) ** 2, _OFFSETS[-1])
+
+    def forward(self, image: Tensor) -> list[Tensor]:
+        """Maps `image` float (B, 3, 64, 64) in [−1, 1] to logits, one (B, values) for each attribute."""
+        backbone = self.backbone
+        features = backbone.to_summary(backbone.to_regions(backbone.stem(image)))
+        logits: Tensor = self.head(features.flatten(1))
+        return [logits[:, start:end] for start, end in pairwise(_OFFSETS)]
+
+
+@dataclass(frozen=True)
+class Classifier:
+    """A trained network, and how often it was right on renders that it had not seen."""
+
+    network: AttributeNetwork
+    accuracies: dict[str, float]
+
+    @torch.inference_mode()
+    def classify(self, pixels: Pixels) -> list[dict[str, str]]:
+        """What each picture shows; `pixels` uint8 (B, R, R, 3) of any side are brought to 64 by averaging areas.
+
+        No attribute depends on left and right, so each picture is judged together with its mirror image.
+        """
+        image = torch.from_numpy(pixels.copy()).permute(0, 3, 1, 2).float() / 127.5 - 1
+        small = F.interpolate(image, (SIDE, SIDE), mode="area")
+        both = zip(self.network(small), self.network(small.flip(3)), strict=True)
+        best = [(logits + mirrored).argmax(1).tolist() for logits, mirrored in both]
+        values = tuple(ATTRIBUTES.items())
+        return [
+            {name: possible[index] for (name, possible), index in zip(values, row, strict=True)}
+            for row in zip(*best, strict=True)
+        ]
+
+
+def trained_classifier(
+    on_progress: Callable[[str, int, int], None], recipe: Recipe = Recipe(), cache: Path | None = None
+) -> Classifier:
+    """The classifier of this recipe: from the cache, or trained now, which takes about ten minutes on two cores.
+
+    `on_progress` is told what is done, how much of it, and of how much.
+    """
+    cache = cache or cache_folder()
+    made_from = {"classifier": VERSION, "synthbirds": SYNTHBIRDS_VERSION, **asdict(recipe), "attributes": ATTRIBUTES}
+    digest = hashlib.sha256(json.dumps(made_from, sort_keys=True).encode()).hexdigest()[:12]
+    path = cache / f"attributes-{digest}.pt"
+    network = AttributeNetwork()
+    if kept := find(path):
+        network.load_state_dict(kept["network"])
+        return Classifier(network.eval(), kept["accuracies"])
+    train(network, recipe, cache, on_progress)
+    accuracies = accuracies_of(Classifier(network.eval(), {}), recipe.tested, cache)
+    keep(path, {"network": network.state_dict(), "accuracies": accuracies})
+    return Classifier(network, accuracies)
+
+
+def train(network: AttributeNetwork, recipe: Recipe, cache: Path, on_progress: Callable[[str, int, int], None]) -> None:
+    """Trains the network in place, in bfloat16 where that is faster, on renders of the training split."""
+    rendered = render_synthbirds(
+        "train", recipe.pictures, SIDE, cache, lambda drawn: on_progress("drawing renders", drawn, recipe.pictures)
+    )
+    birds = SynthBirds("train", recipe.pictures, SIDE)
+    labels = encode(shown(birds.attributes(index)) for index in range(recipe.pictures))
+    rng = np.random.default_rng(0)
+    optimizer = torch.optim.AdamW(network.parameters(), recipe.learning_rate, weight_decay=0.01)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, recipe.learning_rate, recipe.steps)
+    network.train().to(memory_format=torch.channels_last)
+    for step in range(recipe.steps):
+        chosen = np.sort(rng.choice(recipe.pictures, recipe.batch_size, replace=False))
+        image, wanted = _augmented(rendered.pictures[chosen], recipe.shift, rng), labels[chosen]
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            logits = network(image)
+        losses = [
+            F.cross_entropy(part.float(), wanted[:, number], ignore_index=UNLABELLED, reduction="sum")
+            for number, part in enumerate(logits)
+        ]
+        optimizer.zero_grad(set_to_none=True)
+        (torch.stack(losses).sum() / wanted.numel()).backward()
+        optimizer.step()
+        schedule.step()
+        if (step + 1) % 100 == 0 or step + 1 == recipe.steps:
+            on_progress("training the classifier", step + 1, recipe.steps)
+
+
+def accuracies_of(classifier: Classifier, count: int, cache: Path) -> dict[str, float]:
+    """How often the classifier is right on unseen renders, attribute by attribute, where the attribute is visible."""
+    birds = SynthBirds("test", count, SIDE)
+    right, visible = dict.fromkeys(ATTRIBUTES, 0), dict.fromkeys(ATTRIBUTES, 0)
+    pictures = render_synthbirds("test", count, SIDE, cache).pictures
+    found = (row for batch in in_batches(pictures) for row in classifier.classify(batch))
+    for index, row in enumerate(found):
+        for name, value in shown(birds.attributes(index)).items():
+            visible[name] += 1
+            right[name] += row[name] == value
+    return {name: right[name] / visible[name] for name in ATTRIBUTES if visible[name]}
+
+
+def encode(seen: Iterable[dict[str, str]]) -> Tensor:
+    """Labels int64 (N, attributes): the index of each value, or -1 where an attribute is not visible."""
+    rows = [
+        [values.index(row[name]) if name in row else UNLABELLED for name, values in ATTRIBUTES.items()] for row in seen
+    ]
+    return torch.tensor(rows)
+
+
+def _augmented(pixels: Pixels, shift: int, rng: np.random.Generator) -> Tensor:
+    """The batch as `image` in [−1, 1], half of it mirrored, all of it moved by the same few pixels."""
+    mirrored = rng.random(len(pixels)) < 0.5
+    pixels = np.where(mirrored[:, None, None, None], pixels[:, :, ::-1], pixels)
+    image = torch.from_numpy(pixels).permute(0, 3, 1, 2).float() / 127.5 - 1
+    top, left = rng.integers(2 * shift + 1, size=2)
+    padded = F.pad(image, (shift,) * 4, mode="replicate")[:, :, top : top + SIDE, left : left + SIDE]
+    return padded.contiguous(memory_format=torch.channels_last)

@@ -1,0 +1,152 @@
+"""R-precision (AttnGAN, Xu et al., 2018): how often a picture's own caption fits it best among 100."""
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from t2i_engine.bundle import ModelSizes
+from t2i_engine.errors import CaptionError, UserError
+from t2i_engine.tokenizer import Tokenizer, pad
+from training.checkpoint import load_checkpoint
+from training.evaluation.report import percent, table
+from training.evaluation.samples import Sample
+from training.evaluation.subject import Pixels
+from training.models.image_encoder import BACKBONES, ImageEncoder
+from training.models.text_encoder import TextEncoder
+
+CANDIDATES = 100
+
+
+class EncoderError(UserError):
+    """A model that holds no DAMSM image encoder."""
+
+
+@dataclass(frozen=True)
+class MatchingEncoders:
+    """The two DAMSM encoders, which say how well a caption fits a picture."""
+
+    tokenizer: Tokenizer
+    text_encoder: TextEncoder
+    image_encoder: ImageEncoder
+
+    @torch.inference_mode()
+    def sentences(self, ids: list[tuple[int, ...]]) -> Tensor:
+        """Sentence vectors of unit length, float32 (B, S)."""
+        tokens, lengths = (torch.from_numpy(part) for part in pad(ids))
+        return F.normalize(self.text_encoder(tokens, lengths).sentence)
+
+    @torch.inference_mode()
+    def pictures(self, pixels: Pixels) -> Tensor:
+        """Picture vectors of unit length, float32 (B, S), of `pixels` uint8 (B, R, R, 3)."""
+        image = torch.from_numpy(pixels.copy()).permute(0, 3, 1, 2).float() / 127.5 - 1
+        return F.normalize(self.image_encoder(image).picture)
+
+
+def load_encoders(model: str) -> MatchingEncoders:
+    """The encoders of a checkpoint. Raises `CheckpointError` or `EncoderError`."""
+    cure = "give the checkpoint of the run that it comes from: --encoders runs/NAME/checkpoint.pt"
+    if not model.endswith(".pt"):
+        raise EncoderError(f"r-precision needs an image encoder, and the bundle '{model}' holds none; {cure}")
+    content = load_checkpoint(Path(model))
+    networks = content["state"].get("damsm", {}).get("networks")
+    if not networks:
+        raise EncoderError(f"r-precision needs an image encoder, and the checkpoint '{model}' holds none; {cure}")
+    sizes = ModelSizes(**content["sizes"])
+    backbone = BACKBONES[content["provenance"]["config"]["damsm"]["image_encoder"]]()
+    encoders = MatchingEncoders(
+        Tokenizer(content["words"]),
+        TextEncoder(sizes.vocabulary_size, sizes.embedding_width, sizes.sentence_width).eval(),
+        ImageEncoder(backbone, sizes.sentence_width).eval(),
+    )
+    for name in ("text_encoder", "image_encoder"):
+        state = {key.removeprefix(f"{name}."): value for key, value in networks.items() if key.startswith(f"{name}.")}
+        getattr(encoders, name).load_state_dict(state)
+    return encoders
+
+
+class RPrecision:
+    """Takes in samples and compares them in blocks of 100: the candidates of a picture are the captions of its block.
+
+    Captions that are the same, of the same picture or of its group, are right as well and not counted against it. Real
+    pictures are put to the same test. The last pictures, fewer than 100, are left out.
+    """
+
+    def __init__(self, encoders: MatchingEncoders) -> None:
+        self.encoders = encoders
+        self.pictures = 0
+        self.hits = {"generated": 0, "real": 0}
+        self._block: list[_Candidate] = []
+
+    def update(self, sample: Sample) -> None:
+        """Takes in a batch; captions without a word that the encoders know are left out."""
+        encoded = [self._encode(caption) for caption in sample.captions]
+        kept = [number for number, ids in enumerate(encoded) if ids]
+        if not kept:
+            return
+        sentences = self.encoders.sentences([encoded[number] for number in kept])
+        generated, real = (self.encoders.pictures(pixels[kept]) for pixels in (sample.pixels, sample.real))
+        for row, number in enumerate(kept):
+            candidate = _Candidate(encoded[number], sample.groups[number], sentences[row], generated[row], real[row])
+            self._block.append(candidate)
+            if len(self._block) == CANDIDATES:
+                self._compare()
+
+    def result(self) -> "Matched":
+        """How often generated and real pictures found their own caption."""
+        if not self.pictures:
+            raise EncoderError(
+                f"the image encoder's vocabulary knows a word of fewer than {CANDIDATES} captions; "
+                "give --encoders of a run on the same data"
+            )
+        shares = {side: percent(hits, self.pictures) for side, hits in self.hits.items()}
+        return Matched(shares["generated"], shares["real"], self.pictures)
+
+    def _encode(self, caption: str) -> tuple[int, ...]:
+        try:
+            return self.encoders.tokenizer.encode(caption).ids
+        except CaptionError:
+            return ()
+
+    def _compare(self) -> None:
+        block, self._block = self._block, []
+        sentences = torch.stack([candidate.sentence for candidate in block])
+        right = torch.tensor([[a.group == b.group or a.ids == b.ids for b in block] for a in block])
+        right.fill_diagonal_(False)
+        for side in self.hits:
+            similarities = torch.stack([getattr(candidate, side) for candidate in block]) @ sentences.T
+            best = similarities.masked_fill(right, float("-inf")).argmax(1)
+            self.hits[side] += int((best == torch.arange(len(block))).sum())
+        self.pictures += len(block)
+
+
+@dataclass(frozen=True)
+class _Candidate:
+    """A caption and the two pictures that belong to it; vectors are float32 (S)."""
+
+    ids: tuple[int, ...]
+    group: int
+    sentence: Tensor
+    generated: Tensor
+    real: Tensor
+
+
+@dataclass(frozen=True)
+class Matched:
+    """R-precision in percent, of generated pictures and of the real ones."""
+
+    generated: float
+    real: float
+    pictures: int
+
+    def as_json(self) -> dict[str, Any]:
+        """The two shares and their conditions."""
+        return {"r_precision": {**asdict(self), "candidates": CANDIDATES}}
+
+    def as_markdown(self) -> str:
+        """A table of one row."""
+        row = (f"{self.generated:.1f} %", f"{self.real:.1f} %", f"{self.pictures:,}")
+        return table((f"R-precision, {CANDIDATES} candidates", "real pictures", "pictures"), [row])
