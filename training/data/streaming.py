@@ -15,6 +15,7 @@ from random import Random
 from typing import Any, NamedTuple
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
@@ -62,7 +63,9 @@ class Stream:
                 )
             readers = min(self.workers, len(self.shards) // world)
             dataset = _Reading(self, seed, step, size, rank, world, readers)
-            self._batches = iter(DataLoader(dataset, batch_size=None, num_workers=readers))
+            # A generator of its own: opening must not draw from the one that the step's noise comes from.
+            own = torch.Generator()
+            self._batches = iter(DataLoader(dataset, batch_size=None, num_workers=readers, generator=own))
         self._next = (seed, step + 1, size, rank, world)
         batch = next(self._batches)
         if isinstance(batch, DataError):

@@ -86,6 +86,14 @@ def test_a_batch_in_the_middle_is_the_same_from_anywhere(shards: Path, workers: 
             assert torch.equal(one, other)
 
 
+def test_reading_leaves_the_randomness_of_the_step_alone(shards: Path) -> None:
+    torch.manual_seed(0)
+    expected = torch.rand(3)
+    torch.manual_seed(0)
+    batches(shards / "*.tar").batch(0, 5, 2)
+    assert torch.equal(torch.rand(3), expected)
+
+
 def test_another_seed_is_another_order(shards: Path) -> None:
     data = batches(shards / "*.tar", workers=1)
     assert numbers(data.batch(0, 0, 10)) != numbers(data.batch(1, 0, 10))

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 from click.testing import CliRunner, Result
 
@@ -11,6 +12,8 @@ from t2i_engine.cli import main
 from tests.training.data.made import make_coco, make_cub, make_folder, shared
 from tests.training.data.test_streaming import picture, write_shard
 from training.checkpoint import load_model
+from training.gan import GanTrainer
+from training.stepping import Losses
 
 
 @pytest.fixture(autouse=True)
@@ -27,6 +30,7 @@ def train(folder: Path, source: str, *options: str, batch_size: int = 4, **data:
         "damsm": {"image_encoder": "cnn", "steps": 2, "batch_size": 4},
         "gan": {"steps": 10, "batch_size": batch_size, "penalty_interval": 4},
         "precision": "fp32",
+        "checkpoint_every": 3,
         "sample_captions": ["a bird and a picture"],
     }
     file = folder / "config.yaml"
@@ -58,6 +62,35 @@ def test_ten_steps_on_every_format(tmp_path: Path, prefix: str, make: Callable[[
     assert provenance["steps"] == {"damsm": 2, "gan": 10}
     assert provenance["dataset"]["pictures"] == pictures
     assert str(tmp_path) not in str(provenance)
+
+
+@pytest.mark.parametrize("make", [make_shards, make_folder], ids=["webdataset", "folder"])
+def test_a_resumed_run_reads_what_an_unbroken_one_reads(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, make: Callable[[Path], Path]
+) -> None:
+    (tmp_path / "data").mkdir()
+    source = str(make(tmp_path / "data"))
+    step = GanTrainer.step
+
+    def stop(trainer: GanTrainer, number: int) -> Losses:
+        if number == 8:
+            raise KeyboardInterrupt
+        return step(trainer, number)
+
+    weights = []
+    for name in ("straight", "stopped"):
+        folder = tmp_path / name
+        folder.mkdir()
+        if name == "stopped":
+            with monkeypatch.context() as patched:
+                patched.setattr(GanTrainer, "step", stop)
+                assert train(folder, source).exit_code == 1
+            assert train(folder, source, "--resume").exit_code == 0
+        else:
+            assert train(folder, source).exit_code == 0
+        weights.append(load_model(folder / "run" / "checkpoint.pt").model.state_dict())
+    for key, tensor in weights[0].items():
+        assert torch.equal(tensor, weights[1][key]), key
 
 
 def test_figures_made_with_class_captions_can_say_so(tmp_path: Path) -> None:
