@@ -4,15 +4,17 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
+from pathlib import PurePath
 
 from click import format_filename
 
 from t2i_engine.backends.base import Status
 from t2i_engine.bundle import Bundle, embedded_names
-from t2i_engine.choice import backend_names, backend_status, choose
+from t2i_engine.choice import backend_names, backend_status, choose, startable
 from t2i_engine.errors import UserError, listed
 from t2i_engine.formats import FORMATS, Format
 from t2i_engine.table import aligned, size
+from t2i_engine.tensorrt.engines import cached_records, shipped_records
 
 
 @dataclass(frozen=True)
@@ -36,6 +38,7 @@ class Report:
         if self.bundle:
             report["folder"] = str(self.bundle.folder)
             report["bundle"] = json.loads(self.bundle.manifest.to_json())
+            report["engines"] = [list(row) for row in _engine_rows(self.bundle)]
         return report
 
     def as_text(self) -> str:
@@ -55,7 +58,7 @@ def report(bundle: Bundle | None) -> Report:
     """Asks every backend; what `auto` chooses is for the bundle where one is given, for any format otherwise."""
     statuses = {name: backend_status(name) for name in backend_names()}
     return Report(
-        version("t2i-engine"), statuses, _auto(bundle.formats if bundle else FORMATS), embedded_names(), bundle
+        version("t2i-engine"), statuses, _auto(startable(bundle) if bundle else FORMATS), embedded_names(), bundle
     )
 
 
@@ -87,6 +90,11 @@ def _bundle_lines(bundle: Bundle) -> Iterator[str]:
         aligned((name, size(record.size), record.sha256[:16]) for name, record in manifest.files.items())
     )
     yield ""
+    engines = list(_engine_rows(bundle))
+    if engines:
+        yield "Engines"
+        yield from _indent(aligned(engines))
+        yield ""
     yield "Provenance"
     yield from _indent(aligned(_leaves(manifest.provenance)))
 
@@ -94,7 +102,9 @@ def _bundle_lines(bundle: Bundle) -> Iterator[str]:
 def _format_rows(bundle: Bundle) -> Iterator[tuple[str, ...]]:
     for row in bundle.formats:
         parity = bundle.manifest.parity.get(row.name)
-        if parity is None:
+        if row.name in bundle.manifest.unproved:
+            proof = f"built, not run: {bundle.manifest.unproved[row.name]}"
+        elif parity is None:
             proof = "parity not measured"
         else:
             worst = parity.worst
@@ -104,6 +114,14 @@ def _format_rows(bundle: Bundle) -> Iterator[tuple[str, ...]]:
                 + (f", psnr {worst.psnr:.1f} dB" if worst.psnr is not None else "")
             )
         yield row.name, row.backend, row.precision, proof
+
+
+def _engine_rows(bundle: Bundle) -> Iterator[tuple[str, ...]]:
+    """TensorRT's engines, in the bundle and in this machine's cache, with what their records prove."""
+    for where, records in (("bundle", shipped_records(bundle)), ("cache", cached_records(bundle))):
+        for file, record in records:
+            target = record.key["targets"] if where == "bundle" else record.key["gpu"]
+            yield PurePath(file).name, where, target, record.key["version"], record.summary()
 
 
 def _leaves(record: Mapping[str, object], prefix: str = "") -> Iterator[tuple[str, str]]:

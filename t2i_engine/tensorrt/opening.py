@@ -1,11 +1,13 @@
 """Opens a bundle's graph with TensorRT: finds or builds its engine, and proves it the first time it runs here."""
 
 import hashlib
+import shlex
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from t2i_engine.bundle import Bundle
-from t2i_engine.errors import BackendError
+from t2i_engine.errors import BackendError, BundleError, UserError
 from t2i_engine.formats import GENERATOR, Format
 from t2i_engine.parity import OpenFormat, ParityError, compare
 from t2i_engine.reference import read_reference
@@ -13,6 +15,8 @@ from t2i_engine.tensorrt.cuda import CudaBindings
 from t2i_engine.tensorrt.engines import PROFILE, Wanted, write_whole
 from t2i_engine.tensorrt.flavour import Flavour, Log, load_flavour
 from t2i_engine.tensorrt.runner import Context, TensorRtRunner
+
+CUDA = "cuda"
 
 
 class LoadedEngine:
@@ -63,7 +67,7 @@ def open_runner(bundle: Bundle, row: Format, graph: str, device: str, threads: i
     where there is no GPU or no engine can be had, and `ParityError` where a new engine misses the bundle's reference.
     """
     del threads
-    if device != "cuda":
+    if device != CUDA:
         raise BackendError(f"format {row.name} runs on cuda only, not on {device!r}")
     flavour, cuda = load_flavour(row.backend), CudaBindings(row.backend)
     wanted = Wanted(bundle, row, graph, flavour, cuda.gpu())
@@ -72,6 +76,33 @@ def open_runner(bundle: Bundle, row: Format, graph: str, device: str, threads: i
     runner = TensorRtRunner(engine, bundle.graphs[graph], PROFILE, cuda)
     prove_once(wanted, content, runner)
     return runner
+
+
+def build_engines(bundle: Bundle, rows: Sequence[Format]) -> None:
+    """Makes the engines of these formats ready: built where need be, and compared with the reference.
+
+    Raises `BundleError` where the bundle has none of TensorRT's graphs, and what `open_runner` raises.
+    """
+    if not rows:
+        raise BundleError(
+            f"bundle {bundle.name!r} has no format of TensorRT: t2i-engine export BUNDLE --formats tensorrt-fp16"
+        )
+    for row in rows:
+        for graph in row.files:
+            open_runner(bundle, row, graph, CUDA, None).close()
+
+
+def lacks_engines(bundle: Bundle, row: Format) -> str | None:
+    """What must be built first to use a format here; None where its engines are ready, or could not run at all."""
+    try:
+        flavour, gpu = load_flavour(row.backend), CudaBindings(row.backend).gpu()
+    except UserError:
+        return None
+    for graph in row.files:
+        content, reason = Wanted(bundle, row, graph, flavour, gpu).find()
+        if content is None:
+            return f"{reason}: t2i-engine build {shlex.quote(str(bundle.folder))} --formats {row.name}"
+    return None
 
 
 def prove_once(wanted: Wanted, content: bytes, runner: TensorRtRunner) -> None:

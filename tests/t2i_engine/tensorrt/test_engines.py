@@ -10,9 +10,12 @@ from typing import Any, cast
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 
-from t2i_engine.backends.base import Array
-from t2i_engine.bundle import Bundle, FileRecord, Manifest, write_bundle
+from t2i_engine.backends.base import Array, Status
+from t2i_engine.bundle import Bundle, FileRecord, Graph, Manifest, write_bundle
+from t2i_engine.choice import startable
+from t2i_engine.cli import main
 from t2i_engine.errors import BackendError
 from t2i_engine.formats import GENERATOR, TEXT_ENCODER, Differences, Format
 from t2i_engine.parity import ParityError
@@ -77,9 +80,8 @@ class Machine:
         contents |= {"vocabulary.json": str(list(WORDS)).replace("'", '"').encode(), REFERENCE: reference().to_npz()}
         contents |= self.files
         records = {name: FileRecord.of(content, graphs.get(name)) for name, content in contents.items()}
-        return Bundle.open(
-            write_bundle(self.folder / "bundle", Manifest("b", SIZES, records, reference=REFERENCE), contents)
-        )
+        manifest = Manifest("b", SIZES, records, reference=REFERENCE, unproved={"tensorrt-fp16": "no GPU"})
+        return Bundle.open(write_bundle(self.folder / "bundle", manifest, contents))
 
     def wanted(self, backend: str = TENSORRT, version: str = "10.16", gpu: Gpu = GPU) -> Wanted:
         return Wanted(self.bundle(), row(backend), GENERATOR, flavour(backend, version), gpu)
@@ -225,6 +227,58 @@ def test_an_engine_that_misses_the_reference_is_an_error_each_time(machine: Mach
     for _ in range(2):
         with pytest.raises(ParityError, match="engine is not used: format tensorrt-fp16, graph generator"):
             prove_once(machine.wanted(), content, drawer)
+
+
+@pytest.fixture
+def with_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """TensorRT is installed, and there is a GPU."""
+    monkeypatch.setattr(opening, "load_flavour", flavour)
+    monkeypatch.setattr(opening, "CudaBindings", lambda _: SimpleNamespace(gpu=lambda: GPU))
+    monkeypatch.setattr("t2i_engine.backends.tensorrt.status", lambda: Status("10.16", devices={"cuda": None}))
+
+
+@pytest.mark.usefixtures("with_gpu")
+def test_auto_passes_over_engines_that_are_not_built_and_names_the_command(machine: Machine) -> None:
+    bundle = machine.bundle()
+    assert [one.name for one in bundle.formats] == ["tensorrt-fp16"]
+    assert startable(bundle) == []
+    assert f"t2i-engine build {machine.folder / 'bundle'} --formats tensorrt-fp16" in machine.lines[0]
+    assert not machine.built
+    for graph in (TEXT_ENCODER, GENERATOR):
+        Wanted(bundle, row(TENSORRT), graph, flavour(), GPU).get()
+    assert [one.name for one in startable(bundle)] == ["tensorrt-fp16"]
+
+
+@pytest.mark.usefixtures("with_gpu")
+def test_the_command_builds_and_proves_both_engines(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened: list[str] = []
+
+    class Runner:
+        """Takes the place of the engine's runner, which a GPU is needed for."""
+
+        def __init__(self, _: object, graph: Graph, *__: object) -> None:
+            self.outputs = [tensor.name for tensor in graph.outputs]
+            self.close: Any = lambda: opened.append(self.outputs[0])
+
+        def run(self, feeds: Mapping[str, Array], outputs: Sequence[str]) -> dict[str, Array]:
+            return {name: getattr(reference(), name) for name in outputs}
+
+    monkeypatch.setattr(opening, "LoadedEngine", lambda *_: None)
+    monkeypatch.setattr(opening, "TensorRtRunner", Runner)
+    result = CliRunner().invoke(main, ["build", str(machine.bundle().folder)])
+    assert result.exit_code == 0, result.output
+    assert opened == ["sentence", "image"]
+    assert len(machine.built) == 2
+    assert len(list((machine.folder / "cache").rglob("*.proved"))) == 2
+
+
+def test_a_bundle_without_tensorrts_graphs_says_what_adds_them(tmp_path: Path) -> None:
+    files = {"vocabulary.json": b"[]"}
+    manifest = Manifest("b", SIZES, {name: FileRecord.of(content) for name, content in files.items()})
+    folder = write_bundle(tmp_path / "bundle", manifest, dict(files))
+    result = CliRunner().invoke(main, ["build", str(folder)])
+    assert result.exit_code == 2
+    assert "t2i-engine export BUNDLE --formats tensorrt-fp16" in result.stderr
 
 
 def test_without_a_gpu_nothing_is_built(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,123 @@
+"""ONNX graphs that TensorRT builds engines from, on the machine that runs them: in the precision asked for throughout.
+
+TensorRT takes the precision of every layer from the graph, so the FP16 graphs compute in half between fp32 inputs and
+outputs. Its parser refuses ONNX's LSTM with lengths in half; the backward direction is written as a forward LSTM over
+each caption reversed within its own length, and the last states are picked at the captions' ends.
+"""
+
+import copy
+import io
+import warnings
+from collections.abc import Iterator
+from typing import Any, cast
+
+import onnx
+import torch
+from torch import Tensor, nn
+
+from export import onnx_graphs
+from export.built import BuiltFile
+from export.folded import fold
+from t2i_engine.bundle import Graph, graphs_of
+from t2i_engine.formats import GENERATOR, TEXT_ENCODER, Form, Format
+from t2i_engine.tensorrt.builder import RTX_TARGETS, build_engine
+from t2i_engine.tensorrt.engines import PROFILE, RECORD, engine_file, engine_key
+from t2i_engine.tensorrt.flavour import load_flavour
+from training.models.generator import Generator
+from training.models.pixels import to_levels
+from training.models.text_encoder import TextEncoder
+from training.models.text_to_image import TextToImage
+
+_DTYPES = {"fp32": torch.float32, "fp16": torch.float16}
+
+
+class FlippedTextEncoder(nn.Module):
+    """The text encoder as two forward LSTMs; what follows a caption's end is computed, but never looked at."""
+
+    def __init__(self, encoder: TextEncoder, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding.from_pretrained(encoder.encoder.weight.detach().to(dtype))
+        self.directions = nn.ModuleList(_one_direction(encoder.rnn, suffix, dtype) for suffix in ("", "_reverse"))
+
+    def forward(self, tokens: Tensor, lengths: Tensor) -> Tensor:
+        """Maps `tokens` int64 (B, T) and `lengths` int64 (B) to sentence vectors, float32 (B, S)."""
+        last = lengths[:, None] - 1
+        places = torch.arange(tokens.shape[1], device=tokens.device)[None]
+        flipped = torch.gather(tokens, 1, (last - places).clamp(min=0))
+        ends = []
+        for lstm, ids in zip(self.directions, (tokens, flipped), strict=True):
+            states = lstm(self.embedding(ids))[0]
+            at_end = last[:, :, None].expand(-1, 1, states.shape[2])
+            ends.append(torch.gather(states, 1, at_end)[:, 0])
+        return torch.cat(ends, dim=1).float()
+
+
+class TensorRtGenerator(nn.Module):
+    """The folded generator in `dtype`, between float32 inputs and outputs, with its image as pixels besides."""
+
+    def __init__(self, generator: Generator, form: Form, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.generator = copy.deepcopy(fold(generator, form)).to(dtype)
+        self.dtype = dtype
+
+    def forward(self, noise: Tensor, sentence: Tensor, condition_noise: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Gives `image` float32 (B, 3, R, R) in [−1, 1] and `pixels` uint8 (B, R, R, 3), rounded half to even."""
+        condition = None if condition_noise is None else condition_noise.to(self.dtype)
+        image = self.generator(noise.to(self.dtype), sentence.to(self.dtype), condition).image.float()
+        # Bytes can only leave an engine: the cast comes last, after the transposition.
+        return image, to_levels(image).permute(0, 2, 3, 1).to(torch.uint8)
+
+
+def build(model: TextToImage, row: Format) -> Iterator[BuiltFile]:
+    """Exports both graphs in the row's precision."""
+    dtype, graphs = _DTYPES[row.precision], graphs_of(model.sizes)
+    encoder = _flipped(FlippedTextEncoder(model.text_encoder, dtype).eval(), graphs[TEXT_ENCODER])
+    yield _file(encoder, TEXT_ENCODER, row)
+    generator = onnx_graphs.traced(TensorRtGenerator(model.generator, row.form, dtype), graphs[GENERATOR])
+    yield _file(generator, GENERATOR, row)
+
+
+def build_with_engines(model: TextToImage, row: Format) -> Iterator[BuiltFile]:
+    """Exports both graphs, and builds for each an engine for `RTX_TARGETS`, with its record, also without a GPU."""
+    flavour, graphs = load_flavour(row.backend), graphs_of(model.sizes)
+    for file in build(model, row):
+        yield file
+        assert file.graph is not None
+        key = engine_key(file.record.sha256, row, flavour) | {"targets": " ".join(RTX_TARGETS)}
+        built = build_engine(flavour, file.content, graphs[file.graph], row.precision, PROFILE, key, RTX_TARGETS)
+        notes = {"targets": RTX_TARGETS, "proof": built.record.summary()}
+        engine = engine_file(row, file.graph)
+        yield BuiltFile(engine, built.content, row, file.graph, notes=notes)
+        yield BuiltFile(engine + RECORD, built.record.to_json(), row)
+
+
+def _file(proto: onnx.ModelProto, graph: str, row: Format) -> BuiltFile:
+    return BuiltFile(row.files[graph], onnx_graphs.checked(proto), row, graph, onnx_graphs.OPSET)
+
+
+def _one_direction(lstm: nn.LSTM, suffix: str, dtype: torch.dtype) -> nn.LSTM:
+    single = nn.LSTM(lstm.input_size, lstm.hidden_size, batch_first=True, dtype=dtype)
+    names = [name for name, _ in single.named_parameters()]
+    single.load_state_dict({name: getattr(lstm, name + suffix).detach() for name in names})
+    return single
+
+
+def _flipped(encoder: nn.Module, graph: Graph) -> onnx.ModelProto:
+    """Traces the encoder with the exporter that keeps T dynamic in an LSTM, which the newer one does not."""
+    file = io.BytesIO()
+    with warnings.catch_warnings(), torch.inference_mode():
+        warnings.simplefilter("ignore")  # that exporter's deprecation, and its doubts about an LSTM's batch size
+        torch.onnx.export(
+            encoder,
+            tuple(onnx_graphs.example(tensor) for tensor in graph.inputs),
+            cast("Any", file),  # as that exporter also takes it
+            dynamo=False,
+            input_names=[tensor.name for tensor in graph.inputs],
+            output_names=[tensor.name for tensor in graph.outputs],
+            dynamic_axes={
+                tensor.name: {axis: size for axis, size in enumerate(tensor.shape) if isinstance(size, str)}
+                for tensor in (*graph.inputs, *graph.outputs)
+            },
+            opset_version=onnx_graphs.OPSET,
+        )
+    return onnx.load_from_string(file.getvalue())
