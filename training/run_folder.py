@@ -18,6 +18,7 @@ from training.config import RunConfig, load_config
 from training.provenance import tool_versions, working_commit
 
 CHANGEABLE = {
+    "data.source",  # data may have moved; whether they are the same is seen by what they hold
     "gan.steps",
     "gan.generator_learning_rate",
     "gan.discriminator_learning_rate",

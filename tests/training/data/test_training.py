@@ -93,6 +93,17 @@ def test_a_resumed_run_reads_what_an_unbroken_one_reads(
         assert torch.equal(tensor, weights[1][key]), key
 
 
+def test_a_run_goes_on_where_its_data_have_moved_but_not_with_others(tmp_path: Path) -> None:
+    assert train(tmp_path, f"folder:{make_folder(tmp_path / 'here' / 'data', '.txt')}").exit_code == 0
+    (tmp_path / "here").rename(tmp_path / "there")
+    moved = train(tmp_path, f"folder:{tmp_path / 'there' / 'data'}", "--resume")
+    assert moved.exit_code == 0, moved.output
+    (tmp_path / "there" / "data" / "train" / "0.txt").write_text("another picture", encoding="utf-8")
+    other = train(tmp_path, f"folder:{tmp_path / 'there' / 'data'}", "--resume")
+    assert other.exit_code == 2
+    assert "was trained on other data" in other.stderr
+
+
 def test_figures_made_with_class_captions_can_say_so(tmp_path: Path) -> None:
     result = train(tmp_path, f"cub+attributes:{make_cub(tmp_path / 'data', captioned=('001.Red_Bird',))}")
     assert result.exit_code == 0, result.output
