@@ -1,6 +1,7 @@
 """What a builder gives: a file of the bundle, in memory, before anything is proved or written."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from t2i_engine.bundle import FileRecord
 from t2i_engine.formats import Format
@@ -15,6 +16,8 @@ class BuiltFile:
     row: Format | None = None
     graph: str | None = None
     opset: int | None = None
+    notes: Mapping[str, object] = field(default_factory=dict)
+    """What else is worth knowing of how it was made: goes into the manifest's provenance."""
 
     @property
     def record(self) -> FileRecord:

@@ -100,7 +100,8 @@ class FoldedAdaptiveBlock(nn.Module):
 
     def forward(self, features: Tensor, sentence: Tensor) -> Tensor:
         """Maps `features` (B, C, side, side) and `sentence` (B, S) to a sentence vector (B, S)."""
-        summary = (features.flatten(2)[:, :, None, :] @ self.kernel).flatten(1) + self.bias
+        rows = features.flatten(2)[:, :, None, :].to(self.kernel.dtype)  # FP16 keeps this long sum in float32
+        summary = ((rows @ self.kernel).flatten(1) + self.bias).to(sentence.dtype)
         attention = torch.tanh(self.attention(torch.cat([summary, sentence], dim=1)))
         return sentence + attention * sentence
 

@@ -1,6 +1,5 @@
-"""ONNX graphs in fp32: text encoder and generator as trained, with the names, dtypes and shapes of `graphs_of`."""
+"""ONNX graphs in fp32: text encoder and folded generator, with the names, dtypes and shapes of `graphs_of`."""
 
-import copy
 import warnings
 from collections.abc import Iterator, Mapping
 from importlib.metadata import version
@@ -12,14 +11,17 @@ from torch.export import Dim
 from torch.nn import functional as F
 
 from export.built import BuiltFile
+from export.folded import fold
 from t2i_engine.bundle import Graph, TensorSpec, graphs_of
-from t2i_engine.formats import GENERATOR, TEXT_ENCODER, Format
+from t2i_engine.formats import GENERATOR, TEXT_ENCODER, Form, Format, find
 from training.models.generator import Generator
 from training.models.pixels import to_pixels
 from training.models.text_encoder import TextEncoder
 from training.models.text_to_image import TextToImage
 
 OPSET = 18  # torchlib's own, so that no conversion runs
+
+_ROW = find("onnx")
 
 Message = onnx.ModelProto | onnx.GraphProto | onnx.NodeProto | onnx.TensorProto | onnx.ValueInfoProto
 
@@ -37,7 +39,7 @@ class TextEncoderGraph(nn.Module):
         super().__init__()
         lstm = encoder.rnn
         self.hidden_width = lstm.hidden_size
-        self.embedding = nn.Parameter(encoder.encoder.weight)
+        self.embedding = nn.Parameter(encoder.encoder.weight.detach())
         self.weights = nn.Parameter(_both_directions(lstm, "weight_ih_l0"))
         self.recurrence = nn.Parameter(_both_directions(lstm, "weight_hh_l0"))
         biases = [_both_directions(lstm, "bias_ih_l0"), _both_directions(lstm, "bias_hh_l0")]
@@ -52,19 +54,18 @@ class TextEncoderGraph(nn.Module):
             "LSTM",
             (embedded, self.weights, self.recurrence, self.biases, lengths.to(torch.int32)),
             {"hidden_size": hidden, "direction": "bidirectional"},
-            dtypes=(torch.float32, torch.float32, torch.float32),
+            dtypes=(embedded.dtype,) * 3,
             shapes=((time, *states), states, states),
         )
         return last_states.transpose(0, 1).flatten(1)
 
 
 class GeneratorGraph(nn.Module):
-    """The generator in its unfolded form, with its image as pixels besides."""
+    """The generator in one of its forms, with its image as pixels besides."""
 
-    def __init__(self, generator: Generator) -> None:
+    def __init__(self, generator: Generator, form: Form) -> None:
         super().__init__()
-        self.generator = copy.copy(generator)  # shares the tensors; the caller's switch stays as it is
-        self.generator.folded = False
+        self.generator = fold(generator, form)
 
     def forward(self, noise: Tensor, sentence: Tensor, condition_noise: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Gives `image` float (B, 3, R, R) in [−1, 1] and `pixels` uint8 (B, R, R, 3), rounded half to even."""
@@ -74,12 +75,28 @@ class GeneratorGraph(nn.Module):
 
 def build(model: TextToImage, row: Format) -> Iterator[BuiltFile]:
     """Exports both graphs. They are checked by ONNX with full shape inference and hold nothing of this machine."""
-    modules = {TEXT_ENCODER: TextEncoderGraph(model.text_encoder), GENERATOR: GeneratorGraph(model.generator)}
-    for name, graph in graphs_of(model.sizes).items():
-        proto = _traced(modules[name].eval(), graph)
-        _forget_origin(proto)
-        onnx.checker.check_model(proto, full_check=True)
-        yield BuiltFile(row.files[name], proto.SerializeToString(deterministic=True), row, name, OPSET)
+    yield build_text_encoder(model)
+    yield build_generator(model, row.form)
+
+
+def build_text_encoder(model: TextToImage) -> BuiltFile:
+    """Exports the text encoder in fp32, which several formats share."""
+    encoder = traced(TextEncoderGraph(model.text_encoder), graphs_of(model.sizes)[TEXT_ENCODER])
+    return BuiltFile(_ROW.files[TEXT_ENCODER], checked(encoder), _ROW, TEXT_ENCODER, OPSET)
+
+
+def build_generator(model: TextToImage, form: Form) -> BuiltFile:
+    """Exports the generator in fp32, in one of its forms."""
+    generator = traced(GeneratorGraph(model.generator, form), graphs_of(model.sizes)[GENERATOR])
+    return BuiltFile(_ROW.files[GENERATOR], checked(generator), _ROW, GENERATOR, OPSET, {"form": form})
+
+
+def checked(proto: onnx.ModelProto) -> bytes:
+    """The file of a graph, after ONNX's own checks, without what tells where it was made."""
+    _forget_origin(proto)
+    onnx.checker.check_model(proto, full_check=True)
+    content: bytes = proto.SerializeToString(deterministic=True)
+    return content
 
 
 def _both_directions(lstm: nn.LSTM, name: str) -> Tensor:
@@ -91,14 +108,15 @@ def _both_directions(lstm: nn.LSTM, name: str) -> Tensor:
     return torch.stack(tensors)
 
 
-def _traced(module: nn.Module, graph: Graph) -> onnx.ModelProto:
+def traced(module: nn.Module, graph: Graph) -> onnx.ModelProto:
+    """Exports a module with the inputs and outputs of `graph`; B and T stay free."""
     letters = {letter: Dim(letter) for letter in _TRACED}
     with warnings.catch_warnings(), torch.inference_mode():
         # B stands in several inputs, and the exporter warns that it uses it once.
         warnings.filterwarnings("ignore", message=r"# The axis name: \w+ will not be used")
         program = torch.onnx.export(
-            module,
-            tuple(_example(tensor) for tensor in graph.inputs),
+            module.eval(),
+            tuple(example(tensor) for tensor in graph.inputs),
             dynamo=True,
             dynamic_shapes={tensor.name: _dynamic(tensor, letters) for tensor in graph.inputs},
             input_names=[tensor.name for tensor in graph.inputs],
@@ -111,7 +129,8 @@ def _traced(module: nn.Module, graph: Graph) -> onnx.ModelProto:
     return program.model_proto
 
 
-def _example(tensor: TensorSpec) -> Tensor:
+def example(tensor: TensorSpec) -> Tensor:
+    """A tensor to trace with."""
     shape = [_TRACED[size] if isinstance(size, str) else size for size in tensor.shape]
     return torch.ones(shape, dtype=getattr(torch, tensor.dtype))
 

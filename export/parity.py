@@ -45,15 +45,21 @@ def sentence_case(model: TextToImage, tokens: Array, lengths: Array) -> Case:
 
 def image_case(model: TextToImage, sentence: Array, seeds: Sequence[int]) -> Case:
     """Draws one picture per row of `sentence` float32 (B, S) and seed."""
-    drawn = draw(seeds, model.sizes.noise_width, model.sizes.sentence_width)
-    feeds = {"noise": drawn.noise, "sentence": sentence}
-    if model.sizes.conditioning_augmentation:
-        feeds["condition_noise"] = drawn.condition_noise
+    feeds = image_feeds(model, sentence, seeds)
     with torch.inference_mode():
         tensors = {name: torch.from_numpy(np.ascontiguousarray(feed)) for name, feed in feeds.items()}
         image = model.generator(**tensors).image.numpy()
     name = f"batch {len(seeds)} of seeds {', '.join(map(str, seeds))}"
     return Case(GENERATOR, name, feeds, {"image": image, "pixels": pixels(image)})
+
+
+def image_feeds(model: TextToImage, sentence: Array, seeds: Sequence[int]) -> dict[str, Array]:
+    """What the generator takes for one picture per row of `sentence` float32 (B, S) and seed."""
+    drawn = draw(seeds, model.sizes.noise_width, model.sizes.sentence_width)
+    feeds = {"noise": drawn.noise, "sentence": sentence}
+    if model.sizes.conditioning_augmentation:
+        feeds["condition_noise"] = drawn.condition_noise
+    return feeds
 
 
 def pixels(image: Array) -> Array:

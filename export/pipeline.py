@@ -1,78 +1,101 @@
-"""Checkpoint to bundle: build every format, prove each equal to PyTorch, and only then write."""
+"""Checkpoint to bundle, or more formats to a bundle: build each, prove it equal to PyTorch, and only then write."""
 
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import replace
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from export.built import BuiltFile
-from export.parity import gate_cases
-from export.reference import make_reference
-from t2i_engine.bundle import VOCABULARY, Bundle, Manifest, Parity, check_target, is_name, write_bundle
-from t2i_engine.choice import backend_names, backend_status
-from t2i_engine.errors import BackendError, MissingExtra, OptionError, quoted
-from t2i_engine.formats import FORMATS, Format, load
-from t2i_engine.parity import OpenFormat, ParityError, as_parity, as_table, compare
-from t2i_engine.reference import REFERENCE
+from export.draft import Draft, check_name, start_draft
+from export.gate import Proof, prove
+from export.selection import ALWAYS, DEFAULT, select
+from export.source import Source, read_source
+from t2i_engine.bundle import Bundle, check_target, write_bundle
+from t2i_engine.errors import MissingExtra
+from t2i_engine.files import read_captions
+from t2i_engine.formats import Form, Format, load
+from t2i_engine.parity import ParityError
 from t2i_engine.table import size
-from t2i_engine.tokenizer import Tokenizer, split
-from training.checkpoint import CheckpointError, TrainedModel, load_model
-from training.models.text_to_image import TextToImage
 
 TOOLS = ("t2i-engine", "torch", "onnx", "onnxscript", "safetensors")
 
 Report = Callable[[str], None]
-Builder = Callable[[TextToImage, Format], Iterator[BuiltFile]]
+Builder = Callable[..., Iterator[BuiltFile]]
 
 
-def export_bundle(checkpoint: Path, folder: Path, name: str, report: Report) -> Path:
-    """Writes the checkpoint's model to `folder` as a bundle called `name`, in every format, and returns the folder.
+@dataclass(frozen=True)
+class Exported:
+    """A bundle that was written."""
 
-    `report` gets a line per step. Raises `ParityError` where a format misses its tolerance, and a `UserError` where the
-    checkpoint, the folder or this machine cannot be used; `folder` is then as it was.
+    folder: Path
+    left_out: Mapping[str, str]
+    """The formats that were asked for and missed their tolerance, and by how much."""
+
+
+def export_bundle(
+    origin: str | Path,
+    folder: Path | None,
+    name: str | None,
+    report: Report,
+    formats: str = DEFAULT,
+    folded: bool = True,
+    captions_file: Path | None = None,
+) -> Exported:
+    """Makes a bundle of a checkpoint, a bundle's weights or `paper`; without a folder, formats are added to the bundle.
+
+    `report` gets a line per step. A format that misses its tolerance is left out, and the manifest says so; where none
+    is left, `ParityError` is raised and the folder is as it was. Raises a `UserError` where the source, the folder or
+    this machine cannot be used.
     """
-    if not is_name(name):
-        raise OptionError(
-            f"a bundle cannot be called {quoted(name)}: letters, digits and '._-' expected; give a --name"
-        )
-    builders, versions, runtimes = _builders(), _versions(), _runtimes()
-    check_target(folder)
-    trained = load_model(checkpoint)
-    tokenizer = _tokenizer(trained, checkpoint)
-    built = list(_reported(_build(trained, tokenizer, builders), report))
-    provenance = trained.provenance | {"export": {"versions": versions, "proved_with": runtimes}}
-    records = {file.name: file.record for file in built}
-    manifest = Manifest(name, trained.model.sizes, records, reference=REFERENCE, provenance=provenance)
-    files = {file.name: file.content for file in built}
+    if folder is not None:
+        check_name(name or folder.resolve().name)
+    selection = select(formats)
+    builders, versions = {row.name: _builder(row) for row in selection.rows}, _versions()
+    captions = read_captions(captions_file) if captions_file else ()
+    if folder is not None:
+        check_target(folder)
+    source = read_source(str(origin), captions)
+    draft = start_draft(source, folder, name)
+    check_target(draft.target)
+    for impossible, lacks in selection.impossible.items():
+        report(f"left out {impossible}: {lacks}")
+    rows = [row for row in selection.rows if row not in draft.formats]
+    forms = [row if folded else replace(row, form=Form.TRAINED) for row in rows]
+    for file in _reported(_build(source, draft, forms, builders), report):
+        draft.add(file)
     with tempfile.TemporaryDirectory(prefix="t2i-engine-") as staging:
         # The gate runs what the user's engine will run: files of a bundle, opened through their backends.
-        staged = Bundle.open(write_bundle(Path(staging) / "bundle", manifest, files))
-        parity = _prove(trained, staged, report)
-    return write_bundle(folder, replace(manifest, parity=parity), files)
+        staged = Bundle.open(write_bundle(Path(staging) / "bundle", draft.manifest, draft.files))
+        proof = prove(source.model, staged, [row for row in forms if row.name not in selection.unproved], report)
+    _check_worth_writing(draft, rows, proof)
+    manifest = draft.proved(rows, selection.unproved, proof, versions)
+    write_bundle(draft.target, manifest, {name: draft.files[name] for name in manifest.files})
+    return Exported(draft.target, proof.missed)
 
 
-def _build(trained: TrainedModel, tokenizer: Tokenizer, builders: Iterable[Builder]) -> Iterator[BuiltFile]:
-    yield BuiltFile(VOCABULARY, tokenizer.to_json())
-    for row, builder in zip(FORMATS, builders, strict=True):
-        yield from builder(trained.model, row)
-    yield BuiltFile(REFERENCE, make_reference(trained.model, tokenizer).to_npz())
+def _build(
+    source: Source, draft: Draft, rows: Iterable[Format], builders: Mapping[str, Builder]
+) -> Iterator[BuiltFile]:
+    """The files that the draft does not have; formats that share files are built once."""
+    for row in rows:
+        if row.all_files <= draft.files.keys():
+            continue
+        arguments = [source.calibration(), draft.files] if row.calibrated else []
+        for file in builders[row.name](source.model, row, *arguments):
+            if file.name not in draft.files:
+                yield file
+            if row.all_files <= draft.files.keys():
+                break
 
 
-def _prove(trained: TrainedModel, staged: Bundle, report: Report) -> dict[str, Parity]:
-    """The gate: the worst differences by format. Raises `ParityError` for the first output that is off by too much."""
-    report("comparing with PyTorch")
-    started = time.perf_counter()
-    opened = [OpenFormat.open(staged, row) for row in staged.formats]
-    worst = compare(opened, gate_cases(trained.model), "PyTorch")
-    for line in as_table(worst):
-        report(line)
-    report(f"compared in {time.perf_counter() - started:.1f} s")
-    for found in worst:
-        if not found.ok:
-            raise ParityError(f"no bundle is written: {found}")
-    return {row.name: as_parity(worst, row) for row in staged.formats}
+def _check_worth_writing(draft: Draft, rows: Sequence[Format], proof: Proof) -> None:
+    """Raises `ParityError` where the weights themselves are off, or a new bundle would have nothing else."""
+    missed = proof.missed
+    others = [row.name for row in rows if row.name != ALWAYS]
+    if ALWAYS in missed or (others and not draft.adding and missed.keys() >= set(others)):
+        raise ParityError(f"no bundle is written: {next(iter(missed.values()))}")
 
 
 def _reported(files: Iterable[BuiltFile], report: Report) -> Iterator[BuiltFile]:
@@ -80,30 +103,15 @@ def _reported(files: Iterable[BuiltFile], report: Report) -> Iterator[BuiltFile]
     started = time.perf_counter()
     for file in files:
         seconds = time.perf_counter() - started
-        report(f"{file.name:<20}  {size(len(file.content)):>8}  {seconds:5.1f} s")
+        report(f"{file.name:<24}  {size(len(file.content)):>8}  {seconds:5.1f} s")
         yield file
         started = time.perf_counter()
 
 
-def _tokenizer(trained: TrainedModel, checkpoint: Path) -> Tokenizer:
+def _builder(row: Format) -> Builder:
+    """The builder of a format. Raises `MissingExtra` where a package that it needs is not there."""
     try:
-        tokenizer = Tokenizer(trained.words)
-    except ValueError as error:
-        raise CheckpointError(f"checkpoint '{checkpoint}' has no vocabulary ({error}); train again") from None
-    if len(tokenizer.words) != trained.model.sizes.vocabulary_size:
-        raise CheckpointError(
-            f"checkpoint '{checkpoint}' has {len(tokenizer.words)} words, its model "
-            f"{trained.model.sizes.vocabulary_size}: they belong to different models; take another"
-        )
-    if not any(split(word) == [word] for word in tokenizer.words):
-        raise CheckpointError(f"checkpoint '{checkpoint}' knows no word that a caption can have; train again")
-    return tokenizer
-
-
-def _builders() -> list[Builder]:
-    """A builder per format. Raises `MissingExtra` where a package that one needs is not there."""
-    try:
-        return [load(row.builder) for row in FORMATS]
+        return load(row.builder)
     except ModuleNotFoundError as error:
         raise MissingExtra("t2i-engine export", f"the package {error.name}", "export") from None
 
@@ -114,12 +122,3 @@ def _versions() -> dict[str, str]:
         return {tool: version(tool) for tool in TOOLS}
     except PackageNotFoundError as error:
         raise MissingExtra("t2i-engine export", f"the package {error.name}", "export") from None
-
-
-def _runtimes() -> list[str]:
-    """What proves the formats here, with versions. Raises `BackendError` where a backend cannot run."""
-    statuses = [backend_status(name) for name in backend_names()]
-    for status in statuses:
-        if status.lacks:
-            raise BackendError(f"every format is proved before it is written: {status.lacks}")
-    return [status.version for status in statuses if status.version]

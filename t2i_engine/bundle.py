@@ -1,6 +1,5 @@
 """Bundle: a folder with a model's graphs, vocabulary and manifest, checked when opened and written atomically."""
 
-import hashlib
 import json
 import os
 import re
@@ -9,6 +8,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+from t2i_engine.caches import cache_folder
+from t2i_engine.checksums import check_file, sha256
 from t2i_engine.errors import BundleError, OutputError, listed, quoted, unknown
 from t2i_engine.formats import FORMATS, GENERATOR, TEXT_ENCODER, Differences, Format
 from t2i_engine.records import RecordError, read_record
@@ -18,6 +19,7 @@ SCHEMA = 1
 MANIFEST = "bundle.json"
 VOCABULARY = "vocabulary.json"
 EMBEDDED = Path(__file__).parent / "bundles"
+PAPER = "paper"  # the network of the paper's size with random weights (export/paper.py)
 
 _LARGEST_MANIFEST = 16 << 20
 _FILE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", re.ASCII)
@@ -115,7 +117,7 @@ class FileRecord:
     ) -> "FileRecord":
         """The record of a file, given as its bytes or its path."""
         size = len(content) if isinstance(content, bytes) else content.stat().st_size
-        return cls(_sha256(content), size, graph, format, precision, opset)
+        return cls(sha256(content), size, graph, format, precision, opset)
 
 
 @dataclass(frozen=True)
@@ -143,6 +145,8 @@ class Manifest:
     model: ModelSizes
     files: Mapping[str, FileRecord]
     parity: Mapping[str, Parity] = field(default_factory=dict)  # by format
+    unproved: Mapping[str, str] = field(default_factory=dict)  # format that was built, not run -> what was lacking
+    left_out: Mapping[str, str] = field(default_factory=dict)  # format that missed its tolerance -> by how much
     tokenizer: TokenizerSpec = TokenizerSpec()
     reference: str | None = None  # the file with captions, noise and PyTorch's outputs
     provenance: Mapping[str, object] = field(default_factory=dict)
@@ -162,7 +166,15 @@ class Manifest:
         content = asdict(self) | {
             "graphs": {name: asdict(graph) for name, graph in graphs_of(self.model).items()},
             "files": {name: _without_none(asdict(record)) for name, record in sorted(self.files.items())},
+            "parity": {
+                name: asdict(parity)
+                | {bound: _without_none(asdict(getattr(parity, bound))) for bound in ("worst", "tolerance")}
+                for name, parity in self.parity.items()
+            },
         }
+        for name in ("unproved", "left_out"):
+            if not content[name]:
+                del content[name]
         ordered = {"schema": SCHEMA, "name": content.pop("name"), "model": content.pop("model")} | content
         return json.dumps(_without_none(ordered), indent=2, allow_nan=False).encode() + b"\n"
 
@@ -177,9 +189,7 @@ class Manifest:
             raise RecordError("a JSON object was expected")
         schema = found.pop("schema", None)
         if type(schema) is int and schema > SCHEMA:
-            raise RecordError(
-                f"its schema is {schema}, this t2i-engine reads {SCHEMA}: upgrade with pip install --upgrade t2i-engine"
-            )
+            raise RecordError(f"its schema is {schema}, this t2i-engine reads {SCHEMA}: update t2i-engine")
         if type(schema) is not int or schema != SCHEMA:
             raise RecordError(f"its schema is {quoted(str(schema))}, {SCHEMA} expected")
         declared = found.pop("graphs", None)
@@ -235,8 +245,10 @@ class Bundle:
 
     @property
     def formats(self) -> tuple[Format, ...]:
-        """The formats whose files are all in the bundle, in the table's order."""
-        return tuple(row for row in FORMATS if set(row.files.values()) <= self.manifest.files.keys())
+        """The formats that were proved, or built where they could not run, in the table's order."""
+        listed_formats = self.manifest.parity.keys() | self.manifest.unproved.keys()
+        files = self.manifest.files.keys()
+        return tuple(row for row in FORMATS if row.name in listed_formats and row.all_files <= files)
 
     def path(self, file: str) -> Path:
         """The path of a file, checked. Raises `BundleError` where it is missing, truncated or altered."""
@@ -247,7 +259,7 @@ class Bundle:
             )
         path = self.folder / file
         if file not in self._checked:
-            _check_file(path, record)
+            check_file(path, record.size, record.sha256)
             self._checked.add(file)
         return path
 
@@ -270,6 +282,11 @@ class Bundle:
 def is_name(text: str) -> bool:
     """True for what a bundle, or a file in it, may be called."""
     return _FILE_NAME.fullmatch(text) is not None
+
+
+def paper_folder() -> Path:
+    """Where `t2i-engine export paper` puts the network of the paper's size, which comes with no package."""
+    return cache_folder() / "bundles" / PAPER
 
 
 def embedded_names() -> list[str]:
@@ -310,7 +327,8 @@ def write_bundle(folder: Path, manifest: Manifest, files: Mapping[str, bytes | P
                 (partial / name).write_bytes(content)
             else:
                 shutil.copyfile(content, partial / name)
-            _check_file(partial / name, manifest.files[name])
+            record = manifest.files[name]
+            check_file(partial / name, record.size, record.sha256)
         (partial / MANIFEST).write_bytes(manifest.to_json())
         shutil.rmtree(previous, ignore_errors=True)
         if folder.exists():
@@ -326,13 +344,15 @@ def _locate(name_or_folder: str | Path) -> Path:
     name = str(name_or_folder)
     if isinstance(name_or_folder, str) and name in embedded_names():
         return EMBEDDED / name
-    folder = Path(name_or_folder)
+    folder = paper_folder() if name_or_folder == PAPER else Path(name_or_folder)
     try:
         _restore(folder)
         if folder.is_dir():
             return folder
     except (OSError, ValueError):  # a name too long for the file system, or with a NUL
         pass
+    if name_or_folder == PAPER:
+        raise BundleError(f"the bundle {PAPER!r} is made on the machine that uses it: t2i-engine export {PAPER}")
     raise BundleError(f"{unknown('bundle', name, embedded_names())}; or give a bundle's folder")
 
 
@@ -362,29 +382,6 @@ def _check_replaceable(folder: Path) -> None:
         raise OutputError(
             f"{folder} holds {quoted(kept[0])}, which is not the bundle's; move it, or choose a new folder"
         )
-
-
-def _check_file(path: Path, record: FileRecord) -> None:
-    cure = "copy or export the bundle again"
-    try:
-        if path.resolve().parent != path.parent.resolve():
-            raise BundleError(f"{path} is a link out of the bundle; {cure}")
-        if not path.is_file():
-            raise BundleError(f"{path} is missing; {cure}")
-        size = path.stat().st_size
-        if size < record.size:
-            raise BundleError(f"{path} is truncated, {size:,} of {record.size:,} bytes; {cure}")
-        if size > record.size or _sha256(path) != record.sha256:
-            raise BundleError(f"{path} is altered, its SHA-256 is not the manifest's; {cure}")
-    except OSError as error:
-        raise BundleError(f"{path} cannot be read ({error.strerror}); {cure}") from None
-
-
-def _sha256(content: bytes | Path) -> str:
-    if isinstance(content, bytes):
-        return hashlib.sha256(content).hexdigest()
-    with content.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _without_none(record: Mapping[str, object]) -> dict[str, object]:

@@ -1,14 +1,18 @@
 """Which format runs a bundle here, and on which device: what was asked for, or the first in the table that can."""
 
+import logging
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 
 from t2i_engine.backends.base import Status
+from t2i_engine.bundle import Bundle
 from t2i_engine.errors import BackendError, BundleError, OptionError, listed, unknown
-from t2i_engine.formats import FORMATS, Format
+from t2i_engine.formats import DEVICES, FORMATS, Format, load
 
 AUTO = "auto"
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -30,39 +34,67 @@ def backend_names() -> list[str]:
 
 def backend_status(name: str) -> Status:
     """Asks a backend whether it can run here."""
-    status: Status = import_module(f"t2i_engine.backends.{name}").status()
+    status: Status = import_module(f"t2i_engine.backends.{name.replace('-', '_')}").status()
     return status
 
 
-def choose(rows: Sequence[Format], backend: str = AUTO, precision: str = AUTO, device: str = AUTO) -> Choice:
+def row_lacks(row: Format, device: str) -> str | None:
+    """What this machine lacks to run a format on a device, with the cure; None where nothing is."""
+    status = backend_status(row.backend)
+    elsewhere = f"{row.backend} does not run there"
+    return status.lacks or status.precisions.get(row.precision) or status.devices.get(device, elsewhere)
+
+
+def choose(
+    rows: Sequence[Format], backend: str = AUTO, precision: str = AUTO, device: str = AUTO, bundle: str = "BUNDLE"
+) -> Choice:
     """The first of `rows` that fits what was asked for and can run here; nothing asked for is ever replaced.
 
-    Raises `OptionError` for an unknown name, `BundleError` where no row fits, `BackendError` where none can run here.
+    Every row is tried on a GPU before any is tried on the CPU. `bundle` is what to call the bundle in the command that
+    adds a format. Raises `OptionError` for an unknown name, `BundleError` where no row fits, `BackendError` where none
+    can run here.
     """
     _check("backend", backend, backend_names())
     _check("precision", precision, (row.precision for row in FORMATS))
     _check("device", device, (name for row in FORMATS for name in row.devices))
-    fitting = [row for row in rows if backend in (AUTO, row.backend) and precision in (AUTO, row.precision)]
+    fitting = _fitting(rows, backend, precision)
     if not fitting:
-        there = (f"{row.name} ({row.backend}, {row.precision})" for row in rows)
+        there = listed(f"{row.name} ({row.backend}, {row.precision})" for row in rows)
+        made = [row.name for row in _fitting(FORMATS, backend, precision)]
+        cure = f"add one with t2i-engine export {bundle} --formats {made[0]}" if made else "no format is made for both"
         raise BundleError(
-            f"the bundle has no format for backend {backend!r} and precision {precision!r}; it has: {listed(there)}"
+            f"the bundle has no format for backend {backend!r} and precision {precision!r}; it has: {there}; {cure}"
         )
-    lacking = []
-    for row in fitting:
-        status = backend_status(row.backend)
-        if status.lacks and status.version:  # installed but broken: not to be passed over
-            raise BackendError(status.lacks)
-        if status.lacks:
-            lacking.append(f"{row.backend} ({status.lacks})")
-            continue
-        for name in row.devices if device == AUTO else (device,):
-            lacks = status.devices.get(name, f"{row.backend} does not run there")
+    lacking: dict[str, None] = {}  # in the order in which they are found, each once
+    for name in DEVICES if device == AUTO else (device,):
+        for row in fitting:
+            if device == AUTO and name not in row.devices:
+                continue
+            status = backend_status(row.backend)
+            if status.lacks and status.version:  # installed but broken: not to be passed over
+                raise BackendError(status.lacks)
+            lacks = row_lacks(row, name)
             if lacks is None:
                 return Choice(row, name, status.version or "")
-            lacking.append(f"{row.backend} ({lacks})")
+            lacking[f"{row.backend} ({lacks})"] = None
     wanted = "no backend can" if device == AUTO else f"device {device!r} cannot"
     raise BackendError(f"{wanted} be used here: {', '.join(lacking)}")
+
+
+def startable(bundle: Bundle) -> list[Format]:
+    """The bundle's formats that `auto` may choose: where engines must be built first, a line names the command."""
+    rows = []
+    for row in bundle.formats:
+        unready = load(row.unready)(bundle, row) if row.unready and not backend_status(row.backend).lacks else None
+        if unready:
+            _log.info("format %s is not ready: %s", row.name, unready)
+        else:
+            rows.append(row)
+    return rows
+
+
+def _fitting(rows: Iterable[Format], backend: str, precision: str) -> list[Format]:
+    return [row for row in rows if backend in (AUTO, row.backend) and precision in (AUTO, row.precision)]
 
 
 def _check(kind: str, name: str, known: Iterable[str]) -> None:

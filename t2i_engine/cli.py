@@ -8,13 +8,16 @@ import json
 import logging
 import re
 import shlex
+from collections.abc import Iterator
+from contextlib import contextmanager
 from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
+from click.exceptions import NoArgsIsHelpError
 
-from t2i_engine.errors import CaptionError, MissingExtra, OptionError, quoted
+from t2i_engine.errors import CaptionError, MissingExtra, OptionError, UserError, quoted
 
 if TYPE_CHECKING:
     from t2i_engine.pictures import Picture
@@ -41,7 +44,34 @@ def parse_seeds(text: str) -> list[int]:
     return seeds
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+class _OneLineErrors(click.Group):
+    """Says what is wrong with a command line in one line, without click's usage lines before it."""
+
+    def make_context(
+        self, info_name: str | None, args: list[str], parent: click.Context | None = None, **extra: object
+    ) -> click.Context:
+        """As click's, for the group's own options."""
+        with _one_line_errors():
+            return super().make_context(info_name, args, parent, **extra)
+
+    def invoke(self, ctx: click.Context) -> object:
+        """As click's, for the commands and their options."""
+        with _one_line_errors():
+            return super().invoke(ctx)
+
+
+@contextmanager
+def _one_line_errors() -> Iterator[None]:
+    try:
+        yield
+    except NoArgsIsHelpError:
+        raise
+    except click.UsageError as error:
+        command = error.ctx.command_path if error.ctx else "t2i-engine"
+        raise UserError(f"{error.format_message()} See {command} --help.") from None
+
+
+@click.group(cls=_OneLineErrors, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="t2i-engine", prog_name="t2i-engine")
 def main() -> None:
     """Draw pictures from captions, in milliseconds."""
@@ -156,34 +186,6 @@ def convert_dfgan(generator: Path, text_encoder: Path, captions: Path, out: Path
     _progress(f"Try:  t2i-engine export {shlex.quote(str(out))} --out {shlex.quote(str(out.with_suffix('')))}")
 
 
-@main.group()
-def data() -> None:
-    """Look at data sets."""
-
-
-@data.command(epilog="Example:  t2i-engine data check cub:data/birds")
-@click.argument("source", metavar="SOURCE")
-@click.option("--json", "as_json", is_flag=True, help="Print the findings as JSON, with every problem by name.")
-@click.pass_context
-def check(context: click.Context, source: str, as_json: bool) -> None:
-    """Say what SOURCE holds, and what is wrong with it.
-
-    SOURCE is cub:PATH, cub+attributes:PATH, coco:PATH, folder:PATH, webdataset:PATTERN, synthbirds, or a path that is
-    recognised by what it holds. Every picture is decoded (500 are drawn of synthbirds). Pictures that are broken,
-    absent or without captions are named; training leaves them out. The exit code is 0 where SOURCE can be trained
-    with, even so; 1 where it cannot: no usable picture to train with, or captions that are not UTF-8; 2 where there
-    is no such data set.
-    """
-    try:
-        from training.data.check import check
-    except ModuleNotFoundError as error:
-        raise MissingExtra("t2i-engine data", f"the package {error.name}", "train") from None
-
-    found = check(source, _progress)
-    click.echo(json.dumps(found.as_json(), indent=2) if as_json else found.as_text())
-    context.exit(0 if found.usable else 1)
-
-
 @main.command(epilog="Example:  t2i-engine evaluate birds --data synthbirds --metrics fid,attributes --count 5000")
 @click.argument("model", metavar="BUNDLE|CHECKPOINT")
 @click.option(
@@ -231,26 +233,87 @@ def evaluate(
     click.echo(json.dumps(found.as_json(), indent=2) if as_json else found.as_markdown())
 
 
-@main.command(epilog="Example:  t2i-engine export runs/birds/checkpoint.pt --out birds")
-@click.argument("checkpoint", type=Path)
-@click.option(
-    "--out", type=Path, required=True, metavar="DIR", help="The bundle's folder; an older bundle is replaced."
-)
-@click.option("--name", metavar="NAME", help="The bundle's name.  [default: its folder's]")
-def export(checkpoint: Path, out: Path, name: str | None) -> None:
-    """Make a bundle of a CHECKPOINT.
+@main.group()
+def data() -> None:
+    """Look at data sets."""
 
-    Every format is compared with PyTorch first; where one is off by too much, nothing is written, and the exit code
-    is 1. The bundle's path is printed.
+
+@data.command(epilog="Example:  t2i-engine data check cub:data/birds")
+@click.argument("source", metavar="SOURCE")
+@click.option("--json", "as_json", is_flag=True, help="Print the findings as JSON, with every problem by name.")
+@click.pass_context
+def check(context: click.Context, source: str, as_json: bool) -> None:
+    """Say what SOURCE holds, and what is wrong with it.
+
+    SOURCE is cub:PATH, cub+attributes:PATH, coco:PATH, folder:PATH, webdataset:PATTERN, synthbirds, or a path that is
+    recognised by what it holds. Every picture is decoded (500 are drawn of synthbirds). Pictures that are broken,
+    absent or without captions are named; training leaves them out. The exit code is 0 where SOURCE can be trained
+    with, even so; 1 where it cannot: no usable picture to train with, or captions that are not UTF-8; 2 where there
+    is no such data set.
+    """
+    try:
+        from training.data.check import check
+    except ModuleNotFoundError as error:
+        raise MissingExtra("t2i-engine data", f"the package {error.name}", "train") from None
+
+    found = check(source, _progress)
+    click.echo(json.dumps(found.as_json(), indent=2) if as_json else found.as_text())
+    context.exit(0 if found.usable else 1)
+
+
+@main.command(epilog="Example:  t2i-engine export runs/birds/checkpoint.pt --out birds")
+@click.argument("source", metavar="CHECKPOINT|BUNDLE|paper")
+@click.option("--out", type=Path, metavar="DIR", help="A new bundle's folder; without it, formats are added to BUNDLE.")
+@click.option("--name", metavar="NAME", help="The bundle's name.  [default: its folder's]")
+@click.option(
+    "--formats",
+    default="onnx",
+    show_default=True,
+    metavar="NAMES",
+    help="onnx,onnx-int8,… or all that this machine can make.",
+)
+@click.option("--no-fold", is_flag=True, help="Keep upsample + convolution as trained: slower, the same pictures.")
+@click.option("--captions-file", type=Path, metavar="FILE", help="Captions to calibrate int8 with: UTF-8, one a line.")
+def export(
+    source: str, out: Path | None, name: str | None, formats: str, no_fold: bool, captions_file: Path | None
+) -> None:
+    """Make a bundle, or add formats to one.
+
+    Every format is compared with PyTorch first. One that is off by too much is left out, and the exit code is 1; where
+    nothing is left, nothing is written. The source `paper` is a network of the paper's size with random weights, for
+    measurements. The bundle's path is printed.
     """
     try:
         from export.pipeline import export_bundle
     except ModuleNotFoundError as error:
         raise MissingExtra("t2i-engine export", f"the package {error.name}", "export") from None
 
-    bundle = shlex.quote(str(export_bundle(checkpoint, out, name or out.resolve().name, _progress)))
-    click.echo(bytes(out))
+    exported = export_bundle(source, out, name, _progress, formats, not no_fold, captions_file)
+    click.echo(bytes(exported.folder))
+    bundle = shlex.quote(str(exported.folder))
     _progress(f'Try:  t2i-engine verify {bundle}\n      t2i-engine generate "a yellow bird" --bundle {bundle}')
+    if exported.left_out:
+        raise click.ClickException("; ".join(f"left out {name}: {why}" for name, why in exported.left_out.items()))
+
+
+@main.command(epilog="Example:  t2i-engine build birds --formats tensorrt-fp16")
+@click.argument("bundle", metavar="BUNDLE")
+@click.option("--formats", default="all", show_default=True, metavar="NAMES", help="Of TensorRT, with commas between.")
+def build(bundle: str, formats: str) -> None:
+    """Build TensorRT's engines of BUNDLE for this machine's GPU.
+
+    They are kept in this machine's cache, and compared with the bundle's reference. Neither PyTorch nor ONNX is needed.
+    """
+    from t2i_engine.bundle import Bundle
+    from t2i_engine.choice import backend_status
+    from t2i_engine.formats import find
+    from t2i_engine.tensorrt.opening import build_engines
+
+    opened = Bundle.open(bundle)
+    named = None if formats == "all" else [find(name.strip()).name for name in formats.split(",")]
+    rows = [row for row in opened.formats if row.unready and (named is None or row.name in named)]
+    installed = [row for row in rows if not backend_status(row.backend).lacks]
+    build_engines(opened, rows if named or not installed else installed)
 
 
 @main.command(epilog="Example:  t2i-engine verify birds")
@@ -295,6 +358,7 @@ def _described(picture: "Picture", path: Path) -> dict[str, object]:
         "path": str(path),
         "caption": picture.caption,
         "seed": picture.seed,
+        "truncation": picture.truncation,
         "bundle": picture.bundle,
         "unknown": picture.unknown,
         "milliseconds": round(picture.milliseconds, 3),

@@ -1,6 +1,7 @@
 """Engine: captions to pictures."""
 
 import logging
+import shlex
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ import numpy as np
 from t2i_engine import latents
 from t2i_engine.backends.base import Array, Runner
 from t2i_engine.bundle import Bundle
-from t2i_engine.choice import AUTO, Choice, choose
+from t2i_engine.choice import AUTO, Choice, choose, startable
 from t2i_engine.errors import OptionError, listed, quoted
 from t2i_engine.formats import GENERATOR, TEXT_ENCODER, load
 from t2i_engine.pictures import Picture
@@ -58,7 +59,8 @@ class Engine:
         if threads is not None and not 1 <= threads <= MOST_THREADS:
             raise OptionError(f"{threads} threads are out of range; 1 to {MOST_THREADS} expected")
         bundle = Bundle.open(name_or_folder)
-        choice = choose(bundle.formats, backend, precision, device)
+        rows = startable(bundle) if backend == AUTO else bundle.formats
+        choice = choose(rows, backend, precision, device, shlex.quote(str(name_or_folder)))
         open_runner = load(choice.format.opener)
         text_encoder, generator = (
             open_runner(bundle, choice.format, graph, choice.device, threads) for graph in (TEXT_ENCODER, GENERATOR)
@@ -112,7 +114,9 @@ class Engine:
             pixels = self._draw(batch, truncation)
             milliseconds = (time.perf_counter() - start) * 1000 / len(batch)
             for request, image in zip(batch, pixels, strict=True):
-                yield Picture(image, request.caption, request.seed, self.bundle.name, request.unknown, milliseconds)
+                yield Picture(
+                    image, request.caption, request.seed, self.bundle.name, request.unknown, milliseconds, truncation
+                )
             start = time.perf_counter()
 
     def _sentence(self, tokens: Tokens) -> Array:

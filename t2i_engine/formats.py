@@ -26,8 +26,8 @@ class Differences:
     """
 
     sentence: float
-    image: float | None
-    pixels: int | None
+    image: float | None = None
+    pixels: int | None = None
     psnr: float | None = None
 
     def within(self, allowed: "Differences") -> bool:
@@ -55,7 +55,9 @@ class Form(StrEnum):
 class Format:
     """One row. `extras` maps each device to the extra to install; builder and opener are lazy `module:function` names.
 
-    The opener takes (bundle, format, graph, device, threads) and gives a `Runner`.
+    The builder takes (model, format) and gives `BuiltFile`s; it is not asked where all files are there already, from
+    another row or in the bundle that is added to. The opener takes (bundle, format, graph, device, threads) and gives
+    a `Runner`.
     """
 
     name: str
@@ -69,26 +71,95 @@ class Format:
     reason: str  # why the tolerance is what it is
     form: Form = Form.PHASES
     emulator: str | None = None  # gives a `Runner` per graph that shows what its backend hides here (export/half.py)
+    calibrated: bool = False  # the builder takes token ids of real captions, and the files there are, besides
     built_ahead: bool = False  # can be built where it cannot run; the bundle then marks it "built, not run"
+    beside: tuple[str, ...] = ()  # further files that its builder gives and its opener reads
+    unready: str | None = None  # lazy name: (bundle, format) -> what must be built first, which `auto` never does
 
     @property
     def devices(self) -> tuple[str, ...]:
         """The devices that the format runs on, in the order in which `auto` prefers them."""
         return tuple(self.extras)
 
+    @property
+    def all_files(self) -> set[str]:
+        """Every file that the format has in a bundle."""
+        return {*self.files.values(), *self.beside}
+
+
+_ONNX_FILES = {TEXT_ENCODER: "text_encoder.onnx", GENERATOR: "generator.onnx"}
+_INT8_FILES = {TEXT_ENCODER: "text_encoder.onnx", GENERATOR: "generator.int8.onnx"}
+_ONNXRUNTIME = "t2i_engine.backends.onnxruntime:open_runner"
+_OPENVINO = "t2i_engine.backends.openvino:open_runner"
+_SAME_ARITHMETIC = (
+    "the same fp32 arithmetic summed in another order: about 1e-7 per LSTM state and 7e-6 per image value; "
+    "a value that close to a rounding border moves one level"
+)
+_INT8 = "256 levels per layer, chosen on real captions: about 40 dB; the text encoder stays in fp32"
+
+_HALF = "11 bits of mantissa in every layer: about 69 dB, and 5e-4 per LSTM state"
+
+
+def _tensorrt(backend: str, precision: str) -> Format:
+    """A row of TensorRT; both flavours share their graphs, and the one for RTX has engines that are built ahead."""
+    name, graphs = f"{backend}-{precision}", (TEXT_ENCODER, GENERATOR)
+    engines = [f"{graph}.{name}.engine" for graph in graphs]
+    ahead = backend == "tensorrt-rtx"
+    strict = Differences(sentence=1e-5, image=1e-4, pixels=1)
+    return Format(
+        name=name,
+        files={graph: f"{graph}.tensorrt-{precision}.onnx" for graph in graphs},
+        precision=precision,
+        backend=backend,
+        extras={"cuda": backend},
+        builder=f"export.tensorrt_graphs:{'build_with_engines' if ahead else 'build'}",
+        opener=f"t2i_engine.backends.{backend.replace('-', '_')}:open_runner",
+        tolerance=strict if precision == "fp32" else Differences(sentence=2e-3, pixels=4, psnr=55),
+        reason=_SAME_ARITHMETIC if precision == "fp32" else _HALF,
+        form=Form.TRANSPOSED,
+        built_ahead=True,
+        beside=tuple(file for engine in engines for file in (engine, f"{engine}.json")) if ahead else (),
+        unready="t2i_engine.tensorrt.opening:lacks_engines",
+    )
+
 
 FORMATS: tuple[Format, ...] = (
+    _tensorrt("tensorrt", "fp16"),
+    _tensorrt("tensorrt-rtx", "fp16"),
+    _tensorrt("tensorrt", "fp32"),
+    _tensorrt("tensorrt-rtx", "fp32"),
+    Format(
+        name="openvino-bf16",
+        files=_ONNX_FILES,
+        precision="bf16",
+        backend="openvino",
+        extras={"cpu": "openvino"},
+        builder="export.onnx_graphs:build",
+        opener=_OPENVINO,
+        tolerance=Differences(sentence=1e-5, psnr=45),
+        reason="8 bits of mantissa: about 52 dB, 4 levels where there is contrast; the text encoder stays in fp32",
+    ),
     Format(
         name="onnx",
-        files={TEXT_ENCODER: "text_encoder.onnx", GENERATOR: "generator.onnx"},
+        files=_ONNX_FILES,
         precision="fp32",
         backend="onnxruntime",
         extras={"cuda": "gpu", "cpu": "cpu"},
         builder="export.onnx_graphs:build",
-        opener="t2i_engine.backends.onnxruntime:open_runner",
+        opener=_ONNXRUNTIME,
         tolerance=Differences(sentence=1e-5, image=1e-4, pixels=1),
-        reason="the same fp32 arithmetic summed in another order: about 1e-7 per LSTM state and 7e-6 per image value; "
-        "a value that close to a rounding border moves one level",
+        reason=_SAME_ARITHMETIC,
+    ),
+    Format(
+        name="openvino",
+        files=_ONNX_FILES,
+        precision="fp32",
+        backend="openvino",
+        extras={"cpu": "openvino"},
+        builder="export.onnx_graphs:build",
+        opener=_OPENVINO,
+        tolerance=Differences(sentence=1e-5, image=1e-4, pixels=1),
+        reason=_SAME_ARITHMETIC,
     ),
     Format(
         name="pytorch",
@@ -100,6 +171,42 @@ FORMATS: tuple[Format, ...] = (
         opener="t2i_engine.backends.pytorch:open_runner",
         tolerance=Differences(sentence=1e-5, image=1e-4, pixels=1),
         reason="the same weights in the same code; batch size and number of threads change the order of sums",
+    ),
+    Format(
+        name="onnx-fp16",
+        files={TEXT_ENCODER: "text_encoder.fp16.onnx", GENERATOR: "generator.fp16.onnx"},
+        precision="fp16",
+        backend="onnxruntime",
+        extras={"cuda": "gpu", "cpu": "cpu"},
+        builder="export.half:build",
+        opener=_ONNXRUNTIME,
+        tolerance=Differences(sentence=2e-3, psnr=60),
+        reason=_HALF,
+        emulator="export.half:emulate",
+    ),
+    Format(
+        name="openvino-int8",
+        files=_INT8_FILES,
+        precision="int8",
+        backend="openvino",
+        extras={"cpu": "openvino"},
+        builder="export.int8:build",
+        opener=_OPENVINO,
+        tolerance=Differences(sentence=1e-5, psnr=35),
+        reason=_INT8,
+        calibrated=True,
+    ),
+    Format(
+        name="onnx-int8",
+        files=_INT8_FILES,
+        precision="int8",
+        backend="onnxruntime",
+        extras={"cpu": "cpu"},
+        builder="export.int8:build",
+        opener=_ONNXRUNTIME,
+        tolerance=Differences(sentence=1e-5, psnr=35),
+        reason=_INT8,
+        calibrated=True,
     ),
 )
 

@@ -114,6 +114,8 @@ def _format_rows(bundle: Bundle) -> Iterator[tuple[str, ...]]:
                 + (f", psnr {worst.psnr:.1f} dB" if worst.psnr is not None else "")
             )
         yield row.name, row.backend, row.precision, proof
+    for name, reason in bundle.manifest.left_out.items():
+        yield name, "", "", f"left out: {reason}"
 
 
 def _engine_rows(bundle: Bundle) -> Iterator[tuple[str, ...]]:

@@ -12,7 +12,7 @@ from t2i_engine.bundle import Bundle, Parity
 from t2i_engine.formats import PSNR, Differences, Format, load, meets
 from t2i_engine.table import aligned
 
-DEVICE = "cpu"  # the one device that every machine has: bundles are proved there
+CPU = "cpu"  # the one device that every machine has: what runs there is proved there
 
 
 class ParityError(click.ClickException):
@@ -77,7 +77,13 @@ class OpenFormat:
     def open(cls, bundle: Bundle, row: Format) -> "OpenFormat":
         """Opens the bundle's graphs as the user's engine does. Raises a `UserError` where that fails."""
         open_runner = load(row.opener)
-        return cls(row, {graph: open_runner(bundle, row, graph, DEVICE, None) for graph in row.files})
+        device = proving_device(row)
+        return cls(row, {graph: open_runner(bundle, row, graph, device, None) for graph in row.files})
+
+
+def proving_device(row: Format) -> str:
+    """Where a format is compared with PyTorch: on the CPU, where it runs there."""
+    return CPU if CPU in row.devices else row.devices[0]
 
 
 def compare(formats: Sequence[OpenFormat], cases: Iterable[Case], against: str) -> list[Worst]:
@@ -94,7 +100,10 @@ def compare(formats: Sequence[OpenFormat], cases: Iterable[Case], against: str) 
 
 def as_parity(worst: Sequence[Worst], row: Format) -> Parity:
     """What the manifest records of a format, from its worst cases, all of them finite."""
-    found = {one.output: one for one in worst if one.format == row.name}
+    found: dict[str, Worst] = {}
+    for one in worst:
+        if one.format == row.name:
+            found[one.output] = _worse(found[one.output], one) if one.output in found else one
     differences = {output: one.difference for output, one in found.items()}
     cases = {one.graph: one.cases for one in found.values()}  # outputs of one graph share their cases
     return Parity(

@@ -7,11 +7,11 @@ from dataclasses import asdict, dataclass
 import numpy as np
 
 from t2i_engine.bundle import Bundle
-from t2i_engine.choice import backend_status
+from t2i_engine.choice import backend_status, row_lacks
 from t2i_engine.errors import BackendError, BundleError, CaptionError, OptionError, UserError, listed
 from t2i_engine.formats import load
 from t2i_engine.latents import draw
-from t2i_engine.parity import OpenFormat, Worst, as_table, compare
+from t2i_engine.parity import OpenFormat, Worst, as_table, compare, proving_device
 from t2i_engine.reference import Reference, read_reference
 from t2i_engine.table import aligned, size
 from t2i_engine.tokenizer import pad
@@ -90,8 +90,9 @@ def verify(bundle: Bundle, report: Report) -> Verification:
         status = backend_status(row.backend)
         if status.lacks and status.version:  # installed but broken: not to be passed over
             raise BackendError(status.lacks)
-        if status.lacks:
-            skipped.append(f"format {row.name}: {status.lacks}")
+        lacks = row_lacks(row, proving_device(row))
+        if lacks:
+            skipped.append(f"format {row.name}: {lacks}")
         elif bad.keys().isdisjoint(row.files.values()):
             try:
                 opened.append(OpenFormat.open(bundle, row))
@@ -153,7 +154,7 @@ def _with_pytorch(bundle: Bundle, opened: Sequence[OpenFormat], report: Report) 
     others = [one for one in opened if one.row.backend != PYTORCH]
     if not others:
         return []
-    model = load("export.weights:read")(bundle)
+    model = load("training.weights:read_model")(bundle)
     report(f"comparing {_names(others)} with PyTorch")
     return compare(others, load("export.parity:gate_cases")(model), "PyTorch")
 

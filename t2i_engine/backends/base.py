@@ -30,6 +30,7 @@ class Status:
     version: str | None = None  # None: not installed
     lacks: str | None = None
     devices: Mapping[str, str | None] = field(default_factory=dict)  # device -> what it lacks
+    precisions: Mapping[str, str] = field(default_factory=dict)  # precision that cannot be had here -> why
 
 
 def check_feeds(graph: Graph, feeds: Mapping[str, Array], outputs: Sequence[str]) -> None:

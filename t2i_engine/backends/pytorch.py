@@ -3,9 +3,9 @@
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from t2i_engine.backends.base import Array, Status, check_feeds
+from t2i_engine.backends.base import Array, Status, check_feeds, cuda_device_count
 from t2i_engine.bundle import Bundle
-from t2i_engine.errors import BundleError, MissingExtra
+from t2i_engine.errors import MissingExtra
 from t2i_engine.formats import TEXT_ENCODER, Format
 
 if TYPE_CHECKING:
@@ -15,31 +15,18 @@ if TYPE_CHECKING:
 class PyTorchRunner:
     """One half of the model on one device, without TF32."""
 
-    def __init__(self, bundle: Bundle, file: str, graph: str, device: str, threads: int | None) -> None:
+    def __init__(self, bundle: Bundle, graph: str, device: str, threads: int | None) -> None:
         try:
             import torch
-            from safetensors import SafetensorError
-            from safetensors.torch import load_file
 
-            from training.models.text_to_image import TextToImage
+            from training.weights import read_model
         except ImportError:
             raise MissingExtra("the backend 'pytorch'", "PyTorch and safetensors", "export") from None
 
         if threads:
             torch.set_num_threads(threads)
         self._name, self._graph, self._device = graph, bundle.graphs[graph], device
-        with torch.device("meta"):  # no memory and no random numbers for weights that are replaced at once
-            self._module = getattr(TextToImage(bundle.sizes), graph)
-        prefix = f"{graph}."
-        try:
-            weights = load_file(bundle.path(file))
-            self._module.load_state_dict(
-                {key.removeprefix(prefix): tensor for key, tensor in weights.items() if key.startswith(prefix)},
-                assign=True,
-            )
-        except (SafetensorError, RuntimeError) as error:
-            raise BundleError(f"{bundle.folder / file} does not hold the weights of its model: {error}") from None
-        self._module.eval().to(device)
+        self._module = getattr(read_model(bundle), graph).to(device)
 
     def run(self, feeds: Mapping[str, Array], outputs: Sequence[str]) -> dict[str, Array]:
         """Computes the named outputs. Raises `ShapeError` where a feed does not fit the declared shape."""
@@ -63,17 +50,24 @@ class PyTorchRunner:
 
 def open_runner(bundle: Bundle, row: Format, graph: str, device: str, threads: int | None) -> PyTorchRunner:
     """Opens a graph. Raises `BundleError` where its weights are bad and `MissingExtra` where PyTorch is missing."""
-    return PyTorchRunner(bundle, row.files[graph], graph, device, threads)
+    return PyTorchRunner(bundle, graph, device, threads)
 
 
 def status() -> Status:
     """Whether PyTorch is installed, and which devices it can use here."""
+    from importlib.metadata import version
     from importlib.util import find_spec
 
     missing = [package for package in ("torch", "safetensors") if find_spec(package) is None]
     if missing:
         return Status(lacks=f'{" and ".join(missing)} not installed: pip install "t2i-engine[export]"')
+    return Status(f"torch {version('torch')}", devices={"cuda": _cuda_lacks(), "cpu": None})
+
+
+def _cuda_lacks() -> str | None:
+    lacks = "PyTorch finds no NVIDIA GPU: use --device cpu"
+    if cuda_device_count() == 0:  # known without importing PyTorch, which takes longer than to draw a picture
+        return lacks
     import torch
 
-    cuda = None if torch.cuda.is_available() else "PyTorch finds no NVIDIA GPU: use --device cpu"
-    return Status(f"torch {torch.__version__}", devices={"cuda": cuda, "cpu": None})
+    return None if torch.cuda.is_available() else lacks

@@ -1,0 +1,112 @@
+"""A bundle in the making: what is there already, the files that were built, and what the gate says of them."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from export.built import BuiltFile
+from export.gate import Proof
+from export.reference import make_reference
+from export.source import Source
+from t2i_engine.bundle import PAPER, VOCABULARY, FileRecord, Manifest, is_name, paper_folder
+from t2i_engine.choice import backend_status
+from t2i_engine.errors import OptionError, quoted
+from t2i_engine.formats import FORMATS, Format
+from t2i_engine.reference import REFERENCE
+
+Content = bytes | Path
+
+
+@dataclass
+class Draft:
+    """Where a bundle goes, and what it holds so far."""
+
+    target: Path
+    name: str
+    manifest: Manifest
+    """Of the files so far; those that are built are not proved in it."""
+    files: dict[str, Content]
+    adding: bool
+    """True where formats are added to a bundle that is there."""
+    formats: tuple[Format, ...] = ()
+    """Those that the bundle has already."""
+    notes: dict[str, object] = field(default_factory=dict)
+    """How its new files were made."""
+
+    def add(self, file: BuiltFile) -> None:
+        """Takes a file in."""
+        self.files[file.name] = file.content
+        self.manifest = replace(self.manifest, files={**self.manifest.files, file.name: file.record})
+        if file.notes:
+            self.notes[file.name] = dict(file.notes)
+
+    def proved(
+        self, rows: Iterable[Format], unproved: Mapping[str, str], proof: Proof, versions: Mapping[str, str]
+    ) -> Manifest:
+        """The manifest of what is to be written: without the formats of `rows` that missed their tolerance."""
+        missed = proof.missed
+        kept = [row for row in rows if row.name not in missed]
+        before = self.manifest
+        needed = {before.tokenizer.vocabulary, before.reference}
+        needed |= {file for row in (*self.formats, *kept) for file in row.all_files}
+        parity = {**before.parity, **{row.name: proof.parity(row) for row in kept if row.name not in unproved}}
+        order = [row.name for row in FORMATS]
+        return replace(
+            before,
+            files={name: record for name, record in before.files.items() if name in needed},
+            parity={name: parity[name] for name in sorted(parity, key=order.index)},
+            unproved={**before.unproved, **{row.name: unproved[row.name] for row in kept if row.name in unproved}},
+            left_out={
+                name: reason
+                for name, reason in {**before.left_out, **missed}.items()
+                if name not in [row.name for row in kept]
+            },
+            provenance=self._provenance(kept, versions),
+        )
+
+    def _provenance(self, kept: Iterable[Format], versions: Mapping[str, str]) -> dict[str, object]:
+        statuses = [backend_status(name) for name in dict.fromkeys(row.backend for row in kept)]
+        made: dict[str, object] = {
+            "versions": dict(versions),
+            "proved_with": [status.version for status in statuses if status.version],
+            "files": self.notes,
+        }
+        found = dict(self.manifest.provenance)
+        if not self.adding:
+            return found | {"export": made}
+        earlier = found.get("added", [])
+        return found | {
+            "added": [*(earlier if isinstance(earlier, list) else []), {"formats": [row.name for row in kept]} | made]
+        }
+
+
+def start_draft(source: Source, folder: Path | None, name: str | None) -> Draft:
+    """A bundle in `folder`; without one it is the bundle that the source is from, or `paper` in its place.
+
+    Raises `OptionError` where there is no folder for it, or it cannot be called so.
+    """
+    bundle = source.bundle
+    if folder is None and bundle is not None:
+        name = check_name(name or bundle.name)
+        files: dict[str, Content] = {file: bundle.path(file) for file in bundle.manifest.files}
+        return Draft(bundle.folder, name, replace(bundle.manifest, name=name), files, True, bundle.formats)
+    if folder is None and not source.is_paper:
+        raise OptionError("a checkpoint becomes a bundle of its own: give its folder with --out")
+    target = folder or paper_folder()
+    name = check_name(name or (PAPER if folder is None else target.resolve().name))
+    common = [
+        BuiltFile(VOCABULARY, source.tokenizer.to_json()),
+        BuiltFile(REFERENCE, make_reference(source.model, source.tokenizer).to_npz()),
+    ]
+    records: dict[str, FileRecord] = {file.name: file.record for file in common}
+    manifest = Manifest(name, source.model.sizes, records, reference=REFERENCE, provenance=source.provenance)
+    return Draft(target, name, manifest, {file.name: file.content for file in common}, False)
+
+
+def check_name(name: str) -> str:
+    """The name itself. Raises `OptionError` where no bundle can have it."""
+    if not is_name(name):
+        raise OptionError(
+            f"a bundle cannot be called {quoted(name)}: letters, digits and '._-' expected; give a --name"
+        )
+    return name
