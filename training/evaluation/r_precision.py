@@ -15,7 +15,7 @@ from training.checkpoint import load_checkpoint
 from training.evaluation.report import percent, table
 from training.evaluation.samples import Sample
 from training.evaluation.subject import Pixels
-from training.models.image_encoder import BACKBONES, ImageEncoder
+from training.models.image_encoder import BACKBONES, ImageEncoder, InceptionV3
 from training.models.text_encoder import TextEncoder
 
 CANDIDATES = 100
@@ -56,15 +56,17 @@ def load_encoders(model: str) -> MatchingEncoders:
     if not networks:
         raise EncoderError(f"r-precision needs an image encoder, and the checkpoint '{model}' holds none; {cure}")
     sizes = ModelSizes(**content["sizes"])
-    backbone = BACKBONES[content["provenance"]["config"]["damsm"]["image_encoder"]]()
+    name = content["provenance"]["config"]["damsm"]["image_encoder"]
+    # Frozen backbones are in the checkpoint too: nothing is fetched.
+    backbone = InceptionV3(pretrained=False) if name == "inception-v3" else BACKBONES[name]()
     encoders = MatchingEncoders(
         Tokenizer(content["words"]),
         TextEncoder(sizes.vocabulary_size, sizes.embedding_width, sizes.sentence_width).eval(),
         ImageEncoder(backbone, sizes.sentence_width).eval(),
     )
-    for name in ("text_encoder", "image_encoder"):
-        state = {key.removeprefix(f"{name}."): value for key, value in networks.items() if key.startswith(f"{name}.")}
-        getattr(encoders, name).load_state_dict(state)
+    for part in ("text_encoder", "image_encoder"):
+        state = {key.removeprefix(f"{part}."): value for key, value in networks.items() if key.startswith(f"{part}.")}
+        getattr(encoders, part).load_state_dict(state)
     return encoders
 
 

@@ -4,12 +4,14 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
 from t2i_engine.tokenizer import PADDING, Tokenizer
+from tests.tiny_model import SIZES, WORDS, make_model
 from tests.training.evaluation.instruments import sample_of
+from training.checkpoint import save_checkpoint
 from training.evaluation.r_precision import EncoderError, MatchingEncoders, RPrecision, load_encoders
-from training.models.image_encoder import ImageEncoder, SmallCNN
+from training.models.image_encoder import ImageEncoder, InceptionV3, SmallCNN
 from training.models.text_encoder import TextEncoder
 
 TOKENIZER = Tokenizer((PADDING, *(f"word{number}" for number in range(100))))
@@ -59,3 +61,25 @@ def test_a_bundle_and_a_checkpoint_without_encoders_say_what_to_give(tiny_checkp
     for model in ("birds", str(tiny_checkpoint)):
         with pytest.raises(EncoderError, match="--encoders runs/NAME/checkpoint"):
             load_encoders(model)
+
+
+@pytest.mark.parametrize("name", ["cnn", "inception-v3"])
+def test_a_checkpoint_s_own_encoders_judge_without_anything_to_fetch(tmp_path: Path, name: str) -> None:
+    backbone = SmallCNN() if name == "cnn" else InceptionV3(pretrained=False)
+    networks = nn.ModuleDict(
+        {
+            "text_encoder": TextEncoder(SIZES.vocabulary_size, SIZES.embedding_width, SIZES.sentence_width),
+            "image_encoder": ImageEncoder(backbone, SIZES.sentence_width),
+        }
+    ).eval()
+    path = tmp_path / "checkpoint.pt"
+    provenance = {"config": {"damsm": {"image_encoder": name}}}
+    state = {"damsm": {"networks": networks.state_dict()}}
+    save_checkpoint(path, SIZES, WORDS, make_model().state_dict(), provenance, state)
+    encoders = load_encoders(str(path))
+    image = torch.from_numpy(OWN[:2].repeat(16, 1).repeat(16, 2)).permute(0, 3, 1, 2).float() / 127.5 - 1
+    with torch.inference_mode():
+        expected = nn.functional.normalize(networks["image_encoder"](image).picture)
+    torch.testing.assert_close(encoders.pictures(OWN[:2].repeat(16, 1).repeat(16, 2)), expected)
+    ids = encoders.tokenizer.encode("a red bird").ids
+    assert encoders.sentences([ids, ids[:2]]).norm(dim=1) == pytest.approx([1, 1], abs=1e-5)
