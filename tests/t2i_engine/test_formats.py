@@ -1,8 +1,9 @@
 import re
-from importlib import import_module
 
 import pytest
 
+from t2i_engine.backends.base import Status
+from t2i_engine.choice import backend_status
 from t2i_engine.errors import OptionError
 from t2i_engine.formats import FORMATS, GENERATOR, TEXT_ENCODER, Differences, Format, find, load
 
@@ -24,11 +25,13 @@ def test_row_is_complete(row: Format) -> None:
 @every_format
 def test_opener_and_backend_exist(row: Format) -> None:
     assert callable(load(row.opener))
-    assert callable(import_module(f"t2i_engine.backends.{row.backend}").status)
+    assert isinstance(backend_status(row.backend), Status)
 
 
 def test_unknown_format_is_an_error_with_a_suggestion() -> None:
-    with pytest.raises(OptionError, match=re.escape("unknown format 'onx' (did you mean 'onnx'?); there are: onnx")):
+    with pytest.raises(
+        OptionError, match=re.escape(f"unknown format 'onx' (did you mean 'onnx'?); there are: {FORMATS[0].name}, ")
+    ):
         find("onx")
 
 
@@ -44,3 +47,8 @@ def test_unknown_format_is_an_error_with_a_suggestion() -> None:
 )
 def test_differences_are_within_their_bounds_or_not(found: Differences, within: bool) -> None:
     assert found.within(Differences(0.1, 0.2, 1)) is within
+
+
+@pytest.mark.parametrize(("psnr", "within"), [(35.0, True), (41.0, True), (34.9, False), (None, False)])
+def test_a_ratio_is_at_least_its_bound_and_what_has_no_bound_may_be_anything(psnr: float | None, within: bool) -> None:
+    assert Differences(0.1, 2.0, 255, psnr).within(Differences(0.1, psnr=35)) is within
