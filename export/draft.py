@@ -1,6 +1,6 @@
 """A bundle in the making: what is there already, the files that were built, and what the gate says of them."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -11,7 +11,7 @@ from export.source import Source
 from t2i_engine.bundle import PAPER, VOCABULARY, FileRecord, Manifest, is_name, paper_folder
 from t2i_engine.choice import backend_status
 from t2i_engine.errors import OptionError, quoted
-from t2i_engine.formats import FORMATS, Format
+from t2i_engine.formats import Format
 from t2i_engine.reference import REFERENCE
 
 Content = bytes | Path
@@ -22,12 +22,13 @@ class Draft:
     """Where a bundle goes, and what it holds so far."""
 
     target: Path
-    name: str
     manifest: Manifest
     """Of the files so far; those that are built are not proved in it."""
     files: dict[str, Content]
     adding: bool
     """True where formats are added to a bundle that is there."""
+    first_files: frozenset[str]
+    """Those that are written whatever is proved: of the bundle that is added to, or common to all formats."""
     formats: tuple[Format, ...] = ()
     """Those that the bundle has already."""
     notes: dict[str, object] = field(default_factory=dict)
@@ -47,37 +48,36 @@ class Draft:
         missed = proof.missed
         kept = [row for row in rows if row.name not in missed]
         before = self.manifest
-        needed = {before.tokenizer.vocabulary, before.reference}
-        needed |= {file for row in (*self.formats, *kept) for file in row.all_files}
+        needed = self.first_files.union(*(row.all_files for row in kept))
         parity = {**before.parity, **{row.name: proof.parity(row) for row in kept if row.name not in unproved}}
-        order = [row.name for row in FORMATS]
         return replace(
             before,
             files={name: record for name, record in before.files.items() if name in needed},
-            parity={name: parity[name] for name in sorted(parity, key=order.index)},
+            parity=parity,
             unproved={**before.unproved, **{row.name: unproved[row.name] for row in kept if row.name in unproved}},
             left_out={
                 name: reason
                 for name, reason in {**before.left_out, **missed}.items()
                 if name not in [row.name for row in kept]
             },
-            provenance=self._provenance(kept, versions),
+            provenance=self._provenance(kept, needed, versions),
         )
 
-    def _provenance(self, kept: Iterable[Format], versions: Mapping[str, str]) -> dict[str, object]:
+    def _provenance(
+        self, kept: Iterable[Format], files: Container[str], versions: Mapping[str, str]
+    ) -> dict[str, object]:
         statuses = [backend_status(name) for name in dict.fromkeys(row.backend for row in kept)]
         made: dict[str, object] = {
             "versions": dict(versions),
             "proved_with": [status.version for status in statuses if status.version],
-            "files": self.notes,
+            "files": {name: note for name, note in self.notes.items() if name in files},
         }
         found = dict(self.manifest.provenance)
+        earlier = found.pop("added", [])
         if not self.adding:
             return found | {"export": made}
-        earlier = found.get("added", [])
-        return found | {
-            "added": [*(earlier if isinstance(earlier, list) else []), {"formats": [row.name for row in kept]} | made]
-        }
+        added = [*(earlier if isinstance(earlier, list) else []), {"formats": [row.name for row in kept]} | made]
+        return found | {"added": added}
 
 
 def start_draft(source: Source, folder: Path | None, name: str | None) -> Draft:
@@ -89,7 +89,8 @@ def start_draft(source: Source, folder: Path | None, name: str | None) -> Draft:
     if folder is None and bundle is not None:
         name = check_name(name or bundle.name)
         files: dict[str, Content] = {file: bundle.path(file) for file in bundle.manifest.files}
-        return Draft(bundle.folder, name, replace(bundle.manifest, name=name), files, True, bundle.formats)
+        manifest = replace(bundle.manifest, name=name)
+        return Draft(bundle.folder, manifest, files, True, frozenset(files), bundle.formats)
     if folder is None and not source.is_paper:
         raise OptionError("a checkpoint becomes a bundle of its own: give its folder with --out")
     target = folder or paper_folder()
@@ -100,7 +101,7 @@ def start_draft(source: Source, folder: Path | None, name: str | None) -> Draft:
     ]
     records: dict[str, FileRecord] = {file.name: file.record for file in common}
     manifest = Manifest(name, source.model.sizes, records, reference=REFERENCE, provenance=source.provenance)
-    return Draft(target, name, manifest, {file.name: file.content for file in common}, False)
+    return Draft(target, manifest, {file.name: file.content for file in common}, False, frozenset(records))
 
 
 def check_name(name: str) -> str:

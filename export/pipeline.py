@@ -62,6 +62,9 @@ def export_bundle(
     for impossible, lacks in selection.impossible.items():
         report(f"left out {impossible}: {lacks}")
     rows = [row for row in selection.rows if row not in draft.formats]
+    if not rows:
+        report(f"{draft.target} has these formats already")
+        return Exported(draft.target, {})
     forms = [row if folded else replace(row, form=Form.TRAINED) for row in rows]
     for file in _reported(_build(source, draft, forms, builders), report):
         draft.add(file)

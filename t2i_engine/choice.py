@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 
-from t2i_engine.backends.base import Status
+from t2i_engine.backends.base import Status, cuda_device_count
 from t2i_engine.bundle import Bundle
 from t2i_engine.errors import BackendError, BundleError, OptionError, listed, unknown
 from t2i_engine.formats import DEVICES, FORMATS, Format, load
@@ -66,7 +66,7 @@ def choose(
             f"the bundle has no format for backend {backend!r} and precision {precision!r}; it has: {there}; {cure}"
         )
     lacking: dict[str, None] = {}  # in the order in which they are found, each once
-    for name in DEVICES if device == AUTO else (device,):
+    for name in _devices(device):
         for row in fitting:
             if device == AUTO and name not in row.devices:
                 continue
@@ -91,6 +91,13 @@ def startable(bundle: Bundle) -> list[Format]:
         else:
             rows.append(row)
     return rows
+
+
+def _devices(device: str) -> Sequence[str]:
+    if device != AUTO:
+        return (device,)
+    # Known from the driver alone: on a machine without a GPU no backend is imported only to say so.
+    return DEVICES if cuda_device_count() else [name for name in DEVICES if name != "cuda"]
 
 
 def _fitting(rows: Iterable[Format], backend: str, precision: str) -> list[Format]:
