@@ -230,7 +230,7 @@ def test_a_converted_model_is_exported_like_ours(
     monkeypatch.setattr("export.parity.LONGEST", 8)
     files.write(GENERATORS[generation]())
     assert files.convert().exit_code == 0
-    bundle = export_bundle(files.out, files.folder / "bundle", "dfgan", lambda _: None)
+    bundle = export_bundle(files.out, files.folder / "bundle", "dfgan", lambda _: None).folder
     yellow, red = Engine.open(bundle, backend="onnxruntime", precision="fp32").generate_all(
         ["this bird is yellow", "a red belly"], [0]
     )
