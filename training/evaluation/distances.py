@@ -50,7 +50,8 @@ class Distances:
     def kid(self) -> Kid:
         """The kernel distance, unbiased, over 100 subsets that are always the same."""
         sides = {real: torch.cat(kept).double() for real, kept in self._kept.items()}
-        size = min(KID_SUBSET_SIZE, *(len(features) for features in sides.values()))
+        fewest = min(len(features) for features in sides.values())
+        size = min(KID_SUBSET_SIZE, max(2, fewest // 2))  # subsets of everything would all be the same
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)  # that it keeps all features: here they are bounded
             metric = KernelInceptionDistance(nn.Identity(), subsets=KID_SUBSETS, subset_size=size)

@@ -29,7 +29,7 @@ class Spread:
 
     @property
     def ratio(self) -> float:
-        """1: as far apart as renders; 0: always the same picture."""
+        """1: as far apart as renders; 0: always the same picture. Flaws that vary lie far apart too, even above 1."""
         return self.generated / self.renders
 
 
