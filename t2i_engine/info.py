@@ -75,6 +75,8 @@ def _backend_rows(statuses: Mapping[str, Status]) -> Iterator[tuple[str, ...]]:
             yield name, "no", status.lacks
         for device, lacks in status.devices.items():
             yield name, device, f"no: {lacks}" if lacks else f"yes, {status.version}"
+        for precision, lacks in status.precisions.items():
+            yield name, precision, f"no: {lacks}"
 
 
 def _bundle_lines(bundle: Bundle) -> Iterator[str]:

@@ -5,6 +5,8 @@ from pathlib import Path
 import torch
 
 from t2i_engine.bundle import ModelSizes
+from t2i_engine.choice import row_lacks
+from t2i_engine.formats import FORMATS
 from training.checkpoint import save_checkpoint
 from training.models.text_to_image import TextToImage
 
@@ -19,6 +21,16 @@ SIZES = ModelSizes(
     conditioning_augmentation=True,
     adaptive_block=True,
 )
+
+CAPTIONS = (
+    "a red bird",
+    "this bird has yellow wings",
+    "a blue belly and short black wings",
+    "this bird has a red belly",
+)
+RUNS_HERE = tuple(
+    row for row in FORMATS if "cpu" in row.devices and row_lacks(row, "cpu") is None
+)  # the tiny bundle's formats: no GPU is needed
 
 
 def make_model(sizes: ModelSizes = SIZES) -> TextToImage:

@@ -1,5 +1,6 @@
 """OpenVINO: the bundle's ONNX graphs on the CPU, compiled at first use and kept for this machine."""
 
+import contextlib
 import hashlib
 import os
 from collections.abc import Mapping, Sequence
@@ -37,7 +38,7 @@ class OpenVinoRunner:
         # The text encoder's thousandth of the work is not worth a difference; what an int8 graph leaves is fp32 too.
         hint = "bf16" if row.precision == "bf16" and graph == GENERATOR else "f32"
         threads = threads or available_threads()
-        # A text encoder's T varies. On one thread OpenVINO 2026.4 crashes as it compiles small fp32 graphs of one shape.
+        # A text encoder's T varies. Compiling small fp32 graphs of one shape for one thread crashes OpenVINO 2026.4.
         fixed = graph == GENERATOR and (threads > 1 or hint == "bf16")
         compiled = self._compiled(hint, threads, fixed)
         found = compiled.get_property("INFERENCE_PRECISION_HINT").to_string()
@@ -164,7 +165,8 @@ def _keep(compiled: "CompiledModel", file: Path) -> None:
         temporary.write_bytes(compiled.export_model().getvalue())
         temporary.replace(file)
     except OSError:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
 
 
 def _inputs(node: Any) -> list[Any]:  # noqa: ANN401  (OpenVINO's Node)

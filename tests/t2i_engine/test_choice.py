@@ -7,15 +7,17 @@ from t2i_engine.choice import choose
 from t2i_engine.errors import BackendError, BundleError, OptionError
 from t2i_engine.formats import FORMATS, find
 
-ONNX, PYTORCH = find("onnx"), find("pytorch")
+ONNX, PYTORCH, BF16 = find("onnx"), find("pytorch"), find("openvino-bf16")
 RUNS = Status("1.0", devices={"cuda": "no GPU", "cpu": None})
 RUNS_ON_CUDA = Status("1.0", devices={"cuda": None, "cpu": None})
+WITHOUT_BF16 = Status("1.0", devices={"cpu": None}, precisions={"bf16": "no bf16: use fp32"})
 MISSING = Status(lacks="install it")
 BROKEN = Status("1.0 and 1.1", lacks="uninstall one")
 
 
 @pytest.fixture
 def machine(monkeypatch: pytest.MonkeyPatch) -> "Machine":
+    monkeypatch.setattr("t2i_engine.choice.cuda_device_count", lambda: 1)
     return Machine(monkeypatch)
 
 
@@ -33,8 +35,30 @@ class Machine:
 
 def test_auto_takes_the_first_row_that_runs_here(machine: Machine) -> None:
     machine.has(onnxruntime=RUNS, pytorch=RUNS)
-    choice = choose(FORMATS)
+    choice = choose([ONNX, PYTORCH])
     assert (choice.format, choice.device) == (ONNX, "cpu")
+
+
+def test_auto_prefers_bf16_in_openvino_on_a_cpu_that_has_it(machine: Machine) -> None:
+    machine.has(onnxruntime=RUNS, openvino=Status("1.0", devices={"cpu": None}))
+    assert choose([row for row in FORMATS if row in (ONNX, BF16)]).format == BF16
+
+
+def test_auto_passes_over_a_precision_that_the_cpu_lacks(machine: Machine) -> None:
+    machine.has(onnxruntime=RUNS, openvino=WITHOUT_BF16)
+    assert choose([BF16, ONNX]).format == ONNX
+
+
+def test_precision_that_the_cpu_lacks_is_an_error_with_the_cure(machine: Machine) -> None:
+    machine.has(onnxruntime=RUNS, openvino=WITHOUT_BF16)
+    with pytest.raises(BackendError, match=r"openvino \(no bf16: use fp32\)"):
+        choose([BF16, ONNX], precision="bf16")
+
+
+def test_auto_tries_every_row_on_a_gpu_before_any_on_the_cpu(machine: Machine) -> None:
+    machine.has(onnxruntime=RUNS_ON_CUDA, openvino=Status("1.0", devices={"cpu": None}))
+    choice = choose([BF16, ONNX])
+    assert (choice.format, choice.device) == (ONNX, "cuda")
 
 
 def test_auto_prefers_a_gpu_that_is_there(machine: Machine) -> None:
@@ -44,19 +68,19 @@ def test_auto_prefers_a_gpu_that_is_there(machine: Machine) -> None:
 
 def test_auto_passes_over_what_is_not_installed(machine: Machine) -> None:
     machine.has(onnxruntime=MISSING, pytorch=RUNS)
-    assert choose(FORMATS).format == PYTORCH
+    assert choose([ONNX, PYTORCH]).format == PYTORCH
 
 
 def test_auto_does_not_pass_over_what_is_broken(machine: Machine) -> None:
     machine.has(onnxruntime=BROKEN, pytorch=RUNS)
     with pytest.raises(BackendError, match="uninstall one"):
-        choose(FORMATS)
+        choose([ONNX, PYTORCH])
 
 
 def test_backend_that_was_asked_for_is_never_replaced(machine: Machine) -> None:
     machine.has(onnxruntime=MISSING, pytorch=RUNS)
     with pytest.raises(BackendError, match="install it"):
-        choose(FORMATS, backend="onnxruntime")
+        choose([ONNX, PYTORCH], backend="onnxruntime")
 
 
 def test_device_that_was_asked_for_is_never_replaced(machine: Machine) -> None:
@@ -64,19 +88,22 @@ def test_device_that_was_asked_for_is_never_replaced(machine: Machine) -> None:
     with pytest.raises(
         BackendError, match=r"device 'cuda' cannot be used here: onnxruntime \(no GPU\), pytorch \(no GPU\)"
     ):
-        choose(FORMATS, device="cuda")
+        choose([ONNX, PYTORCH], device="cuda")
 
 
 def test_device_that_was_asked_for_decides_the_backend(machine: Machine) -> None:
     machine.has(onnxruntime=RUNS, pytorch=RUNS_ON_CUDA)
-    choice = choose(FORMATS, device="cuda")
+    choice = choose([ONNX, PYTORCH], device="cuda")
     assert (choice.format, choice.device) == (PYTORCH, "cuda")
 
 
-def test_format_that_the_bundle_does_not_have_is_an_error_that_lists_those_it_has(machine: Machine) -> None:
+def test_format_that_the_bundle_does_not_have_is_an_error_with_the_command_that_adds_it(machine: Machine) -> None:
     machine.has(onnxruntime=RUNS, pytorch=RUNS)
-    with pytest.raises(BundleError, match=r"no format for backend 'pytorch'.*it has: onnx \(onnxruntime, fp32\)"):
-        choose([ONNX], backend="pytorch")
+    with pytest.raises(
+        BundleError, match=r"no format for backend 'openvino'.*it has: onnx \(onnxruntime, fp32\)"
+    ) as error:
+        choose([ONNX], backend="openvino", precision="int8", bundle="birds")
+    assert "t2i-engine export birds --formats openvino-int8" in error.value.message
 
 
 @pytest.mark.parametrize(

@@ -32,17 +32,17 @@ def run(*arguments: str | Path) -> Result:
 
 
 @pytest.fixture(autouse=True)
-def few_cases(tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def few_cases(plain_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Shortens the gate; the tiny bundle itself has passed the whole of it."""
-    assert tiny_bundle.is_dir()
+    assert plain_bundle.is_dir()
     monkeypatch.setattr("export.parity.ROUNDS", 1)
     monkeypatch.setattr("export.parity.LONGEST", 8)
 
 
 @pytest.fixture
-def copied(tiny_bundle: Path, tmp_path: Path) -> Path:
+def copied(plain_bundle: Path, tmp_path: Path) -> Path:
     """A bundle that may be damaged."""
-    return Path(shutil.copytree(tiny_bundle, tmp_path / "tiny"))
+    return Path(shutil.copytree(plain_bundle, tmp_path / "tiny"))
 
 
 def with_reference(folder: Path, change: Callable[[Reference], Reference]) -> Path:
@@ -55,8 +55,8 @@ def with_reference(folder: Path, change: Callable[[Reference], Reference]) -> Pa
     return folder
 
 
-def test_exported_bundle_passes_against_reference_and_pytorch(tiny_bundle: Path) -> None:
-    result = run(tiny_bundle)
+def test_exported_bundle_passes_against_reference_and_pytorch(plain_bundle: Path) -> None:
+    result = run(plain_bundle)
     assert result.exit_code == 0
     assert result.stdout.splitlines()[-1] == "PASSED"
     table = [line.split() for line in result.stdout.splitlines()]
@@ -66,10 +66,10 @@ def test_exported_bundle_passes_against_reference_and_pytorch(tiny_bundle: Path)
     assert compared >= {("pytorch", output, "reference") for output in outputs}
 
 
-def test_without_pytorch_and_onnx_the_reference_is_compared(tiny_bundle: Path) -> None:
+def test_without_pytorch_and_onnx_the_reference_is_compared(plain_bundle: Path) -> None:
     blocked = dict.fromkeys(["torch", "onnx", "onnxscript", "safetensors", "rich", "pydantic"])
     script = f"import sys; sys.modules.update({blocked}); from t2i_engine.cli import main; main(sys.argv[1:])"
-    command = [sys.executable, "-c", script, "verify", str(tiny_bundle)]
+    command = [sys.executable, "-c", script, "verify", str(plain_bundle)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[-1] == "PASSED"
@@ -77,8 +77,8 @@ def test_without_pytorch_and_onnx_the_reference_is_compared(tiny_bundle: Path) -
     assert "skipped: comparison with PyTorch" in done.stdout
 
 
-def test_json_says_the_same(tiny_bundle: Path, copied: Path) -> None:
-    found = json.loads(run(tiny_bundle, "--json").stdout)
+def test_json_says_the_same(plain_bundle: Path, copied: Path) -> None:
+    found = json.loads(run(plain_bundle, "--json").stdout)
     assert found["passed"]
     assert set(found["files"]) == set(FILES) - {MANIFEST}
     assert all(one["difference"] <= one["allowed"] for one in found["differences"])
@@ -153,11 +153,11 @@ def test_a_reference_that_is_none_fails(copied: Path) -> None:
 
 
 def test_both_wheels_of_onnx_runtime_are_an_error_not_a_pass(
-    tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch
+    plain_bundle: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     broken = Status("onnxruntime 1.0", "both are installed and break each other")
     monkeypatch.setattr("t2i_engine.backends.onnxruntime.status", lambda: broken)
-    result = run(tiny_bundle)
+    result = run(plain_bundle)
     assert result.exit_code == 2
     assert "break each other" in result.stderr
     assert "PASSED" not in result.stdout
@@ -170,8 +170,8 @@ def test_an_unknown_bundle_is_one_line(tmp_path: Path) -> None:
     assert len(result.stderr.splitlines()) == 1
 
 
-def test_reference_repeats_its_bytes_and_survives_the_file(tiny_bundle: Path) -> None:
-    reference = read_reference(Bundle.open(tiny_bundle))
-    assert reference.to_npz() == (tiny_bundle / "reference.npz").read_bytes()
+def test_reference_repeats_its_bytes_and_survives_the_file(plain_bundle: Path) -> None:
+    reference = read_reference(Bundle.open(plain_bundle))
+    assert reference.to_npz() == (plain_bundle / "reference.npz").read_bytes()
     assert len(set(reference.lengths.tolist())) > 1
     assert reference.pixels.shape == (len(reference.captions), 32, 32, 3)

@@ -1,0 +1,190 @@
+"""`--formats`: what is asked for, what this machine can make of it, what is kept out, and adding to a bundle."""
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from click.testing import CliRunner, Result
+
+from export import half
+from export.built import BuiltFile
+from export.source import read_source
+from t2i_engine.backends import openvino
+from t2i_engine.backends.base import Status
+from t2i_engine.bundle import Bundle
+from t2i_engine.cli import main
+from t2i_engine.formats import GENERATOR, Format, find
+from t2i_engine.latents import draw
+from t2i_engine.tokenizer import pad
+from tests.tiny_model import SIZES, make_model
+from training.models.text_to_image import TextToImage
+
+
+def export(source: Path | str, *options: str | Path) -> Result:
+    return CliRunner().invoke(main, ["export", str(source), *map(str, options)])
+
+
+@pytest.fixture(autouse=True)
+def few_cases(tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Shortens the gate; the tiny bundle itself has passed the whole of it."""
+    assert tiny_bundle.is_dir()
+    monkeypatch.setattr("export.parity.ROUNDS", 1)
+    monkeypatch.setattr("export.parity.LONGEST", 8)
+
+
+@pytest.fixture(autouse=True)
+def graphs_as_before(tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Takes graphs from the tiny bundle instead of tracing them."""
+
+    def build(_: TextToImage, row: Format, *__: object) -> Iterator[BuiltFile]:
+        for graph, name in row.files.items():
+            yield BuiltFile(name, (tiny_bundle / name).read_bytes(), row, graph, 18)
+
+    for module in ("onnx_graphs", "int8"):
+        monkeypatch.setattr(f"export.{module}.build", build)
+
+
+@pytest.fixture
+def plain(plain_bundle: Path, tmp_path: Path) -> Path:
+    """A bundle with ONNX in fp32 alone, to add to."""
+    return Path(shutil.copytree(plain_bundle, tmp_path / "plain"))
+
+
+def names(folder: Path) -> list[str]:
+    return [row.name for row in Bundle.open(folder).formats]
+
+
+def test_a_misspelt_format_gets_the_nearest_name(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    result = export(tiny_checkpoint, "--out", tmp_path / "new", "--formats", "onnx,onnx-int9")
+    assert result.exit_code == 2
+    assert "unknown format 'onnx-int9' (did you mean 'onnx-int8'?)" in result.stderr
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_format_by_name_that_cannot_be_made_here_is_an_error(
+    tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(openvino, "status", lambda: Status(lacks="OpenVINO is not installed: install it"))
+    result = export(tiny_checkpoint, "--out", tmp_path / "new", "--formats", "onnx,openvino")
+    assert result.exit_code == 2
+    assert "format 'openvino' cannot be made and proved here: OpenVINO is not installed" in result.stderr
+
+
+def test_a_checkpoint_needs_a_folder(tiny_checkpoint: Path) -> None:
+    result = export(tiny_checkpoint)
+    assert result.exit_code == 2
+    assert "--out" in result.stderr
+
+
+def test_formats_are_added_to_a_bundle_from_its_own_weights(plain: Path) -> None:
+    before = {file: (plain / file).read_bytes() for file in Bundle.open(plain).manifest.files}
+    assert names(plain) == ["onnx", "pytorch"]
+    result = export(plain, "--formats", "openvino")
+    assert result.exit_code == 0, result.stderr
+    assert result.stdout == f"{plain}\n"
+    bundle = Bundle.open(plain)
+    assert names(plain) == ["onnx", "openvino", "pytorch"]
+    assert bundle.manifest.parity["openvino"].worst.within(find("openvino").tolerance)
+    assert {file: (plain / file).read_bytes() for file in bundle.manifest.files} == before  # it runs onnx's files
+    assert "openvino" in str(bundle.manifest.provenance["added"])
+
+
+def test_a_format_that_the_bundle_lacks_is_an_error_with_the_command_that_adds_it(plain: Path) -> None:
+    result = CliRunner().invoke(main, ["generate", "a bird", "--bundle", str(plain), "--backend", "openvino"])
+    assert result.exit_code == 2
+    assert f"t2i-engine export {plain} --formats openvino" in result.stderr
+
+
+def shift_image(proto: onnx.ModelProto) -> None:
+    bias = next(tensor for tensor in proto.graph.initializer if tensor.name == "generator.to_rgb.1.bias")
+    bias.CopyFrom(onnx.numpy_helper.from_array(onnx.numpy_helper.to_array(bias) + np.float32(0.5), bias.name))
+
+
+def test_a_format_that_misses_its_tolerance_is_left_out_with_the_reason(
+    tiny_bundle: Path, plain: Path, captions_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def build(_: TextToImage, row: Format, *__: object) -> Iterator[BuiltFile]:
+        proto = onnx.load(tiny_bundle / row.files[GENERATOR])
+        shift_image(proto)
+        yield BuiltFile(row.files[GENERATOR], proto.SerializeToString(), row, GENERATOR, 18)
+
+    monkeypatch.setattr("export.int8.build", build)
+    result = export(plain, "--formats", "onnx-int8", "--captions-file", captions_file)
+    assert result.exit_code == 1
+    assert "left out onnx-int8: format onnx-int8, graph generator, output psnr" in result.stderr.splitlines()[-1]
+    bundle = Bundle.open(plain)
+    assert names(plain) == ["onnx", "pytorch"]
+    assert "35 allowed" in bundle.manifest.left_out["onnx-int8"]
+    assert not (plain / "generator.int8.onnx").exists()
+
+
+def test_int8_asks_for_captions_where_the_data_set_is_not_known(plain: Path) -> None:
+    result = export(plain, "--formats", "onnx-int8")
+    assert result.exit_code == 2
+    assert "--captions-file" in result.stderr
+
+
+def test_int8_quantizes_convolutions_per_channel_and_leaves_the_text_encoder(tiny_bundle: Path) -> None:
+    graph = onnx.load(tiny_bundle / "generator.int8.onnx").graph
+    arrays = {tensor.name: tensor for tensor in graph.initializer}
+    quantized = [
+        tensor for tensor in arrays.values() if tensor.data_type == onnx.TensorProto.INT8 and len(tensor.dims) == 4
+    ]
+    assert quantized
+    scales = [
+        arrays[node.input[1]] for node in graph.node if node.input and node.input[0] in {one.name for one in quantized}
+    ]
+    assert sorted(list(scale.dims) for scale in scales) == sorted([tensor.dims[0]] for tensor in quantized)
+    files = Bundle.open(tiny_bundle).manifest.files
+    assert find("onnx-int8").files["text_encoder"] == "text_encoder.onnx"
+    assert (files["text_encoder.onnx"].precision, files["generator.int8.onnx"].precision) == ("fp32", "int8")
+
+
+def test_fp16_graphs_are_half_between_fp32_borders(tiny_bundle: Path) -> None:
+    for name in find("onnx-fp16").files.values():
+        graph = onnx.load(tiny_bundle / name).graph
+        weights = [tensor.data_type for tensor in graph.initializer if len(tensor.dims) > 2]
+        assert weights.count(onnx.TensorProto.FLOAT16) > 0.7 * len(weights)
+
+
+def test_emulated_half_is_close_and_shows_what_overflows() -> None:
+    model, row = make_model(), find("onnx-fp16")
+    random = np.random.default_rng(0)
+    widths = {"noise": SIZES.noise_width, "sentence": SIZES.sentence_width, "condition_noise": SIZES.sentence_width}
+    feeds = {name: random.standard_normal((2, width), dtype=np.float32) for name, width in widths.items()}
+    with torch.inference_mode():
+        exact = model.generator(**{name: torch.from_numpy(feed) for name, feed in feeds.items()}).image.numpy()
+    difference = half.emulate(model, row)[GENERATOR].run(feeds, ["image"])["image"] - exact
+    assert 0 < np.abs(difference).max() < 0.05
+    model.generator.fc.weight.data *= 1e6
+    with pytest.raises(OverflowError, match="half holds 65504"):
+        half.emulate(model, row)[GENERATOR].run(feeds, ["image"])
+
+
+def test_a_manifest_of_exact_formats_has_no_fields_that_they_do_not_need(plain: Path) -> None:
+    text = (plain / "bundle.json").read_text()
+    assert [field for field in ("psnr", "left_out", "unproved") if field in text] == []
+
+
+def test_paper_is_a_bundle_only_once_it_was_exported(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    result = CliRunner().invoke(main, ["generate", "a bird", "--bundle", "paper"])
+    assert result.exit_code == 2
+    assert "t2i-engine export paper" in result.stderr
+
+
+def test_paper_has_the_papers_sizes_and_the_contrast_of_pictures() -> None:
+    source = read_source("paper")
+    sizes = source.model.sizes
+    assert (sizes.picture_side, sizes.base_width, sizes.noise_width, sizes.sentence_width) == (256, 32, 100, 256)
+    tokens, lengths = pad([source.tokenizer.encode("a small yellow bird").ids])
+    with torch.inference_mode():
+        sentence = source.model.text_encoder(torch.from_numpy(tokens), torch.from_numpy(lengths)).sentence
+        drawn = draw([0], sizes.noise_width, sizes.sentence_width)
+        noises = torch.from_numpy(drawn.noise.copy()), torch.from_numpy(drawn.condition_noise.copy())
+        image = source.model.generator(noises[0], sentence, noises[1]).image
+    assert 0.45 < image.std() < 0.75

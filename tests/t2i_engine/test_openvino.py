@@ -1,0 +1,94 @@
+"""OpenVINO: compiled once per machine, in the precision that was asked for, a picture at a time."""
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from t2i_engine.backends import openvino
+from t2i_engine.backends.base import Status
+from t2i_engine.backends.openvino import OpenVinoRunner, open_runner, transpose_phases
+from t2i_engine.bundle import Bundle
+from t2i_engine.errors import BackendError
+from t2i_engine.formats import GENERATOR, find
+from t2i_engine.latents import draw
+from tests.tiny_model import SIZES
+
+if openvino.status().lacks:
+    pytest.skip(openvino.status().lacks or "", allow_module_level=True)
+
+FEEDS = {
+    "noise": draw(range(3), SIZES.noise_width, SIZES.sentence_width).noise,
+    "sentence": np.tanh(draw(range(3), SIZES.noise_width, SIZES.sentence_width).condition_noise),
+    "condition_noise": draw(range(3, 6), SIZES.noise_width, SIZES.sentence_width).condition_noise,
+}
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    return tmp_path / "t2i-engine" / "openvino"
+
+
+def opened(folder: Path, name: str = "openvino") -> OpenVinoRunner:
+    return open_runner(Bundle.open(folder), find(name), GENERATOR, "cpu", 1)
+
+
+def test_a_compiled_graph_is_kept_and_a_damaged_one_made_again(tiny_bundle: Path, cache: Path) -> None:
+    first = opened(tiny_bundle).run(FEEDS, ["pixels"])["pixels"]
+    (kept,) = cache.iterdir()
+    size = kept.stat().st_size
+    np.testing.assert_array_equal(opened(tiny_bundle).run(FEEDS, ["pixels"])["pixels"], first)
+    kept.write_bytes(b"damaged")
+    np.testing.assert_array_equal(opened(tiny_bundle).run(FEEDS, ["pixels"])["pixels"], first)
+    assert kept.stat().st_size == size
+
+
+def test_a_cache_that_cannot_be_written_is_no_error(
+    tiny_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "a-file").write_text("")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "a-file"))
+    assert opened(tiny_bundle).run(FEEDS, ["pixels"])["pixels"].std() > 5
+
+
+@pytest.mark.parametrize("name", ["openvino", "openvino-bf16", "openvino-int8"])
+def test_a_picture_is_the_same_alone_and_in_a_batch(tiny_bundle: Path, name: str) -> None:
+    if openvino.status().precisions.get(find(name).precision):
+        pytest.skip("this CPU does not have the precision")
+    runner = opened(tiny_bundle, name)
+    together = runner.run(FEEDS, ["image"])["image"]
+    alone = runner.run({name: feed[1:2] for name, feed in FEEDS.items()}, ["image"])["image"]
+    np.testing.assert_array_equal(together[1:2], alone)
+
+
+def test_phases_are_transposed_without_changing_the_picture(tiny_bundle: Path) -> None:
+    from openvino import Core
+
+    core = Core()
+    models = [core.read_model(tiny_bundle / "generator.onnx") for _ in range(2)]
+    transpose_phases(models[1])
+    kinds = [{node.get_type_name() for node in model.get_ordered_ops()} for model in models]
+    assert ("DepthToSpace" in kinds[0], "DepthToSpace" in kinds[1]) == (True, False)
+    assert "ConvolutionBackpropData" in kinds[1]
+    exact = {"INFERENCE_PRECISION_HINT": "f32"}
+    before, after = (core.compile_model(model, "CPU", exact)(FEEDS)["image"] for model in models)
+    np.testing.assert_allclose(after, before, atol=1e-5)
+
+
+def test_bf16_on_a_cpu_without_it_is_an_error_with_the_cure(tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = Status("openvino 1.0", devices={"cpu": None}, precisions={"bf16": "no bf16: use --precision fp32"})
+    monkeypatch.setattr(openvino, "status", lambda: found)
+    with pytest.raises(BackendError, match="use --precision fp32"):
+        opened(tiny_bundle, "openvino-bf16")
+
+
+def test_a_device_that_it_does_not_use_is_an_error(tiny_bundle: Path) -> None:
+    with pytest.raises(BackendError, match="--device cpu"):
+        open_runner(Bundle.open(tiny_bundle), find("openvino"), GENERATOR, "cuda", 1)
+
+
+def test_missing_openvino_says_how_to_install_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "path", [])
+    assert openvino.status().lacks == 'OpenVINO is not installed: pip install "t2i-engine[openvino]"'
