@@ -24,7 +24,7 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def measure(
     model: Path, cache: Path, metrics: str = "fid", count: int = 12, data: str = "synthbirds", backend: str = "auto"
 ) -> Report:
-    subject = open_subject(str(model), backend)
+    subject = open_subject(str(model), backend, "fp32")
     instruments = Instruments(MeanColours(), QUICK, seeds=4)
     return evaluate(subject, data, metrics.split(","), str(model), count, cache, instruments)
 
