@@ -53,10 +53,19 @@ def build(
             weight_type=QuantType.QInt8,
             calibrate_method=CalibrationMethod.MinMax,
         )
-        content = checked(onnx.load(quantized))
+        content = checked(_without_unused_domains(onnx.load(quantized)))
     notes = {"form": row.form, "calibrated_on": f"{PICTURES} of {len(captions):,} captions, {RANDOM} of random words"}
     yield BuiltFile(row.files[GENERATOR], content, find("onnx-int8"), GENERATOR, OPSET, notes)
     yield build_text_encoder(model)
+
+
+def _without_unused_domains(proto: onnx.ModelProto) -> onnx.ModelProto:
+    """ONNX Runtime's preparation imports every set of operators that it knows."""
+    used = {node.domain for node in proto.graph.node}
+    imports = [one for one in proto.opset_import if one.domain in used]
+    del proto.opset_import[:]
+    proto.opset_import.extend(imports)
+    return proto
 
 
 def _kept_exact(graph: onnx.GraphProto) -> list[str]:
