@@ -67,9 +67,8 @@ def choose(
         )
     lacking: dict[str, None] = {}  # in the order in which they are found, each once
     for name in _devices(device):
-        for row in fitting:
-            if device == AUTO and name not in row.devices:
-                continue
+        able = [row for row in fitting if name in row.devices]
+        for row in able if able or device == AUTO else fitting:
             status = backend_status(row.backend)
             if status.lacks and status.version:  # installed but broken: not to be passed over
                 raise BackendError(status.lacks)

@@ -1,9 +1,10 @@
 """OpenVINO: the bundle's ONNX graphs on the CPU, compiled at first use and kept for this machine."""
 
 import contextlib
+import ctypes
 import hashlib
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -40,7 +41,8 @@ class OpenVinoRunner:
         threads = threads or available_threads()
         # A text encoder's T varies. Compiling small fp32 graphs of one shape for one thread crashes OpenVINO 2026.4.
         fixed = graph == GENERATOR and (threads > 1 or hint == "bf16")
-        compiled = self._compiled(hint, threads, fixed)
+        with _kept_signal_stack():
+            compiled = self._compiled(hint, threads, fixed)
         found = compiled.get_property("INFERENCE_PRECISION_HINT").to_string()
         if found != hint:
             raise BackendError(
@@ -155,6 +157,26 @@ def status() -> Status:
     if "BF16" not in capabilities:
         precisions["bf16"] = "this CPU has no bf16 instructions: use --precision fp32"
     return Status(f"openvino {number}", devices={"cpu": None}, precisions=precisions)
+
+
+@contextlib.contextmanager
+def _kept_signal_stack() -> Iterator[None]:
+    """Gives this thread its own stack for signals back.
+
+    OpenVINO 2026.4 sets another while it compiles, and frees it with the graph: the next signal that Python handles,
+    Ctrl-C or the end of a child, would kill the process.
+    """
+    try:
+        sigaltstack = ctypes.CDLL(None).sigaltstack
+    except (AttributeError, OSError, TypeError):  # no POSIX system
+        yield
+        return
+    before = ctypes.create_string_buffer(64)  # the system's stack_t, 24 bytes on Linux, kept as it is
+    sigaltstack(None, before)
+    try:
+        yield
+    finally:
+        sigaltstack(before, None)
 
 
 def _keep(compiled: "CompiledModel", file: Path) -> None:

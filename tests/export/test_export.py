@@ -147,7 +147,9 @@ def test_steps_go_to_standard_error_and_the_path_to_standard_output(
     result = export(tiny_checkpoint, out, "--name", "birds-2")
     assert result.exit_code == 0
     assert result.stdout == f"{out}\n"
-    for name in (*Bundle.open(out).manifest.files, f"t2i-engine verify '{out}'", "t2i-engine generate"):
+    built = [name for name, record in Bundle.open(out).manifest.files.items() if record.format]
+    assert len(built) == 3
+    for name in (*built, f"t2i-engine verify '{out}'", "t2i-engine generate"):
         assert name in result.stderr
     assert Bundle.open(out).name == "birds-2"
 
