@@ -1,10 +1,8 @@
-"""Models small enough for a test, with every weight drawn at random: at their start text has no influence."""
+"""Sizes of models: small enough for a test, and DF-GAN's."""
 
-from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
-import torch
 
 from t2i_engine.bundle import ModelSizes
 
@@ -18,8 +16,6 @@ SIZES = ModelSizes(
     conditioning_augmentation=True,
     adaptive_block=True,
 )
-
-Randomise = Callable[[torch.nn.Module], torch.nn.Module]
 
 
 @pytest.fixture
