@@ -3,10 +3,11 @@
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
+from t2i_engine.caches import cache_folder
 from t2i_engine.tokenizer import Tokenizer
 from training.config import DataConfig
 from training.data.corpus import Batches, Corpus, Views, build_vocabulary
-from training.data.rendered import Rendered, cache_folder, render
+from training.data.rendered import Rendered, render
 from training.data.source import Listing, Problem, require_usable, summary
 from training.data.sources import open_source, public_name
 from training.data.streaming import Shard, Stream

@@ -36,11 +36,6 @@ class Rendered:
     """The pictures that could not be read, and were left out."""
 
 
-def cache_folder() -> Path:
-    """Where pictures are kept: `$XDG_CACHE_HOME/t2i-engine`, by default under `~/.cache`."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "t2i-engine"
-
-
 def render(
     listing: Listing, side: int, cache: Path, on_progress: Callable[[int], None] = lambda made: None
 ) -> Rendered:

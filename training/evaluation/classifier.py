@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from training.data.rendered import cache_folder, render_synthbirds
+from t2i_engine.caches import cache_folder
+from training.data.rendered import render_synthbirds
 from training.data.synthbirds import VERSION as SYNTHBIRDS_VERSION
 from training.data.synthbirds import SynthBirds
 from training.evaluation.attributes import ATTRIBUTES, shown

@@ -7,8 +7,9 @@ from typing import Literal, get_args
 
 import torch
 
+from t2i_engine.caches import cache_folder
 from t2i_engine.errors import OptionError, listed, unknown
-from training.data.rendered import Rendered, cache_folder, render
+from training.data.rendered import Rendered, render
 from training.data.source import Listing, Source, Split, require_usable, summary
 from training.data.sources import SYNTHBIRDS, open_source, public_name
 from training.evaluation.classifier import Recipe, trained_classifier
