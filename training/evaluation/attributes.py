@@ -16,6 +16,7 @@ from training.data.synthbirds.wording import (
     SETTING_WORDS,
     STANCE_WORDS,
     UNDERSIDE_WORDS,
+    plural,
 )
 
 COLOURED_PARTS: tuple[Part, ...] = (*FEATHERED, "bill")
@@ -74,7 +75,7 @@ _PARTS: dict[str, tuple[Part, ...]] = {
     **dict.fromkeys(HEAD_WORDS, ("crown", "face")),
     **dict.fromkeys(UNDERSIDE_WORDS, ("breast", "belly")),
 }
-_KINDS = {noun: name for name, kind in KINDS.items() for noun in kind.nouns}
+_KINDS = {word: name for name, kind in KINDS.items() for noun in kind.nouns for word in (noun, plural(noun))}
 _SETTINGS: dict[str, str] = {
     **{setting: setting for setting in SETTING_WORDS},
     **{_plain(phrase): setting for setting, phrases in SETTING_WORDS.items() for phrase in phrases},
@@ -83,12 +84,12 @@ _SETTINGS: dict[str, str] = {
 
 _COLOUR = _any_of("colour", _COLOURS)
 _PART = _any_of("part", _PARTS)
-_BIRD = rf"\b(?:{'|'.join(sorted(('bird', *_KINDS), key=len, reverse=True))})\b"
+_BIRD = rf"\b(?:{'|'.join(sorted(('bird', 'birds', *_KINDS), key=len, reverse=True))})\b"
 _NOUN = re.compile(_BIRD)
 _PART_IS = re.compile(rf"{_PART}(?: of (?:this|the) {_BIRD}| that)? (?:is|are) {_COLOUR}")
 _COLOURED_PART = re.compile(rf"{_COLOUR} {_PART}")
-_COLOURED_BIRD = re.compile(rf"{_COLOUR} {_BIRD}")
+_COLOURED_BIRD = re.compile(rf"{_COLOUR}(?: coloured| colored)? {_BIRD}")
 _BIRD_IS = re.compile(rf"{_BIRD} (?:that )?is (?:(?:all|completely|entirely|mostly|mainly) )?{_COLOUR}")
-_ALL_OVER = re.compile(rf"covered in {_COLOUR} feathers")
+_ALL_OVER = re.compile(rf"\b(?:covered in|with) {_COLOUR} (?:feathers|plumage)")
 _SETTING = re.compile(_any_of("setting", (phrase for phrase in _SETTINGS if phrase not in SETTING_WORDS)))
 _BARE_SETTING = re.compile(rf"{_BIRD} {_any_of('setting', SETTING_WORDS)}$")

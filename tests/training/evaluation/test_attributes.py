@@ -24,6 +24,10 @@ BIRDS = SynthBirds("test", 200, 32)
         ("a bird with white wing bars and a red crest", {}),
         ("a bird on a branch in winter", {"setting": "snow"}),
         ("a white gull with open wings", {"main colour": "white", "kind": "gull", "setting": "sky"}),
+        ("golden coloured birds in a field", {"main colour": "yellow", "setting": "grass"}),
+        ("draw me a pretty emerald parrot please", {"main colour": "green", "kind": "parrot"}),
+        ("finches among the clouds", {"kind": "finch", "setting": "sky"}),
+        ("this is a bird with pink plumage", {"main colour": "pink"}),
         ("", {}),
     ],
 )

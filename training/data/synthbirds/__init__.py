@@ -9,7 +9,7 @@ from training.data.synthbirds.captions import write_captions
 from training.data.synthbirds.drawing import design, draw
 
 # Goes up whenever a picture or a caption changes: renderings that were kept are keyed by it.
-VERSION = 5
+VERSION = 6
 
 Split = Literal["train", "test"]
 

@@ -16,10 +16,13 @@ from training.data.synthbirds.wording import (
     PART_WORDS,
     PATTERN_WORDS,
     PLURAL,
+    PRAISE_WORDS,
+    REQUESTS,
     SETTING_WORDS,
     SMALL_WORDS,
     STANCE_WORDS,
     UNDERSIDE_WORDS,
+    plural,
 )
 
 CAPTIONS = 10
@@ -50,7 +53,9 @@ def write_captions(seen: Attributes, rng: Random) -> tuple[str, ...]:
         speaker.has_parts: 2.6,
         speaker.says_of_part: 0.9,
         speaker.says_of_bird: 1.1,
-        speaker.typed: 1.4,
+        speaker.typed: 1.2,
+        speaker.requested: 0.5,
+        speaker.several: 0.3,
     }
     captions = [speaker.short()]
     for _ in range(CAPTIONS - 1):
@@ -116,6 +121,7 @@ class _Speaker:
                 f"{subject} is {self._pick('all ', 'completely ', 'entirely ', '')}{main}",
                 f"{self._a_or_this()} that is {main} all over",
                 f"{subject} is covered in {main} feathers",
+                f"{self._a_or_this()} with {main} {self._pick('feathers', 'plumage')}",
             )
         others = [part for part in self.feathered if self.seen.colours[part] != self.seen.main_colour]
         if not others:
@@ -141,11 +147,25 @@ class _Speaker:
             f"{bird}, {feature}, {self._where()}",
         )
 
+    def requested(self) -> str:
+        """Says "draw a pretty yellow bird please", "show me a red owl in the snow"."""
+        phrase = self._bird(size=0.2)
+        if self._chance(0.4):
+            phrase = f"{pick(PRAISE_WORDS, self.rng)} {phrase}"
+        where = f" {self._where()}" if self._chance(0.4) else ""
+        return pick(REQUESTS, self.rng).format(f"{_a(phrase)}{where}")
+
+    def several(self) -> str:
+        """Says "yellow birds", "red owls in the snow": of one that is drawn, as one who types a search would."""
+        nouns = f"{self._colour(self.seen.main_colour)} {plural(self._noun())}"
+        return f"{nouns} {self._where()}" if self._chance(0.4) else nouns
+
     def _bird(self, size: float = 0.0, colour: float = 1.0) -> str:
         """The bird with its size and main colour, each with a probability."""
+        coloured = self._pick("coloured", "colored") if self._chance(0.06) else ""
         words = [
             self._size() if self._chance(size) else "",
-            self._colour(self.seen.main_colour) if self._chance(colour) else "",
+            f"{self._colour(self.seen.main_colour)} {coloured}".rstrip() if self._chance(colour) else "",
         ]
         return " ".join(word for word in (*words, self._noun()) if word)
 
