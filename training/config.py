@@ -68,6 +68,11 @@ class DamsmConfig(_Section):
     steps: PositiveInt = 20_000
     batch_size: Annotated[int, Field(ge=2)] = 48
     image_encoder: BackboneName = "inception-v3"
+    retrain: bool = False
+    """With an initial model: its text encoder goes on learning, and learns the words of the data that it lacks.
+
+    Otherwise it stays as it is.
+    """
     learning_rate: PositiveFloat = 2e-3
     gradient_clip: PositiveFloat = 0.25
     gamma1: PositiveFloat = 4.0
@@ -110,6 +115,8 @@ class GanConfig(_Section):
     kl_weight: NonNegative = 1.0
     contrastive: ContrastiveConfig = ContrastiveConfig()
     ema_decay: Decay = 0.999
+    discriminator_head_start: Annotated[int, Field(ge=0)] = 0
+    """So many of the first steps teach the discriminator alone; a generator that was given is not spoilt by a new one."""
 
 
 class RunConfig(_Section):
@@ -123,8 +130,8 @@ class RunConfig(_Section):
     initial: str | None = None
     """A checkpoint or bundle to start from; `--init` on the command line."""
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
-    precision: Literal["fp32", "bf16"] = "bf16"
-    """bf16: autocast; weights, optimiser and losses stay in fp32."""
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    """bf16: autocast; weights, optimiser and losses stay in fp32. auto: that, where the device multiplies in bf16."""
     folded: bool = True
     """Train with the folded form of upsample + convolution (models/fold.py): the same function, faster."""
     checkpoint_every: PositiveInt = 500

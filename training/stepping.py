@@ -2,6 +2,7 @@
 
 import zlib
 from contextlib import AbstractContextManager
+from functools import cache
 from typing import Any, Literal, Protocol, TypeVar
 
 import torch
@@ -17,8 +18,18 @@ def seed_step(seed: int, phase: Phase, number: int) -> None:
 
 
 def autocast(device: torch.device, precision: str) -> AbstractContextManager[None]:
-    """Autocast to bfloat16 where `precision` is bf16; otherwise nothing."""
-    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bf16")
+    """Autocast to bfloat16 where `precision` is bf16, or auto and the device is made for it; otherwise nothing."""
+    enabled = precision == "bf16" or (precision == "auto" and multiplies_in_bf16(device.type))
+    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=enabled)
+
+
+@cache
+def multiplies_in_bf16(device: str) -> bool:
+    """Whether a device ("cpu", "cuda") has instructions for products in bfloat16; elsewhere those are many times slower."""
+    if device == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    capabilities = torch.cpu.get_capabilities()
+    return any(capabilities.get(name) for name in ("avx512_bf16", "amx_bf16", "bf16"))
 
 
 def channels_last(network: Network, device: torch.device) -> Network:

@@ -21,6 +21,7 @@ from training.evaluation.attributes import ATTRIBUTES, shown
 from training.evaluation.kept import find, keep
 from training.evaluation.samples import in_batches
 from training.models.image_encoder import SmallCNN
+from training.stepping import autocast
 
 Pixels = NDArray[np.uint8]
 
@@ -119,7 +120,7 @@ def train(network: AttributeNetwork, recipe: Recipe, cache: Path, on_progress: C
     for step in range(recipe.steps):
         chosen = np.sort(rng.choice(recipe.pictures, recipe.batch_size, replace=False))
         image, wanted = _augmented(rendered.pictures[chosen], recipe.shift, rng), labels[chosen]
-        with torch.autocast("cpu", dtype=torch.bfloat16):
+        with autocast(image.device, "auto"):
             logits = network(image)
         losses = [
             F.cross_entropy(part.float(), wanted[:, number], ignore_index=UNLABELLED, reduction="sum")
