@@ -81,6 +81,8 @@ class GanTrainer:
         with autocast(self.device, self.config.precision):
             generated = self.generator(noise, sentence, torch.randn_like(sentence))
         losses = self._update_discriminator(real, generated.image.detach(), sentence, related, number)
+        if number < self.config.gan.discriminator_head_start:
+            return losses
         return losses | self._update_generator(real, generated, sentence, related)
 
     def _update_discriminator(

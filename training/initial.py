@@ -1,7 +1,7 @@
 """Weights to start a run from: a checkpoint's, or a bundle's."""
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from training.models.text_to_image import TextToImage
 from training.weights import read_model
 
 IMAGE_ENCODER = "image_encoder."
+EMBEDDING = "text_encoder.encoder.weight"
 
 
 class InitialError(UserError):
@@ -32,6 +33,16 @@ class InitialModel:
     model: TextToImage
     image_encoder: dict[str, Tensor] | None
     """The state of the DAMSM image encoder; None where it comes from a bundle, which has none."""
+
+    def knowing(self, words: Iterable[str]) -> "InitialModel":
+        """The same model with those of `words` besides that it lacks: its ids stay, new ones get random embeddings."""
+        lacking = tuple(word for word in words if word not in self.words)
+        model = TextToImage(replace(self.model.sizes, vocabulary_size=len(self.words) + len(lacking)))
+        state = self.model.state_dict()
+        embedding = model.text_encoder.encoder.weight.detach().clone()
+        embedding[: len(self.words)] = state[EMBEDDING]
+        model.load_state_dict(state | {EMBEDDING: embedding})
+        return replace(self, words=self.words + lacking, model=model)
 
     def load_into(self, model: TextToImage, image_encoder: ImageEncoder) -> None:
         """Copies the weights. Raises `InitialError` naming the sizes that differ."""

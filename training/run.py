@@ -56,9 +56,11 @@ class Plan:
 
     @classmethod
     def of(cls, config: RunConfig, initial: InitialModel | None) -> "Plan":
-        """A given text encoder stays as it is; DAMSM then trains an image encoder for it where one is needed."""
-        if initial is None:
-            return cls(True, True, None)
+        """A given text encoder stays as it is, unless it is to be retrained; DAMSM then trains an image encoder for it
+        where one is needed.
+        """
+        if initial is None or config.damsm.retrain:
+            return cls(True, True, initial.origin if initial else None)
         needed = config.gan.contrastive.enabled and initial.image_encoder is None
         return cls(False, needed, initial.origin)
 
@@ -73,6 +75,8 @@ def train(config: RunConfig, folder: RunFolder, progress: Progress, initial: Ini
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     stored = folder.load_checkpoint()
     data = _load_data(config, progress)
+    if initial and config.damsm.retrain:
+        initial = initial.knowing(data.words())
     tokenizer = Tokenizer(stored["words"] if stored else initial.words if initial else data.words())
     corpus = data.batches(tokenizer)
     corpus.require(max(config.damsm.batch_size, config.gan.batch_size))  # now, not after the first phase

@@ -181,6 +181,31 @@ def test_init_starts_from_the_words_and_weights_of_a_checkpoint_or_bundle(
         torch.testing.assert_close(end.model.state_dict()[name], tensor, rtol=0, atol=1e-6)
 
 
+def test_a_retrained_text_encoder_keeps_its_words_and_learns_those_it_lacks(straight: Path, tmp_path: Path) -> None:
+    """Other birds are described in other words; with a rate of next to nothing all else stays as it was."""
+    slow = {"generator_learning_rate": 1e-12, "discriminator_learning_rate": 1e-12}
+    changes: dict[str, object] = {"gan": slow, "data": {"pictures": 200}, "precision": "fp32"}
+    config = config_file(tmp_path, damsm={"retrain": True, "learning_rate": 1e-12}, **changes)
+    result = train(config, "--out", tmp_path / "run", "--init", straight / "checkpoint.pt")
+    assert result.exit_code == 0, result.output
+    start, end = (load_model(folder / "checkpoint.pt") for folder in (straight, tmp_path / "run"))
+    assert end.words[: len(start.words)] == start.words
+    assert len(end.words) > len(start.words)
+    assert end.provenance["steps"] == {"damsm": 4, "gan": 6}
+    for name, tensor in start.model.state_dict().items():
+        now = end.model.state_dict()[name][: len(tensor)]
+        torch.testing.assert_close(now, tensor, rtol=0, atol=1e-6)
+
+
+def test_in_its_head_start_the_discriminator_learns_alone(straight: Path, tmp_path: Path) -> None:
+    config = config_file(tmp_path, gan={"discriminator_head_start": 6}, precision="fp32")
+    result = train(config, "--out", tmp_path / "run", "--init", straight / "checkpoint.pt")
+    assert result.exit_code == 0, result.output
+    start, end = (load_checkpoint(folder / "checkpoint.pt") for folder in (straight, tmp_path / "run"))
+    assert_same(start["weights"], end["weights"])
+    assert not torch.equal(*(run["state"]["gan"]["discriminator"]["conv_img.weight"] for run in (start, end)))
+
+
 @pytest.mark.parametrize("stopped_at", [1, 4])
 def test_a_run_that_began_from_weights_resumes_as_it_began(
     straight: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stopped_at: int
