@@ -116,7 +116,7 @@ class GanConfig(_Section):
     contrastive: ContrastiveConfig = ContrastiveConfig()
     ema_decay: Decay = 0.999
     discriminator_head_start: Annotated[int, Field(ge=0)] = 0
-    """So many of the first steps teach the discriminator alone; a generator that was given is not spoilt by a new one."""
+    """The first steps, so many, teach the discriminator alone: a new one would spoil a generator that was given."""
 
 
 class RunConfig(_Section):

@@ -25,7 +25,7 @@ def autocast(device: torch.device, precision: str) -> AbstractContextManager[Non
 
 @cache
 def multiplies_in_bf16(device: str) -> bool:
-    """Whether a device ("cpu", "cuda") has instructions for products in bfloat16; elsewhere those are many times slower."""
+    """Whether a device ("cpu", "cuda") has instructions for products in bfloat16; others are far slower at them."""
     if device == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
     capabilities = torch.cpu.get_capabilities()
