@@ -8,11 +8,13 @@ from export.built import BuiltFile
 from export.gate import Proof
 from export.reference import make_reference
 from export.source import Source
+from export.weights import to_safetensors
 from t2i_engine.bundle import PAPER, VOCABULARY, FileRecord, Manifest, is_name, paper_folder
 from t2i_engine.choice import backend_status
 from t2i_engine.errors import OptionError, quoted
 from t2i_engine.formats import Format
 from t2i_engine.reference import REFERENCE
+from training.matching import IMAGE_ENCODER
 
 Content = bytes | Path
 
@@ -99,6 +101,8 @@ def start_draft(source: Source, folder: Path | None, name: str | None) -> Draft:
         BuiltFile(VOCABULARY, source.tokenizer.to_json()),
         BuiltFile(REFERENCE, make_reference(source.model, source.tokenizer).to_npz()),
     ]
+    if source.image_encoder:
+        common.append(BuiltFile(IMAGE_ENCODER, to_safetensors(source.image_encoder)))
     records: dict[str, FileRecord] = {file.name: file.record for file in common}
     manifest = Manifest(name, source.model.sizes, records, reference=REFERENCE, provenance=source.provenance)
     return Draft(target, manifest, {file.name: file.content for file in common}, False, frozenset(records))

@@ -8,7 +8,8 @@ from export.paper import make_paper_model, paper_words
 from t2i_engine.bundle import PAPER, Bundle
 from t2i_engine.errors import CaptionError
 from t2i_engine.tokenizer import Tokenizer, split
-from training.checkpoint import CheckpointError, TrainedModel, load_model
+from training.checkpoint import CheckpointError, TrainedModel, load_checkpoint, load_model
+from training.matching import State, backbone_of, of_checkpoint
 from training.models.text_to_image import TextToImage
 from training.weights import read_model
 
@@ -29,6 +30,8 @@ class Source:
     bundle: Bundle | None = None
     """The bundle that the model is from."""
     is_paper: bool = False
+    image_encoder: State | None = None
+    """DAMSM's, where the run trained the whole of it; ImageNet's backbones are too large for a bundle."""
 
     def calibration(self) -> list[tuple[int, ...]]:
         """Token ids of real captions: those that were given, or synthbirds' where the model was trained on it.
@@ -58,7 +61,9 @@ def read_source(origin: str, captions: Sequence[str] = ()) -> Source:
         return Source(make_paper_model(len(words)), Tokenizer(words), provenance, captions, is_paper=True)
     if origin.endswith(".pt") or Path(origin).is_file():
         trained = load_model(Path(origin))
-        return Source(trained.model, _tokenizer(trained, origin), trained.provenance, captions)
+        encoder = of_checkpoint(load_checkpoint(Path(origin))) if backbone_of(trained.provenance) == "cnn" else None
+        tokenizer = _tokenizer(trained, origin)
+        return Source(trained.model, tokenizer, trained.provenance, captions, image_encoder=encoder)
     bundle = Bundle.open(origin)
     return Source(read_model(bundle), bundle.tokenizer(), bundle.manifest.provenance, captions, bundle)
 

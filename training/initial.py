@@ -10,11 +10,11 @@ from torch import Tensor
 from t2i_engine.bundle import Bundle
 from t2i_engine.errors import UserError
 from training.checkpoint import load_checkpoint, load_model
+from training.matching import of_bundle, of_checkpoint
 from training.models.image_encoder import ImageEncoder
 from training.models.text_to_image import TextToImage
 from training.weights import read_model
 
-IMAGE_ENCODER = "image_encoder."
 EMBEDDING = "text_encoder.encoder.weight"
 
 
@@ -32,7 +32,7 @@ class InitialModel:
     words: tuple[str, ...]
     model: TextToImage
     image_encoder: dict[str, Tensor] | None
-    """The state of the DAMSM image encoder; None where it comes from a bundle, which has none."""
+    """The state of the DAMSM image encoder; None where there is none, as in bundles of a frozen backbone."""
 
     def knowing(self, words: Iterable[str]) -> "InitialModel":
         """The same model with those of `words` besides that it lacks: its ids stay, new ones get random embeddings."""
@@ -66,13 +66,10 @@ def load_initial(path: str) -> InitialModel:
     if not path.endswith(".pt"):
         bundle = Bundle.open(path)
         origin = _origin({"bundle": bundle.name, **bundle.manifest.provenance})
-        return InitialModel(path, origin, bundle.tokenizer().words, read_model(bundle), None)
+        return InitialModel(path, origin, bundle.tokenizer().words, read_model(bundle), of_bundle(bundle))
     trained = load_model(Path(path))
-    networks = load_checkpoint(Path(path))["state"].get("damsm", {}).get("networks", {})
-    encoder = {
-        key.removeprefix(IMAGE_ENCODER): value for key, value in networks.items() if key.startswith(IMAGE_ENCODER)
-    }
-    return InitialModel(path, _origin(trained.provenance), trained.words, trained.model, encoder or None)
+    encoder = of_checkpoint(load_checkpoint(Path(path)))
+    return InitialModel(path, _origin(trained.provenance), trained.words, trained.model, encoder)
 
 
 def _origin(provenance: Mapping[str, Any]) -> dict[str, Any]:

@@ -18,8 +18,9 @@ from click.testing import CliRunner, Result
 from PIL import Image
 
 from export.pipeline import export_bundle
+from t2i_engine.bundle import ModelSizes
 from t2i_engine.cli import main
-from training.checkpoint import load_checkpoint, load_model
+from training.checkpoint import load_checkpoint, load_model, save_checkpoint
 from training.gan import GanTrainer
 from training.stepping import Losses
 
@@ -163,20 +164,30 @@ def test_every_switch_and_size_trains(tmp_path: Path, model: dict[str, object]) 
         assert getattr(sizes, name) == value
 
 
-@pytest.mark.parametrize(("source", "damsm_steps"), [("checkpoint.pt", 0), ("bundle", 4)])
+@pytest.mark.parametrize(("source", "damsm_steps"), [("checkpoint.pt", 0), ("bundle", 0), ("bare bundle", 4)])
 def test_init_starts_from_the_words_and_weights_of_a_checkpoint_or_bundle(
     straight: Path, tmp_path: Path, source: str, damsm_steps: int
 ) -> None:
-    if source == "bundle":
-        export_bundle(straight / "checkpoint.pt", tmp_path / "bundle", "tiny", lambda _: None)
-    initial = (straight if source == "checkpoint.pt" else tmp_path) / source
+    initial = straight / "checkpoint.pt"
+    if source == "bare bundle":  # of weights alone, so that DAMSM has to train an image encoder
+        content = load_checkpoint(initial)
+        initial = tmp_path / "weights.pt"
+        save_checkpoint(
+            initial,
+            ModelSizes(**content["sizes"]),
+            tuple(content["words"]),
+            content["weights"],
+            content["provenance"],
+        )
+    if source != "checkpoint.pt":
+        initial = export_bundle(initial, tmp_path / "bundle", "tiny", lambda _: None).folder
     slow = {"generator_learning_rate": 1e-12, "discriminator_learning_rate": 1e-12}
     config = config_file(tmp_path, gan=slow, precision="fp32")
     result = train(config, "--out", tmp_path / "run", "--init", initial)
     assert result.exit_code == 0, result.output
     start, end = (load_model(folder / "checkpoint.pt") for folder in (straight, tmp_path / "run"))
     assert end.words == start.words
-    assert end.provenance["steps"] == {"damsm": damsm_steps, "gan": 6}  # a bundle has no image encoder
+    assert end.provenance["steps"] == {"damsm": damsm_steps, "gan": 6}
     for name, tensor in start.model.state_dict().items():
         torch.testing.assert_close(end.model.state_dict()[name], tensor, rtol=0, atol=1e-6)
 

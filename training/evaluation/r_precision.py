@@ -8,15 +8,17 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from t2i_engine.bundle import ModelSizes
+from t2i_engine.bundle import Bundle
 from t2i_engine.errors import CaptionError, UserError
 from t2i_engine.tokenizer import Tokenizer, pad
-from training.checkpoint import load_checkpoint
+from training.checkpoint import load_checkpoint, load_model
 from training.evaluation.report import percent, table
 from training.evaluation.samples import Sample
 from training.evaluation.subject import Pixels
+from training.matching import State, backbone_of, of_bundle, of_checkpoint
 from training.models.image_encoder import BACKBONES, ImageEncoder, InceptionV3
 from training.models.text_encoder import TextEncoder
+from training.weights import read_model
 
 CANDIDATES = 100
 
@@ -47,27 +49,26 @@ class MatchingEncoders:
 
 
 def load_encoders(model: str) -> MatchingEncoders:
-    """The encoders of a checkpoint. Raises `CheckpointError` or `EncoderError`."""
-    cure = "give the checkpoint of the run that it comes from: --encoders runs/NAME/checkpoint.pt"
-    if not model.endswith(".pt"):
-        raise EncoderError(f"r-precision needs an image encoder, and the bundle '{model}' holds none; {cure}")
-    content = load_checkpoint(Path(model))
-    networks = content["state"].get("damsm", {}).get("networks")
-    if not networks:
-        raise EncoderError(f"r-precision needs an image encoder, and the checkpoint '{model}' holds none; {cure}")
-    sizes = ModelSizes(**content["sizes"])
-    name = content["provenance"]["config"]["damsm"]["image_encoder"]
+    """The encoders of a checkpoint or a bundle. Raises `CheckpointError`, `BundleError` or `EncoderError`."""
+    state: State | None
+    if model.endswith(".pt"):
+        trained, state = load_model(Path(model)), of_checkpoint(load_checkpoint(Path(model)))
+        text_encoder, words, provenance = trained.model.text_encoder, trained.words, trained.provenance
+    else:
+        bundle = Bundle.open(model)
+        text_encoder, words, state = read_model(bundle).text_encoder, bundle.tokenizer().words, of_bundle(bundle)
+        provenance = dict(bundle.manifest.provenance)
+    if state is None:
+        raise EncoderError(
+            f"r-precision needs an image encoder, and '{model}' holds none; "
+            "give the checkpoint of the run that it comes from: --encoders runs/NAME/checkpoint.pt"
+        )
+    name = backbone_of(provenance)
     # Frozen backbones are in the checkpoint too: nothing is fetched.
     backbone = InceptionV3(pretrained=False) if name == "inception-v3" else BACKBONES[name]()
-    encoders = MatchingEncoders(
-        Tokenizer(content["words"]),
-        TextEncoder(sizes.vocabulary_size, sizes.embedding_width, sizes.sentence_width).eval(),
-        ImageEncoder(backbone, sizes.sentence_width).eval(),
-    )
-    for part in ("text_encoder", "image_encoder"):
-        state = {key.removeprefix(f"{part}."): value for key, value in networks.items() if key.startswith(f"{part}.")}
-        getattr(encoders, part).load_state_dict(state)
-    return encoders
+    image_encoder = ImageEncoder(backbone, text_encoder.rnn.hidden_size * 2).eval()
+    image_encoder.load_state_dict(state)
+    return MatchingEncoders(Tokenizer(words), text_encoder, image_encoder)
 
 
 class RPrecision:

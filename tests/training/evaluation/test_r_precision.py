@@ -6,6 +6,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from export.pipeline import export_bundle
 from t2i_engine.tokenizer import PADDING, Tokenizer
 from tests.tiny_model import SIZES, WORDS, make_model
 from tests.training.evaluation.instruments import sample_of
@@ -57,8 +58,8 @@ def test_fewer_than_100_pictures_have_no_r_precision() -> None:
         measure.result()
 
 
-def test_a_bundle_and_a_checkpoint_without_encoders_say_what_to_give(tiny_checkpoint: Path) -> None:
-    for model in ("birds", str(tiny_checkpoint)):
+def test_a_bundle_and_a_checkpoint_without_encoders_say_what_to_give(plain_bundle: Path, tiny_checkpoint: Path) -> None:
+    for model in (str(plain_bundle), str(tiny_checkpoint)):
         with pytest.raises(EncoderError, match="--encoders runs/NAME/checkpoint"):
             load_encoders(model)
 
@@ -83,3 +84,23 @@ def test_a_checkpoint_s_own_encoders_judge_without_anything_to_fetch(tmp_path: P
     torch.testing.assert_close(encoders.pictures(OWN[:2].repeat(16, 1).repeat(16, 2)), expected)
     ids = encoders.tokenizer.encode("a red bird").ids
     assert encoders.sentences([ids, ids[:2]]).norm(dim=1) == pytest.approx([1, 1], abs=1e-5)
+
+
+def test_a_bundle_brings_the_image_encoder_that_its_run_trained(tmp_path: Path) -> None:
+    encoder = ImageEncoder(SmallCNN(), SIZES.sentence_width).eval()
+    networks = {f"image_encoder.{name}": tensor for name, tensor in encoder.state_dict().items()}
+    provenance = {"config": {"damsm": {"image_encoder": "cnn"}}}
+    state = {"damsm": {"networks": networks}}
+    save_checkpoint(tmp_path / "model.pt", SIZES, WORDS, make_model().state_dict(), provenance, state)
+    bundle = export_bundle(tmp_path / "model.pt", tmp_path / "bundle", None, lambda _: None).folder
+    expected = load_encoders(str(tmp_path / "model.pt"))
+    found = load_encoders(str(bundle))
+    pixels = OWN[:2].repeat(16, 1).repeat(16, 2)
+    torch.testing.assert_close(found.pictures(pixels), expected.pictures(pixels))
+    ids = [found.tokenizer.encode("a red bird").ids]
+    torch.testing.assert_close(
+        found.sentences(ids),
+        nn.functional.normalize(
+            make_model().text_encoder(torch.tensor(ids), torch.tensor([len(ids[0])])).sentence.detach()
+        ),
+    )
