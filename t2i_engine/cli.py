@@ -153,7 +153,7 @@ def generate(
 @click.argument("config", type=Path, metavar="CONFIG.yaml")
 @click.option("--out", type=Path, metavar="FOLDER", help="The run's folder.  [default: runs/NAME]")
 @click.option("--resume", is_flag=True, help="Go on from the folder's last checkpoint.")
-@click.option("--init", "initial", metavar="CHECKPOINT|BUNDLE", help="Start from these weights.")
+@click.option("--init", "initial", metavar="CHECKPOINT|BUNDLE", help="Start from these; grown to larger pictures.")
 def train(config: Path, out: Path | None, resume: bool, initial: str | None) -> None:
     """Train the model that CONFIG.yaml describes.
 

@@ -10,6 +10,7 @@ from torch import Tensor
 from t2i_engine.bundle import Bundle
 from t2i_engine.errors import UserError
 from training.checkpoint import load_checkpoint, load_model
+from training.growth import grown
 from training.matching import of_bundle, of_checkpoint
 from training.models.image_encoder import ImageEncoder
 from training.models.text_to_image import TextToImage
@@ -43,6 +44,11 @@ class InitialModel:
         embedding[: len(self.words)] = state[EMBEDDING]
         model.load_state_dict(state | {EMBEDDING: embedding})
         return replace(self, words=self.words + lacking, model=model)
+
+    def grown(self, side: int) -> "InitialModel":
+        """The same model for pictures of a larger side; one that is as large already stays as it is."""
+        larger = side > self.model.sizes.picture_side
+        return replace(self, model=grown(self.model, side)) if larger else self
 
     def load_into(self, model: TextToImage, image_encoder: ImageEncoder) -> None:
         """Copies the weights. Raises `InitialError` naming the sizes that differ."""

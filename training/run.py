@@ -75,8 +75,9 @@ def train(config: RunConfig, folder: RunFolder, progress: Progress, initial: Ini
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     stored = folder.load_checkpoint()
     data = _load_data(config, progress)
-    if initial and config.damsm.retrain:
-        initial = initial.knowing(data.words())
+    if initial:
+        initial = initial.grown(config.data.side)
+        initial = initial.knowing(data.words()) if config.damsm.retrain else initial
     tokenizer = Tokenizer(stored["words"] if stored else initial.words if initial else data.words())
     corpus = data.batches(tokenizer)
     corpus.require(max(config.damsm.batch_size, config.gan.batch_size))  # now, not after the first phase
