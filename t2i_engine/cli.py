@@ -160,11 +160,14 @@ def train(config: Path, out: Path | None, resume: bool, initial: str | None) -> 
     The path of its checkpoint is printed.
     """
     try:
+        from training.distributed import is_first
         from training.run import train_files
     except ModuleNotFoundError as error:
         raise MissingExtra("t2i-engine train", f"the package {error.name}", "train") from None
 
-    click.echo(train_files(config, out, resume, initial))
+    checkpoint = train_files(config, out, resume, initial)
+    if is_first():
+        click.echo(checkpoint)
 
 
 @main.command("convert-dfgan", epilog="Example:  t2i-engine convert-dfgan ... --out model.pt, then t2i-engine export")

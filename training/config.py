@@ -67,6 +67,7 @@ class DamsmConfig(_Section):
 
     steps: PositiveInt = 20_000
     batch_size: Annotated[int, Field(ge=2)] = 48
+    """Of each process, where several train together."""
     image_encoder: BackboneName = "inception-v3"
     retrain: bool = False
     """With an initial model: its text encoder goes on learning, and learns the words of the data that it lacks.
@@ -105,6 +106,10 @@ class GanConfig(_Section):
 
     steps: PositiveInt = 600_000
     batch_size: Annotated[int, Field(ge=2)] = 16
+    """Of each process, where several train together."""
+    accumulate: PositiveInt = 1
+    """So many batches make one update, for a GPU that holds too few pictures. Contrastive negatives and mismatches are
+    those of one batch, of all processes."""
     generator_learning_rate: PositiveFloat = 1e-4
     discriminator_learning_rate: PositiveFloat = 4e-4
     adam_betas: tuple[Decay, Decay] = Field(default=(0.0, 0.9), strict=False)
@@ -112,6 +117,8 @@ class GanConfig(_Section):
     penalty_power: PositiveFloat = 6.0
     penalty_interval: PositiveInt = 1
     """The gradient penalty is computed at every k-th step, k times as heavy; 1 is DF-GAN."""
+    diffaugment: bool = False
+    """Alter what the discriminator sees, real and generated (Zhao et al., 2020); for data sets of a few thousand."""
     kl_weight: NonNegative = 1.0
     contrastive: ContrastiveConfig = ContrastiveConfig()
     ema_decay: Decay = 0.999
@@ -130,8 +137,13 @@ class RunConfig(_Section):
     initial: str | None = None
     """A checkpoint or bundle to start from; `--init` on the command line."""
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
-    precision: Literal["auto", "fp32", "bf16"] = "auto"
-    """bf16: autocast; weights, optimiser and losses stay in fp32. auto: that, where the device multiplies in bf16."""
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    """bf16, fp16: autocast; weights, optimiser and losses stay in fp32, and fp16 scales the losses (GradScaler).
+
+    auto: bf16, where the device multiplies in it.
+    """
+    compile: bool = False
+    """Compile the networks of the GAN (torch.compile): minutes at the start, faster steps afterwards."""
     folded: bool = True
     """Train with the folded form of upsample + convolution (models/fold.py): the same function, faster."""
     checkpoint_every: PositiveInt = 500

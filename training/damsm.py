@@ -3,15 +3,43 @@
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from training.config import RunConfig
 from training.data.corpus import Batches
+from training.distributed import gathered, means, replicated
 from training.losses.damsm import sentence_loss, word_loss
-from training.losses.pairs import related_pairs
-from training.models.image_encoder import BACKBONES, ImageEncoder
-from training.models.text_encoder import TextEncoder
-from training.stepping import Losses, autocast, channels_last, seed_step
+from training.losses.pairs import own_columns, related_pairs
+from training.models.image_encoder import BACKBONES, EncodedImage, ImageEncoder
+from training.models.text_encoder import EncodedText, TextEncoder
+from training.stepping import (
+    Losses,
+    autocast,
+    backward,
+    channels_last,
+    load_states,
+    loss_scaler,
+    own_batch,
+    seed_step,
+    states,
+    update,
+)
+
+
+class Encoders(nn.Module):
+    """Text encoder and image encoder in one forward pass, as `DistributedDataParallel` wants it."""
+
+    def __init__(self, text_encoder: TextEncoder, image_encoder: ImageEncoder, precision: str) -> None:
+        super().__init__()
+        self.text_encoder = text_encoder
+        self.image_encoder = image_encoder
+        self.precision = precision
+
+    def forward(self, tokens: Tensor, lengths: Tensor, image: Tensor) -> tuple[EncodedText, EncodedImage]:
+        """Encodes `tokens` int64 (B, T) of `lengths` (B), and `image` float (B, 3, R, R)."""
+        text = self.text_encoder(tokens, lengths)
+        with autocast(image.device, self.precision):
+            return text, self.image_encoder(image)
 
 
 class DamsmTrainer:
@@ -31,38 +59,42 @@ class DamsmTrainer:
         self.text_encoder = text_encoder.to(device).train(train_text).requires_grad_(train_text)
         backbone = BACKBONES[config.damsm.image_encoder]()
         self.image_encoder = channels_last(ImageEncoder(backbone, config.model.sentence_width), device)
-        self.networks = nn.ModuleDict({"text_encoder": self.text_encoder, "image_encoder": self.image_encoder})
+        self.networks = Encoders(self.text_encoder, self.image_encoder, config.precision)
+        self._encode = replicated(self.networks)
         trained = [parameter for parameter in self.networks.parameters() if parameter.requires_grad]
         self.optimizer = torch.optim.Adam(trained, lr=config.damsm.learning_rate, betas=(0.5, 0.999))
         # AttnGAN multiplies its rate by 0.98 an epoch, for hundreds of them; a cosine fits any number of steps.
         self.schedule = torch.optim.lr_scheduler.CosineAnnealingLR(self.optimizer, config.damsm.steps)
+        self.scaler = loss_scaler(device, config.precision)
 
     def step(self, number: int) -> Losses:
         """Makes one update; returns losses and how often the sentence picks its own picture from the batch."""
         settings = self.config.damsm
         seed_step(self.config.seed, "damsm", number)
-        batch = self.corpus.batch(self.config.seed, number, settings.batch_size).to(self.device)
+        batch = own_batch(self.corpus, self.config.seed, number, settings.batch_size, self.device)
         related = related_pairs(batch.tokens, batch.groups)
-        text = self.text_encoder(batch.tokens, batch.lengths)
-        with autocast(self.device, self.config.precision):
-            image = self.image_encoder(batch.image)
-        words = word_loss(image, text, batch.lengths, related, settings.smoothing)
-        sentence = sentence_loss(image, text, related, settings.smoothing)
-        self.optimizer.zero_grad(set_to_none=True)
-        (words + sentence).backward()
+        text, image = self._encode(batch.tokens, batch.lengths, batch.image)
+        losses = {
+            "words": word_loss(image, text, batch.lengths, related, settings.smoothing),
+            "sentence": sentence_loss(image, text, related, settings.smoothing),
+        }
+        backward(losses, self.scaler)
+        self.scaler.unscale_(self.optimizer)
         nn.utils.clip_grad_norm_(self.text_encoder.parameters(), settings.gradient_clip)
-        self.optimizer.step()
-        self.schedule.step()
+        if update(self.optimizer, self.scaler):
+            self.schedule.step()
         with torch.no_grad():
-            similarities = nn.functional.normalize(text.sentence) @ nn.functional.normalize(image.picture.float()).T
-            hits = (similarities.argmax(1) == torch.arange(len(similarities), device=self.device)).float().mean()
-        return {"words": words.item(), "sentence": sentence.item(), "found": hits.item()}
+            pictures = gathered(nn.functional.normalize(image.picture.float()))
+            similarities = nn.functional.normalize(text.sentence) @ pictures.T
+            losses["found"] = (similarities.argmax(1) == own_columns(related)).float().mean()
+        return means([losses])
 
     def state(self) -> dict[str, Any]:
         """What resuming needs."""
-        return {name: getattr(self, name).state_dict() for name in ("networks", "optimizer", "schedule")}
+        return states(self, self._STATEFUL)
 
     def load_state(self, state: dict[str, Any]) -> None:
         """Takes up what `state` left."""
-        for name in ("networks", "optimizer", "schedule"):
-            getattr(self, name).load_state_dict(state[name])
+        load_states(self, self._STATEFUL, state)
+
+    _STATEFUL = ("networks", "optimizer", "schedule", "scaler")

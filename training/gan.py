@@ -1,14 +1,17 @@
 """Training of generator and discriminator: method.md's objectives, one update of each a step (DF-GAN's schedule)."""
 
-from typing import Any, cast
+from collections.abc import Sequence
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from training.config import RunConfig
+from training.critic import Critic
 from training.data.corpus import Batches
-from training.losses.adversarial import fake_hinge, generator_loss, matching_aware_gradient_penalty, real_hinge
+from training.distributed import averaging, gathered, means, replicated, share, world
+from training.losses.adversarial import generator_loss
 from training.losses.contrastive import nt_xent
 from training.losses.kl import kl_to_standard_normal
 from training.losses.pairs import mismatched_partners, related_pairs
@@ -16,10 +19,37 @@ from training.models.discriminator import Discriminator
 from training.models.generator import GeneratedImage, Generator
 from training.models.image_encoder import ImageEncoder
 from training.models.text_encoder import TextEncoder
-from training.stepping import Losses, autocast, channels_last, seed_step
+from training.stepping import (
+    Losses,
+    autocast,
+    backward,
+    channels_last,
+    load_states,
+    loss_scaler,
+    own_batch,
+    seed_step,
+    states,
+    update,
+)
 
-MISMATCH_SHARE = 0.5
-"""Weight of the hinge on generated and on mismatched pairs (DF-GAN)."""
+
+class _Part(NamedTuple):
+    """What a step computes with, or one of several parts of it: B pictures, of N in all processes."""
+
+    real: Tensor
+    """Float (B, 3, R, R)."""
+    sentence: Tensor
+    """Float (B, S)."""
+    related: Tensor
+    """Bool (B, N), as in losses/pairs.py."""
+    mismatched: Tensor
+    """Float (B, S): sentences that belong to other pictures."""
+    has_mismatch: Tensor
+    """Bool (B): whether there was one."""
+    noise: Tensor
+    """Float (B, Z)."""
+    condition_noise: Tensor
+    """Float (B, S)."""
 
 
 class GanTrainer:
@@ -46,6 +76,7 @@ class GanTrainer:
         self.discriminator = channels_last(
             Discriminator(config.data.side, model.base_width, model.sentence_width), device
         )
+        self.critic = Critic(self.discriminator, settings, config.compile)
         self.average = AveragedModel(self.generator, multi_avg_fn=get_ema_multi_avg_fn(settings.ema_decay))
         self.generator_optimizer = torch.optim.Adam(
             self.generator.parameters(), lr=settings.generator_learning_rate, betas=settings.adam_betas
@@ -53,6 +84,13 @@ class GanTrainer:
         self.discriminator_optimizer = torch.optim.Adam(
             self.discriminator.parameters(), lr=settings.discriminator_learning_rate, betas=settings.adam_betas
         )
+        self.generator_scaler = loss_scaler(device, config.precision)
+        self.discriminator_scaler = loss_scaler(device, config.precision)
+        if config.compile:  # behind the average, which copies the generator
+            self.generator.compile()
+            self.image_encoder.compile()
+        self._generate = replicated(self.generator)
+        self._criticise = replicated(self.critic)
 
     def freeze_encoders(self) -> None:
         """Stops the DAMSM encoders from learning, and their dropout and batch statistics."""
@@ -70,50 +108,71 @@ class GanTrainer:
         return {f"{name}.{key}": tensor for name, net in networks.items() for key, tensor in net.state_dict().items()}
 
     def step(self, number: int) -> Losses:
-        """Makes one update of the discriminator and one of the generator; returns the parts of both losses."""
+        """Makes one update of the discriminator and one of the generator; returns the parts of both losses.
+
+        With `gan.accumulate` the gradients of several batches, one after the other, make one update. Each of them has
+        negatives and mismatches of its own.
+        """
+        settings = self.config.gan
         seed_step(self.config.seed, "gan", number)
-        batch = self.corpus.batch(self.config.seed, number, self.config.gan.batch_size).to(self.device)
-        real = batch.image
-        related = related_pairs(batch.tokens, batch.groups)
+        parts = [self._part(number * settings.accumulate + i) for i in range(settings.accumulate)]
+        learns = number >= settings.discriminator_head_start
+        # The generator learns from the images that the discriminator saw. Of several parts they are drawn twice, so
+        # that only one part's graph is in memory.
+        drawn = self._draw(parts[0]) if learns and len(parts) == 1 else None
+        penalised = settings.penalty_weight > 0 and number % settings.penalty_interval == 0
+        losses = self._update_discriminator(parts, drawn, penalised)
+        return losses | self._update_generator(parts, drawn) if learns else losses
+
+    def _part(self, number: int) -> _Part:
+        size, model = self.config.gan.batch_size, self.config.model
+        batch = own_batch(self.corpus, self.config.seed, number, size, self.device)
         with torch.no_grad():
             sentence = self.text_encoder(batch.tokens, batch.lengths).sentence
-        noise = torch.randn(len(real), self.config.model.noise_width, device=self.device)
-        with autocast(self.device, self.config.precision):
-            generated = self.generator(noise, sentence, torch.randn_like(sentence))
-        losses = self._update_discriminator(real, generated.image.detach(), sentence, related, number)
-        if number < self.config.gan.discriminator_head_start:
-            return losses
-        return losses | self._update_generator(real, generated, sentence, related)
+            sentences = gathered(sentence)
+        related = related_pairs(batch.tokens, batch.groups)
+        partners, has_mismatch = mismatched_partners(related)
+        noise = share(torch.randn(world() * size, model.noise_width, device=self.device))
+        condition_noise = share(torch.randn_like(sentences))
+        return _Part(batch.image, sentence, related, sentences[partners], has_mismatch, noise, condition_noise)
 
-    def _update_discriminator(
-        self, real: Tensor, fake: Tensor, sentence: Tensor, related: Tensor, number: int
-    ) -> Losses:
-        settings = self.config.gan
-        partners, has_partner = mismatched_partners(related)
+    def _draw(self, part: _Part) -> GeneratedImage:
         with autocast(self.device, self.config.precision):
-            features = self.discriminator.features(real)
-            matching = self.discriminator.logits(features, sentence)
-            mismatching = self.discriminator.logits(features, sentence[partners])
-            generated = self.discriminator(fake, sentence)
-        losses = {
-            "D real": real_hinge(matching),
-            "D fake": MISMATCH_SHARE * fake_hinge(generated),
-            "D mismatch": MISMATCH_SHARE * fake_hinge(mismatching, has_partner),
-        }
-        if settings.penalty_weight and number % settings.penalty_interval == 0:
-            weight = settings.penalty_weight * settings.penalty_interval
-            with autocast(self.device, self.config.precision):
-                losses["D penalty"] = matching_aware_gradient_penalty(
-                    self.discriminator, real, sentence, weight, settings.penalty_power
-                )
-        _update(self.discriminator_optimizer, losses)
-        return _values(losses)
+            drawn: GeneratedImage = self._generate(part.noise, part.sentence, part.condition_noise)
+        return drawn
 
-    def _update_generator(self, real: Tensor, generated: GeneratedImage, sentence: Tensor, related: Tensor) -> Losses:
-        settings = self.config.gan
+    def _update_discriminator(self, parts: Sequence[_Part], drawn: GeneratedImage | None, penalised: bool) -> Losses:
+        losses = []
+        for part in parts:
+            with torch.no_grad():
+                fake = (drawn or self._draw(part)).image.detach()
+            with averaging(self._criticise, part is parts[-1]):
+                with autocast(self.device, self.config.precision):
+                    found = self._criticise(
+                        part.real, fake, part.sentence, part.mismatched, part.has_mismatch, penalised
+                    )
+                backward(found, self.discriminator_scaler, len(parts))
+            losses.append(found)
+        update(self.discriminator_optimizer, self.discriminator_scaler)
+        return means(losses)
+
+    def _update_generator(self, parts: Sequence[_Part], drawn: GeneratedImage | None) -> Losses:
+        losses = []
         self.discriminator.requires_grad_(False)
+        for part in parts:
+            with averaging(self._generate, part is parts[-1]):
+                found = self._generator_losses(part, drawn or self._draw(part))
+                backward(found, self.generator_scaler, len(parts))
+            losses.append(found)
+        update(self.generator_optimizer, self.generator_scaler)
+        self.discriminator.requires_grad_(True)
+        self.average.update_parameters(self.generator)
+        return means(losses)
+
+    def _generator_losses(self, part: _Part, generated: GeneratedImage) -> dict[str, Tensor]:
+        settings = self.config.gan
         with autocast(self.device, self.config.precision):
-            logits = self.discriminator(generated.image, sentence)
+            logits = self.critic.judge(generated.image, part.sentence)
         losses = {"G adversarial": generator_loss(logits)}
         if generated.mean is not None and generated.log_variance is not None:
             kl = kl_to_standard_normal(generated.mean.float(), generated.log_variance.float())
@@ -123,40 +182,34 @@ class GanTrainer:
             with autocast(self.device, self.config.precision):
                 drawn = self.image_encoder(generated.image).picture
                 with torch.no_grad():
-                    photographed = self.image_encoder(real).picture
-            by_text = nt_xent(drawn, sentence, related, contrast.temperature)
-            by_image = nt_xent(drawn, photographed, related, contrast.temperature)
+                    photographed = self.image_encoder(part.real).picture
+            by_text = nt_xent(drawn, part.sentence, part.related, contrast.temperature)
+            by_image = nt_xent(drawn, photographed, part.related, contrast.temperature)
             losses["G text"] = contrast.text_weight * by_text
             losses["G image"] = contrast.image_weight * by_image
-        _update(self.generator_optimizer, losses)
-        self.discriminator.requires_grad_(True)
-        self.average.update_parameters(self.generator)
-        return _values(losses)
+        return losses
 
     def state(self) -> dict[str, Any]:
         """What resuming needs."""
-        return {name: getattr(self, name).state_dict() for name in self._STATEFUL}
+        return states(self, self._STATEFUL)
 
     def load_state(self, state: dict[str, Any]) -> None:
         """Takes up what `state` left; learning rates are the config's, which may have changed."""
-        for name in self._STATEFUL:
-            getattr(self, name).load_state_dict(state[name])
+        load_states(self, self._STATEFUL, state)
         _set_rate(self.generator_optimizer, self.config.gan.generator_learning_rate)
         _set_rate(self.discriminator_optimizer, self.config.gan.discriminator_learning_rate)
 
-    _STATEFUL = ("generator", "discriminator", "average", "generator_optimizer", "discriminator_optimizer")
+    _STATEFUL = (
+        "generator",
+        "discriminator",
+        "average",
+        "generator_optimizer",
+        "discriminator_optimizer",
+        "generator_scaler",
+        "discriminator_scaler",
+    )
 
 
 def _set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
     for group in optimizer.param_groups:
         group["lr"] = rate
-
-
-def _update(optimizer: torch.optim.Optimizer, losses: dict[str, Tensor]) -> None:
-    optimizer.zero_grad(set_to_none=True)
-    torch.stack(list(losses.values())).sum().backward()
-    optimizer.step()
-
-
-def _values(losses: dict[str, Tensor]) -> Losses:
-    return {name: loss.item() for name, loss in losses.items()}

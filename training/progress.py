@@ -8,14 +8,15 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
 
+from training.distributed import is_first
 from training.stepping import Losses
 
 
 class Progress:
-    """Shows how far a phase is. A context manager: leaving it gives the terminal back."""
+    """Shows how far a phase is, in the first process. A context manager: leaving it gives the terminal back."""
 
     def __init__(self) -> None:
-        console = Console(stderr=True)
+        console = Console(stderr=True, quiet=not is_first())
         self._bar = Bar(
             TextColumn("{task.description}"), BarColumn(20), MofNCompleteColumn(), TimeRemainingColumn(),
             TextColumn("{task.fields[rate]:.0f} pictures/s  {task.fields[losses]}"),
@@ -45,7 +46,7 @@ class Progress:
         rate = (done - self._first) * pictures_a_step / max(time.monotonic() - self._since, 1e-9)
         shown = "  ".join(f"{name} {value:.3f}" for name, value in losses.items())
         self._bar.update(self._task, completed=done, rate=rate, losses=shown)
-        if self._bar.disable:
+        if self._bar.disable and not self._bar.console.quiet:
             print(f"{self._phase} {done}/{self._total}  {rate:.0f} pictures/s  {shown}", file=sys.stderr, flush=True)
 
     def note(self, line: str) -> None:

@@ -12,11 +12,13 @@ import torch
 from t2i_engine.bundle import ModelSizes
 from t2i_engine.errors import UserError
 from t2i_engine.tokenizer import Tokenizer
+from training import distributed
 from training.checkpoint import save_checkpoint
 from training.config import ConfigError, RunConfig, load_config
 from training.damsm import DamsmTrainer
 from training.data.loading import TrainingData, load_training_data
 from training.data.source import summary
+from training.distributed import joined, world
 from training.gan import GanTrainer
 from training.initial import InitialModel, load_initial
 from training.models.text_to_image import TextToImage
@@ -72,7 +74,7 @@ def train(config: RunConfig, folder: RunFolder, progress: Progress, initial: Ini
     folder is written to. Raises `UserError`: of the config, the data, or `DivergedError`.
     """
     torch.manual_seed(config.seed)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = distributed.device()
     stored = folder.load_checkpoint()
     data = _load_data(config, progress)
     if initial:
@@ -80,7 +82,7 @@ def train(config: RunConfig, folder: RunFolder, progress: Progress, initial: Ini
         initial = initial.knowing(data.words()) if config.damsm.retrain else initial
     tokenizer = Tokenizer(stored["words"] if stored else initial.words if initial else data.words())
     corpus = data.batches(tokenizer)
-    corpus.require(max(config.damsm.batch_size, config.gan.batch_size))  # now, not after the first phase
+    corpus.require(max(config.damsm.batch_size, config.gan.batch_size) * world())  # now, not after the first phase
     model = TextToImage(model_sizes(config, len(tokenizer.words)))
     plan = Plan(**stored["state"]["plan"]) if stored else Plan.of(config, initial)
     damsm = DamsmTrainer(config, corpus, model.text_encoder, device, plan.train_text_encoder)
@@ -89,30 +91,36 @@ def train(config: RunConfig, folder: RunFolder, progress: Progress, initial: Ini
     gan = GanTrainer(config, corpus, damsm.text_encoder, damsm.image_encoder, model.generator, device)
     position = Position(steps={"damsm": 0, "gan": 0}, seconds=0.0, losses={}, recent=[])
     if stored:
+        _require_as_many_processes(folder, stored["provenance"].get("processes", 1))
         _require_same_data(folder, stored["provenance"]["dataset"], data.describe())
         position = Position(**stored["state"]["position"])
         damsm.load_state(stored["state"]["damsm"])
         gan.load_state(stored["state"]["gan"])
 
     def save() -> None:
-        provenance = describe_run(config, data.describe(), asdict(position), plan.initial)
+        if not folder.writes:
+            return
+        provenance = describe_run(config, data.describe(), asdict(position), plan.initial) | {"processes": world()}
         state = {"plan": asdict(plan), "position": asdict(position), "damsm": damsm.state(), "gan": gan.state()}
         save_checkpoint(folder.checkpoint, model.sizes, tokenizer.words, gan.exported(), provenance, state)
 
     def sample() -> None:
+        if not folder.writes:
+            return
         path = folder.sample(position.steps["gan"])
         save_sample_grid(path, config.sample_captions, tokenizer, gan.text_encoder, gan.averaged_generator)
 
     for caption in config.sample_captions:
         tokenizer.encode(caption)  # a caption that cannot be drawn is an error now, not at the first sample
-    folder.begin(config)
+    folder.begin(config)  # no other process is still looking whether it is new: they met in making the trainers
     schedule = _Schedule(config, folder, progress, position, save)
     if plan.train_image_encoder:
-        schedule.run("damsm", damsm, config.damsm.steps, config.damsm.batch_size)
+        schedule.run("damsm", damsm, config.damsm.steps, config.damsm.batch_size * world())
     gan.freeze_encoders()
-    schedule.run("gan", gan, config.gan.steps, config.gan.batch_size, sample)
+    schedule.run("gan", gan, config.gan.steps, config.gan.batch_size * config.gan.accumulate * world(), sample)
 
 
+@joined()
 def train_files(config: Path, out: Path | None, resume: bool, initial: str | None) -> Path:
     """Trains what a config file asks for, by default into runs/NAME; returns the checkpoint. Raises `UserError`."""
     settings = load_config(config)
@@ -141,6 +149,14 @@ def model_sizes(config: RunConfig, vocabulary_size: int) -> ModelSizes:
         return ModelSizes(picture_side=config.data.side, vocabulary_size=vocabulary_size, **config.model.model_dump())
     except ValueError as error:
         raise ConfigError(f"config '{config.name}': {error}") from error
+
+
+def _require_as_many_processes(folder: RunFolder, before: int) -> None:
+    if before != world():
+        raise RunFolderError(
+            f"'{folder.path}' was trained by {before} processes, which share out its batches, not by {world()}; "
+            "start as many, or begin another run from its weights with --init"
+        )
 
 
 def _require_same_data(folder: RunFolder, before: dict[str, Any], now: dict[str, Any]) -> None:

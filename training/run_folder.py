@@ -15,6 +15,7 @@ import yaml
 from t2i_engine.errors import UserError
 from training.checkpoint import load_checkpoint
 from training.config import RunConfig, load_config
+from training.distributed import is_first
 from training.provenance import tool_versions, working_commit
 
 CHANGEABLE = {
@@ -23,6 +24,7 @@ CHANGEABLE = {
     "gan.generator_learning_rate",
     "gan.discriminator_learning_rate",
     "precision",
+    "compile",
     "checkpoint_every",
     "sample_every",
     "sample_captions",
@@ -35,10 +37,11 @@ class RunFolderError(UserError):
 
 
 class RunFolder:
-    """A run's folder, new or taken up again. Nothing is written before `begin`."""
+    """A run's folder, new or taken up again. Nothing is written before `begin`, and only by the first process."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self.writes = is_first()
         self.checkpoint = path / "checkpoint.pt"
         self._config = path / "config.yaml"
         self._losses = path / "losses.jsonl"
@@ -69,6 +72,8 @@ class RunFolder:
 
     def begin(self, config: RunConfig) -> None:
         """Makes the folder and writes down what is run, and with what. Raises `RunFolderError`."""
+        if not self.writes:
+            return
         versions = {"commit": working_commit(), **tool_versions()}
         try:
             (self.path / "samples").mkdir(parents=True, exist_ok=True)
@@ -88,7 +93,7 @@ class RunFolder:
         if content is not None and "position" not in content["state"]:
             raise RunFolderError(f"'{self.checkpoint}' holds weights alone; begin a run from them with --init")
         steps = content["state"]["position"]["steps"] if content else {}
-        if self._losses.exists():
+        if self.writes and self._losses.exists():
             kept = [row for row in self._logged() if row["step"] <= steps.get(row["phase"], 0)]
             _write(self._losses, "".join(json.dumps(row) + "\n" for row in kept))
         return content
@@ -99,6 +104,8 @@ class RunFolder:
 
     def log(self, row: dict[str, Any]) -> None:
         """Appends one row to the losses."""
+        if not self.writes:
+            return
         with self._losses.open("a", encoding="utf-8") as file:
             file.write(json.dumps(row) + "\n")
 

@@ -6,7 +6,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from training.losses.contrastive import without_related
+from training.distributed import gathered, share
+from training.losses.contrastive import own_cross_entropy
 from training.models.image_encoder import EncodedImage
 from training.models.text_encoder import EncodedText
 
@@ -21,7 +22,7 @@ class Smoothing:
 
 
 def word_similarities(image: EncodedImage, text: EncodedText, lengths: Tensor, smoothing: Smoothing) -> Tensor:
-    """How well each picture shows each caption, word by word: float (B pictures, B captions) (eq. 7-10).
+    """How well each picture shows each caption, word by word: float (pictures, captions) (eq. 7-10).
 
     Every word looks at the regions of a picture (attention, γ1); the similarity is a soft maximum (γ2) over the words
     of the cosine between a word and what it found. Words at or behind `lengths`, int64 (B), count for nothing.
@@ -42,18 +43,23 @@ def word_similarities(image: EncodedImage, text: EncodedText, lengths: Tensor, s
 
 
 def word_loss(image: EncodedImage, text: EncodedText, lengths: Tensor, related: Tensor, smoothing: Smoothing) -> Tensor:
-    """L_w: pictures find their captions and captions their pictures, by words (eq. 11-12). `related` is bool (B, B)."""
-    return _matching_loss(word_similarities(image, text, lengths, smoothing), related, smoothing.gamma3)
+    """L_w: pictures find their captions and captions their pictures, by words, in all processes (eq. 11-12).
+
+    `related` is bool (B, N).
+    """
+    captions = text._replace(words=gathered(text.words))
+    similarities = word_similarities(image, captions, gathered(lengths), smoothing)
+    return _matching_loss(gathered(similarities), related, smoothing.gamma3)
 
 
 def sentence_loss(image: EncodedImage, text: EncodedText, related: Tensor, smoothing: Smoothing) -> Tensor:
-    """L_s: the same by cosine of whole-picture and sentence vectors (eq. 13). `related` is bool (B, B)."""
-    pictures = F.normalize(image.picture.float(), dim=1)
-    sentences = F.normalize(text.sentence.float(), dim=1)
+    """L_s: the same by cosine of whole-picture and sentence vectors (eq. 13). `related` is bool (B, N)."""
+    pictures = gathered(F.normalize(image.picture.float(), dim=1))
+    sentences = gathered(F.normalize(text.sentence.float(), dim=1))
     return _matching_loss(pictures @ sentences.T, related, smoothing.gamma3)
 
 
 def _matching_loss(similarities: Tensor, related: Tensor, sharpness: float) -> Tensor:
-    logits = without_related(sharpness * similarities, related)
-    matches = torch.arange(len(logits), device=logits.device)
-    return F.cross_entropy(logits, matches) + F.cross_entropy(logits.T, matches)
+    """Of `similarities` (N, N), this process's rows and columns."""
+    logits = sharpness * similarities
+    return own_cross_entropy(share(logits), related) + own_cross_entropy(share(logits.T), related)

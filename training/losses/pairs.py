@@ -1,28 +1,38 @@
-"""Which members of a batch may be each other's negatives or mismatches (method.md, "Contrastive losses")."""
+"""Which members of a batch may be each other's negatives or mismatches (method.md, "Contrastive losses").
+
+N is the batch of all processes that train together (distributed.py), B this process's share of it, its rows.
+"""
 
 import torch
 from torch import Tensor
+
+from training.distributed import gathered, share
 
 
 def related_pairs(tokens: Tensor, groups: Tensor) -> Tensor:
     """Marks the pairs that say or show the same: equal captions, or captions of one group.
 
     `tokens` is int64 (B, T), `groups` int64 (B): the picture a caption belongs to, or its class where captions describe
-    classes. Returns bool (B, B), true on the diagonal.
+    classes. Returns bool (B, N), true on the diagonal.
     """
-    same_caption = (tokens[:, None] == tokens[None]).all(-1)
-    same_group = groups[:, None] == groups[None]
+    same_caption = (tokens[:, None] == gathered(tokens)[None]).all(-1)
+    same_group = groups[:, None] == gathered(groups)[None]
     return same_caption | same_group
 
 
-def mismatched_partners(related: Tensor) -> tuple[Tensor, Tensor]:
-    """Chooses for every row the next row, cyclically, that it is not related to (DF-GAN takes the next, always).
+def own_columns(related: Tensor) -> Tensor:
+    """The column in which each row of `related` (B, N) meets itself: int64 (B)."""
+    return share(torch.arange(related.shape[1], device=related.device))
 
-    `related` is bool (B, B). Returns the partners, int64 (B), and whether there is one, bool (B).
+
+def mismatched_partners(related: Tensor) -> tuple[Tensor, Tensor]:
+    """Chooses for every row the next of N, cyclically, that it is not related to (DF-GAN takes the next, always).
+
+    `related` is bool (B, N). Returns the partners, int64 (B) in 0..N − 1, and whether there is one, bool (B).
     """
-    batch = len(related)
-    rows = torch.arange(batch, device=related.device)
-    cyclic = (rows[:, None] + rows[None] + 1) % batch  # row i: i+1, i+2, …, i
+    whole = related.shape[1]
+    steps = torch.arange(whole, device=related.device)
+    cyclic = (own_columns(related)[:, None] + steps[None] + 1) % whole  # row i: i+1, i+2, …, i
     unrelated = ~related.gather(1, cyclic)
-    first = unrelated.int().argmax(1)
-    return cyclic[rows, first], unrelated.any(1)
+    first = unrelated.int().argmax(1, keepdim=True)
+    return cyclic.gather(1, first)[:, 0], unrelated.any(1)

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from t2i_engine.errors import UserError
+from training.distributed import BatchNorm2d
 
 BackboneName = Literal["cnn", "inception-v3"]
 
@@ -36,7 +37,7 @@ class SmallCNN(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.stem = nn.Sequential(nn.Conv2d(3, 32, 3, stride=2, padding=1), nn.BatchNorm2d(32), nn.ReLU())
+        self.stem = nn.Sequential(nn.Conv2d(3, 32, 3, stride=2, padding=1), BatchNorm2d(32), nn.ReLU())
         self.to_regions = nn.Sequential(_Residual(32, 64), _Residual(64, self.region_channels))
         self.to_summary = _Residual(self.region_channels, self.summary_channels)
 
@@ -111,10 +112,10 @@ class _Residual(nn.Module):
         super().__init__()
         self.residual = nn.Sequential(
             nn.Conv2d(in_channels, out_channels, 3, stride=2, padding=1, bias=False),
-            nn.BatchNorm2d(out_channels),
+            BatchNorm2d(out_channels),
             nn.ReLU(),
             nn.Conv2d(out_channels, out_channels, 3, padding=1, bias=False),
-            nn.BatchNorm2d(out_channels),
+            BatchNorm2d(out_channels),
         )
         self.shortcut = nn.Conv2d(in_channels, out_channels, 1, bias=False)
 

@@ -6,6 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
+from training.distributed import Dropout
+
 PADDING = 0
 
 
@@ -27,7 +29,7 @@ class TextEncoder(nn.Module):
     def __init__(self, vocabulary_size: int, embedding_width: int = 300, sentence_width: int = 256) -> None:
         super().__init__()
         self.encoder = nn.Embedding(vocabulary_size, embedding_width, padding_idx=PADDING)
-        self.dropout = nn.Dropout(0.5)
+        self.dropout = Dropout(0.5)
         self.rnn = nn.LSTM(embedding_width, sentence_width // 2, batch_first=True, bidirectional=True)
         nn.init.uniform_(self.encoder.weight, -0.1, 0.1)  # AttnGAN's; the default N(0, 1) saturates the LSTM
 

@@ -1,0 +1,86 @@
+"""DiffAugment against its paper, and that the discriminator sees no image without it."""
+
+import pytest
+import torch
+from torch import Tensor
+
+from tests.training.test_learning import config, trainers
+from training.augmentation import augmented
+from training.losses.adversarial import matching_aware_gradient_penalty
+
+NEUTRAL = 0.5
+"""A chance that leaves colours and place as they are; the cut is then in the middle."""
+
+
+def chances(count: int, **changed: float) -> Tensor:
+    names = ("brightness", "saturation", "contrast", "down", "right", "row", "column")
+    return torch.tensor([[changed.get(name, NEUTRAL) for name in names]] * count)
+
+
+def without_cut(image: Tensor) -> Tensor:
+    """Whether a pixel lies beside the square that `NEUTRAL` cuts."""
+    kept = torch.ones_like(image, dtype=torch.bool)
+    quarter = image.shape[2] // 4
+    kept[:, :, quarter : 3 * quarter, quarter : 3 * quarter] = False
+    return kept
+
+
+def test_the_cut_takes_a_square_of_half_the_side() -> None:
+    image = torch.rand(2, 3, 16, 16) + 1
+    seen, kept = augmented(image, chances(2)), without_cut(image)
+    torch.testing.assert_close(seen[kept], image[kept])
+    assert not seen[~kept].any()
+    corner = augmented(image, chances(2, row=0.0, column=0.9999))
+    assert int((corner == 0).sum()) == 2 * 3 * 4 * 4
+
+
+@pytest.mark.parametrize(
+    ("changed", "expected"),
+    [
+        ({"brightness": 0.0}, lambda image: image - 0.5),
+        ({"brightness": 0.75}, lambda image: image + 0.25),
+        ({"saturation": 0.0}, lambda image: image.mean(1, keepdim=True).expand(-1, 3, -1, -1)),
+        ({"saturation": 0.75}, lambda image: 1.5 * image - 0.5 * image.mean(1, keepdim=True)),
+        ({"contrast": 0.0}, lambda image: 0.5 * image + 0.5 * image.mean((1, 2, 3), keepdim=True)),
+        ({"down": 0.9999}, lambda image: torch.nn.functional.pad(image, (0, 0, 2, -2))),
+        ({"right": 0.0}, lambda image: torch.nn.functional.pad(image, (-2, 2, 0, 0))),
+    ],
+    ids=str,
+)
+def test_each_alteration_is_the_papers(changed: dict[str, float], expected: object) -> None:
+    torch.manual_seed(0)
+    image = torch.rand(2, 3, 16, 16)
+    assert callable(expected)
+    kept = without_cut(image)
+    torch.testing.assert_close(augmented(image, chances(2, **changed))[kept], expected(image)[kept])
+
+
+def test_the_penalty_is_that_of_discriminator_and_alteration_together() -> None:
+    """A linear discriminator's slope, seen through a brighter, shifted and cut image, has a known norm."""
+    torch.manual_seed(0)
+    slope = torch.randn(3, 16, 16, requires_grad=True)
+    altered = chances(2, down=0.9999)
+    penalty = matching_aware_gradient_penalty(
+        lambda image, sentence: (augmented(image, altered) * slope).sum((1, 2, 3)) + 0 * sentence.sum(1),
+        torch.randn(2, 3, 16, 16),
+        torch.randn(2, 5),
+        weight=1.0,
+        power=2.0,
+    )
+    felt = slope.detach() * without_cut(slope[None])[0]
+    felt[:, :2] = 0  # nothing of the image is there
+    torch.testing.assert_close(penalty, felt.square().sum(), rtol=1e-4, atol=0)
+    penalty.backward()
+    torch.testing.assert_close(slope.grad, 2 * felt, rtol=1e-3, atol=1e-4)
+
+
+def test_all_that_the_discriminator_sees_is_altered() -> None:
+    looks: list[Tensor] = []
+    _, gan = trainers(config(diffaugment=True))
+    gan.freeze_encoders()
+    gan.discriminator.conv_img.register_forward_pre_hook(lambda _, inputs: looks.append(inputs[0].detach()))
+    gan.step(0)
+    assert [len(look) for look in looks] == [8, 8, 8, 8]  # real, generated, under the penalty, generator's turn
+    for look in looks:
+        cut = (look == 0).all(1).sum((1, 2))  # a centre at the border leaves a quarter of the square
+        assert (cut >= 8 * 8).all()

@@ -1,0 +1,64 @@
+"""The discriminator as it is trained: what it sees may be augmented, and its losses are those of method.md (eq. 8)."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from training.augmentation import CHANCES, augmented
+from training.config import GanConfig
+from training.distributed import share, world
+from training.losses.adversarial import fake_hinge, matching_aware_gradient_penalty, real_hinge
+from training.models.discriminator import Discriminator
+
+MISMATCH_SHARE = 0.5
+"""Weight of the hinge on generated and on mismatched pairs (DF-GAN)."""
+
+
+class Critic(nn.Module):
+    """Computes all losses of the discriminator in one forward pass, as `DistributedDataParallel` wants it."""
+
+    def __init__(self, discriminator: Discriminator, settings: GanConfig, compiled: bool) -> None:
+        """`compiled` speeds up everything but the gradient penalty: torch.compile knows no second derivatives."""
+        super().__init__()
+        self.discriminator = discriminator
+        self.settings = settings
+        self._features: Callable[[Tensor], Tensor] = discriminator.features
+        self._logits: Callable[[Tensor, Tensor], Tensor] = discriminator.logits
+        if compiled:
+            self._features, self._logits = torch.compile(self._features), torch.compile(self._logits)
+
+    def judge(self, image: Tensor, sentence: Tensor) -> Tensor:
+        """Judges `image` (B, 3, R, R), augmented where that is on, against `sentence` (B, S): one logit each (B)."""
+        return self._logits(self._features(self._seen(image)), sentence)
+
+    def forward(
+        self, real: Tensor, fake: Tensor, sentence: Tensor, mismatched: Tensor, has_mismatch: Tensor, penalised: bool
+    ) -> dict[str, Tensor]:
+        """The losses by name, each a scalar.
+
+        `real` and `fake` are float (B, 3, R, R); `sentence` (B, S) fits both, `mismatched` (B, S) none of `real` where
+        `has_mismatch`, bool (B), is true. The gradient penalty is only computed if `penalised`.
+        """
+        settings = self.settings
+        features = self._features(self._seen(real))
+        losses = {
+            "D real": real_hinge(self._logits(features, sentence)),
+            "D fake": MISMATCH_SHARE * fake_hinge(self.judge(fake, sentence)),
+            "D mismatch": MISMATCH_SHARE * fake_hinge(self._logits(features, mismatched), has_mismatch),
+        }
+        if penalised:
+            weight = settings.penalty_weight * settings.penalty_interval
+            losses["D penalty"] = matching_aware_gradient_penalty(
+                lambda image, text: self.discriminator(self._seen(image), text),
+                real,
+                sentence,
+                weight,
+                settings.penalty_power,
+            )
+        return losses
+
+    def _seen(self, image: Tensor) -> Tensor:
+        if not self.settings.diffaugment:
+            return image
+        return augmented(image, share(torch.rand(world() * len(image), CHANCES, device=image.device)))
