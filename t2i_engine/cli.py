@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 import click
 from click.exceptions import NoArgsIsHelpError
 
+from t2i_engine.cli_benchmark import benchmark
 from t2i_engine.errors import CaptionError, MissingExtra, OptionError, UserError, quoted
 
 if TYPE_CHECKING:
@@ -79,6 +80,9 @@ def main() -> None:
     log.setLevel(logging.INFO)
     log.handlers = [_StandardError()]
     log.propagate = False
+
+
+main.add_command(benchmark)
 
 
 @main.command(epilog='Example:  t2i-engine generate "a yellow bird" --seeds 0-7 --grid')
@@ -154,18 +158,27 @@ def generate(
 @click.option("--out", type=Path, metavar="FOLDER", help="The run's folder.  [default: runs/NAME]")
 @click.option("--resume", is_flag=True, help="Go on from the folder's last checkpoint.")
 @click.option("--init", "initial", metavar="CHECKPOINT|BUNDLE", help="Start from these; grown to larger pictures.")
-def train(config: Path, out: Path | None, resume: bool, initial: str | None) -> None:
+@click.option("--set", "assignments", multiple=True, metavar="KEY=VALUE", help="Change the config: gan.steps=1000.")
+@click.option("--dry-run", is_flag=True, help="Print the config, sizes, memory and FLOPs, and write nothing.")
+def train(
+    config: Path, out: Path | None, resume: bool, initial: str | None, assignments: tuple[str, ...], dry_run: bool
+) -> None:
     """Train the model that CONFIG.yaml describes.
 
-    The path of its checkpoint is printed.
+    The path of its checkpoint is printed. Ctrl-C finishes the step and saves; the exit code is 130 then.
     """
     try:
         from training.distributed import is_first
-        from training.run import train_files
+        from training.run import configured, train_files
     except ModuleNotFoundError as error:
         raise MissingExtra("t2i-engine train", f"the package {error.name}", "train") from None
 
-    checkpoint = train_files(config, out, resume, initial)
+    if dry_run:
+        from training.dry_run import describe
+
+        click.echo(describe(configured(config, initial, assignments)), nl=False)
+        return
+    checkpoint = train_files(config, out, resume, initial, assignments)
     if is_first():
         click.echo(checkpoint)
 

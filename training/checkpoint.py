@@ -1,7 +1,7 @@
 """Checkpoints: one file, written atomically, read with `weights_only` so that nothing in it is executed."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -40,7 +40,7 @@ def save_checkpoint(
 ) -> None:
     """Writes the model's `weights` (TextToImage's state dict) and, for resuming, the `state` of the run.
 
-    The file appears under its name only when it is complete and on the disk.
+    The file appears under its name only when it is complete and on the disk. Raises `OSError` where it cannot be.
     """
     content = {
         "format": FORMAT,
@@ -57,8 +57,24 @@ def save_checkpoint(
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
+    except RuntimeError as error:  # torch.save tells of a full disk by one, with the reason behind it
+        if isinstance(error.__context__, OSError):
+            raise error.__context__ from None
+        raise
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def not_finite(content: object, name: str = "") -> list[str]:
+    """The names of the tensors in nested containers that hold NaN or infinity."""
+    if isinstance(content, torch.Tensor):
+        return [] if content.isfinite().all() else [name]
+    parts: Iterable[tuple[object, object]] = ()
+    if isinstance(content, Mapping):
+        parts = content.items()
+    elif isinstance(content, list | tuple):
+        parts = enumerate(content)
+    return [found for key, part in parts for found in not_finite(part, f"{name}.{key}".removeprefix("."))]
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:

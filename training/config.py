@@ -2,13 +2,14 @@
 
 import difflib
 import re
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, ValidationError
 
-from t2i_engine.errors import UserError
+from t2i_engine.errors import UserError, quoted
 from training.data.sources import check_source
 from training.losses.damsm import Smoothing
 from training.models.image_encoder import BackboneName
@@ -126,6 +127,15 @@ class GanConfig(_Section):
     """The first steps, so many, teach the discriminator alone: a new one would spoil a generator that was given."""
 
 
+class FidConfig(_Section):
+    """FID of the averaged generator against the test split while the GAN trains; the best one is kept as best.pt."""
+
+    every: Annotated[int, Field(ge=0)] = 0
+    """Measured at every so many steps, and at the end; 0: never."""
+    pictures: Annotated[int, Field(ge=2)] = 5_000
+    """So many are drawn, as `t2i-engine evaluate --count` does. FID grows as they become fewer."""
+
+
 class RunConfig(_Section):
     """A whole run: data, model, the two phases, and how it is computed and recorded."""
 
@@ -147,19 +157,46 @@ class RunConfig(_Section):
     folded: bool = True
     """Train with the folded form of upsample + convolution (models/fold.py): the same function, faster."""
     checkpoint_every: PositiveInt = 500
+    keep_checkpoints: Annotated[int, Field(ge=0)] = 0
+    """So many of the last checkpoints are kept under their numbers, besides checkpoint.pt."""
     sample_every: PositiveInt = 500
     sample_captions: tuple[str, ...] = Field(default=("a yellow bird",), strict=False, min_length=1)
     """The captions of the sample grids, one row each."""
+    fid: FidConfig = FidConfig()
 
 
-def load_config(path: Path) -> RunConfig:
-    """Reads and checks a YAML config. Raises `ConfigError` naming the key, and the nearest one that exists."""
+def load_config(path: Path, assignments: Sequence[str] = ()) -> RunConfig:
+    """Reads and checks a YAML config, changed by `assignments` such as gan.steps=1000, whose values are YAML, too.
+
+    Raises `ConfigError` naming the key, and the nearest one that exists.
+    """
     try:
         content = yaml.load(path.read_text(encoding="utf-8"), _Loader)
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+    except (OSError, ValueError, yaml.YAMLError) as error:  # ValueError: not UTF-8, or a date that is none
         reason = " ".join(str(error).split())
         raise ConfigError(f"config '{path}' cannot be read: {reason}; it should be a YAML file") from error
-    return parse_config(content, str(path))
+    if isinstance(content, dict):
+        for assignment in assignments:
+            _assign(content, assignment)
+    return parse_config(content, " ".join([str(path), *(f"--set {assignment}" for assignment in assignments)]))
+
+
+def _assign(content: dict[Any, Any], assignment: str) -> None:
+    """Makes `a.b=c` so in the content of a config; whether there is such a key is for the schema to say."""
+    keys, equals, text = assignment.partition("=")
+    *sections, last = keys.strip().split(".")
+    try:
+        value = yaml.load(text, _Loader)
+    except (ValueError, yaml.YAMLError) as error:
+        raise ConfigError(
+            f"--set {quoted(assignment)}: its value is not YAML ({' '.join(str(error).split())})"
+        ) from None
+    if not equals or not all((*sections, last)):
+        raise ConfigError(f"--set {quoted(assignment)} cannot be read; KEY=VALUE expected, such as gan.steps=1000")
+    for section in sections:
+        inner = content.get(section)
+        content[section] = content = dict(inner) if isinstance(inner, dict) else {}
+    content[last] = value
 
 
 class _Loader(yaml.SafeLoader):

@@ -10,7 +10,7 @@ from training.data.corpus import Batches
 from training.distributed import gathered, means, replicated
 from training.losses.damsm import sentence_loss, word_loss
 from training.losses.pairs import own_columns, related_pairs
-from training.models.image_encoder import BACKBONES, EncodedImage, ImageEncoder
+from training.models.image_encoder import EncodedImage, ImageEncoder, open_backbone
 from training.models.text_encoder import EncodedText, TextEncoder
 from training.stepping import (
     Losses,
@@ -52,12 +52,14 @@ class DamsmTrainer:
         text_encoder: TextEncoder,
         device: torch.device,
         train_text: bool = True,
+        pretrained: bool = True,
     ) -> None:
+        """Not `pretrained`, ImageNet's weights are not fetched: where others are loaded, or none are needed."""
         self.config = config
         self.corpus = corpus
         self.device = device
         self.text_encoder = text_encoder.to(device).train(train_text).requires_grad_(train_text)
-        backbone = BACKBONES[config.damsm.image_encoder]()
+        backbone = open_backbone(config.damsm.image_encoder, pretrained)
         self.image_encoder = channels_last(ImageEncoder(backbone, config.model.sentence_width), device)
         self.networks = Encoders(self.text_encoder, self.image_encoder, config.precision)
         self._encode = replicated(self.networks)
@@ -88,6 +90,11 @@ class DamsmTrainer:
             similarities = nn.functional.normalize(text.sentence) @ pictures.T
             losses["found"] = (similarities.argmax(1) == own_columns(related)).float().mean()
         return means([losses])
+
+    @property
+    def learning_rates(self) -> dict[str, float]:
+        """As they are now."""
+        return {"encoders": self.optimizer.param_groups[0]["lr"]}
 
     def state(self) -> dict[str, Any]:
         """What resuming needs."""

@@ -19,6 +19,7 @@ from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel
 
 from t2i_engine.errors import UserError
+from training.interruption import Interrupted
 
 LINGER = 10
 """Seconds that a process stays once another has failed, for torchrun to end it after the other has said why."""
@@ -62,7 +63,8 @@ def device() -> torch.device:
 def joined() -> Iterator[None]:
     """Joins the other processes, where torchrun's variables (RANK, WORLD_SIZE, MASTER_ADDR, …) say that there are any.
 
-    An error of one ends all of them: the first to fail says why, the others say nothing. Raises `ProcessesError`.
+    An error of one ends all of them: the first to fail says why, the others say nothing. All are `Interrupted` at once.
+    Raises `ProcessesError`.
     """
     if not _launched():
         yield
@@ -77,6 +79,9 @@ def joined() -> Iterator[None]:
         raise ProcessesError(f"the processes do not find each other ({error}); start them with torchrun") from error
     try:
         yield
+    except Interrupted:
+        _leave()
+        raise
     except Exception as error:
         if not _fails_first(store, number):
             time.sleep(LINGER)
@@ -85,8 +90,7 @@ def joined() -> Iterator[None]:
             raise ProcessesError("another process is gone, ended from outside; go on with --resume") from error
         raise
     else:
-        distributed.barrier()  # nobody leaves, the store's host least of all, before everybody is done
-        distributed.destroy_process_group()
+        _leave()
 
 
 def share(whole: Tensor) -> Tensor:
@@ -104,6 +108,15 @@ def gathered(part: Tensor) -> Tensor:
         return part
     whole: Tensor = _Gather.apply(part)
     return whole
+
+
+def agreed(number: int) -> int:
+    """The largest number that any process gives: what one of them was told holds for all, at the same step."""
+    if world() == 1:
+        return number
+    largest = torch.tensor(number, device=device())
+    distributed.all_reduce(largest, distributed.ReduceOp.MAX)
+    return int(largest)
 
 
 def padded_alike(tokens: Tensor) -> Tensor:
@@ -191,6 +204,11 @@ class _Gather(torch.autograd.Function):
         gradient = gradient.contiguous().clone()
         distributed.all_reduce(gradient)
         return share(gradient)
+
+
+def _leave() -> None:
+    distributed.barrier()  # nobody leaves, the store's host least of all, before everybody is done
+    distributed.destroy_process_group()
 
 
 def _launched() -> bool:

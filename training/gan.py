@@ -189,6 +189,12 @@ class GanTrainer:
             losses["G image"] = contrast.image_weight * by_image
         return losses
 
+    @property
+    def learning_rates(self) -> dict[str, float]:
+        """As they are now."""
+        optimizers = {"generator": self.generator_optimizer, "discriminator": self.discriminator_optimizer}
+        return {name: optimizer.param_groups[0]["lr"] for name, optimizer in optimizers.items()}
+
     def state(self) -> dict[str, Any]:
         """What resuming needs."""
         return states(self, self._STATEFUL)

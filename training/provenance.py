@@ -26,7 +26,10 @@ def describe_run(
         "dataset": dict(dataset),
         "steps": dict(position["steps"]),
         "hours": round(position["seconds"] / 3600, 2),
-        "metrics": {"losses": {phase: dict(losses) for phase, losses in position["losses"].items()}},
+        "metrics": {
+            "losses": {phase: dict(losses) for phase, losses in position["losses"].items()},
+            **({"fid": dict(position["fid"])} if position["fid"] else {}),
+        },
         "initial": dict(initial) if initial else None,
         "commit": working_commit(),
         "versions": tool_versions(),

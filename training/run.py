@@ -1,19 +1,17 @@
 """A training run: DAMSM, then the GAN, checkpointed so that a kill loses minutes and a resume loses nothing."""
 
-import math
-import time
-from collections.abc import Callable
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from t2i_engine.bundle import ModelSizes
-from t2i_engine.errors import UserError
+from t2i_engine.errors import MissingExtra
 from t2i_engine.tokenizer import Tokenizer
 from training import distributed
-from training.checkpoint import save_checkpoint
+from training.checkpoint import not_finite, save_checkpoint
 from training.config import ConfigError, RunConfig, load_config
 from training.damsm import DamsmTrainer
 from training.data.loading import TrainingData, load_training_data
@@ -26,25 +24,10 @@ from training.progress import Progress
 from training.provenance import describe_run
 from training.run_folder import RunFolder, RunFolderError
 from training.samples import save_sample_grid
-from training.stepping import Losses, Phase, Trainer
+from training.schedule import Actions, Position, Schedule
 
-REPORT_EVERY = 50
-
-
-class DivergedError(UserError):
-    """A loss is no number any more."""
-
-
-@dataclass
-class Position:
-    """Where a run stands: steps made in each phase, and the seconds they took."""
-
-    steps: dict[Phase, int]
-    seconds: float
-    losses: dict[Phase, Losses]
-    """As last reported."""
-    recent: list[Losses]
-    """Of the steps since."""
+if TYPE_CHECKING:
+    from training.periodic_fid import PeriodicFid
 
 
 @dataclass(frozen=True)
@@ -85,47 +68,52 @@ def train(config: RunConfig, folder: RunFolder, progress: Progress, initial: Ini
     corpus.require(max(config.damsm.batch_size, config.gan.batch_size) * world())  # now, not after the first phase
     model = TextToImage(model_sizes(config, len(tokenizer.words)))
     plan = Plan(**stored["state"]["plan"]) if stored else Plan.of(config, initial)
-    damsm = DamsmTrainer(config, corpus, model.text_encoder, device, plan.train_text_encoder)
+    damsm = DamsmTrainer(config, corpus, model.text_encoder, device, plan.train_text_encoder, stored is None)
     if initial and not stored:
         initial.load_into(model, damsm.image_encoder)
     gan = GanTrainer(config, corpus, damsm.text_encoder, damsm.image_encoder, model.generator, device)
     position = Position(steps={"damsm": 0, "gan": 0}, seconds=0.0, losses={}, recent=[])
     if stored:
+        folder.require_checkpoint_of(stored["provenance"], config)
         _require_as_many_processes(folder, stored["provenance"].get("processes", 1))
         _require_same_data(folder, stored["provenance"]["dataset"], data.describe())
         position = Position(**stored["state"]["position"])
         damsm.load_state(stored["state"]["damsm"])
         gan.load_state(stored["state"]["gan"])
 
-    def save() -> None:
-        if not folder.writes:
-            return
-        provenance = describe_run(config, data.describe(), asdict(position), plan.initial) | {"processes": world()}
+    def save(path: Path) -> list[str]:
         state = {"plan": asdict(plan), "position": asdict(position), "damsm": damsm.state(), "gan": gan.state()}
-        save_checkpoint(folder.checkpoint, model.sizes, tokenizer.words, gan.exported(), provenance, state)
+        if broken := not_finite(state):
+            return broken
+        provenance = describe_run(config, data.describe(), asdict(position), plan.initial) | {"processes": world()}
+        save_checkpoint(path, model.sizes, tokenizer.words, gan.exported(), provenance, state)
+        return []
 
-    def sample() -> None:
-        if not folder.writes:
-            return
-        path = folder.sample(position.steps["gan"])
+    def sample(path: Path) -> None:
         save_sample_grid(path, config.sample_captions, tokenizer, gan.text_encoder, gan.averaged_generator)
 
     for caption in config.sample_captions:
         tokenizer.encode(caption)  # a caption that cannot be drawn is an error now, not at the first sample
+    fid = None
+    if config.fid.every and folder.writes:
+        fid = _periodic_fid(config, model.sizes, tokenizer, gan, device, progress)
     folder.begin(config)  # no other process is still looking whether it is new: they met in making the trainers
-    schedule = _Schedule(config, folder, progress, position, save)
+    schedule = Schedule(config, folder, progress, position, Actions(save, sample, fid.measure if fid else None))
     if plan.train_image_encoder:
         schedule.run("damsm", damsm, config.damsm.steps, config.damsm.batch_size * world())
     gan.freeze_encoders()
-    schedule.run("gan", gan, config.gan.steps, config.gan.batch_size * config.gan.accumulate * world(), sample)
+    schedule.run("gan", gan, config.gan.steps, config.gan.batch_size * config.gan.accumulate * world())
 
 
 @joined()
-def train_files(config: Path, out: Path | None, resume: bool, initial: str | None) -> Path:
-    """Trains what a config file asks for, by default into runs/NAME; returns the checkpoint. Raises `UserError`."""
-    settings = load_config(config)
-    if initial:
-        settings = settings.model_copy(update={"initial": initial})
+def train_files(
+    config: Path, out: Path | None, resume: bool, initial: str | None, assignments: Sequence[str] = ()
+) -> Path:
+    """Trains what a config file asks for, by default into runs/NAME; returns the checkpoint.
+
+    `assignments` change the config (`load_config`). Raises `UserError`, and `Interrupted` after Ctrl-C.
+    """
+    settings = configured(config, initial, assignments)
     folder = RunFolder(out or Path("runs") / settings.name)
     if resume:
         settings = folder.resumed(settings)
@@ -141,6 +129,12 @@ def train_files(config: Path, out: Path | None, resume: bool, initial: str | Non
             f"{error.filename or folder.path}: {error.strerror or error}; mend that, and go on with --resume"
         ) from error
     return folder.checkpoint
+
+
+def configured(config: Path, initial: str | None, assignments: Sequence[str]) -> RunConfig:
+    """The settings of a config file and the command line together. Raises `ConfigError`."""
+    settings = load_config(config, assignments)
+    return settings.model_copy(update={"initial": initial}) if initial else settings
 
 
 def model_sizes(config: RunConfig, vocabulary_size: int) -> ModelSizes:
@@ -168,48 +162,23 @@ def _require_same_data(folder: RunFolder, before: dict[str, Any], now: dict[str,
         )
 
 
-@dataclass
-class _Schedule:
-    """Makes the steps of a phase; between them it reports, draws samples and saves."""
-
-    config: RunConfig
-    folder: RunFolder
-    progress: Progress
-    position: Position
-    save: Callable[[], None]
-
-    def run(
-        self, phase: Phase, trainer: Trainer, steps: int, batch_size: int, sample: Callable[[], None] | None = None
-    ) -> None:
-        first = self.position.steps[phase]
-        self.progress.start(phase, steps, first)
-        recent = self.position.recent
-        for number in range(first, steps):
-            started = time.monotonic()
-            losses = trainer.step(number)
-            self._stop_if_diverged(phase, number, losses)
-            recent.append(losses)
-            done = self.position.steps[phase] = number + 1
-            self.position.seconds += time.monotonic() - started
-            if done % REPORT_EVERY == 0 or done == steps:
-                means = _means(recent)
-                recent.clear()
-                self.position.losses[phase] = means
-                self.progress.report(done, means, batch_size)
-                self.folder.log({"phase": phase, "step": done, "seconds": round(self.position.seconds, 1), **means})
-            if sample and (done % self.config.sample_every == 0 or done == steps):
-                sample()
-            if done % self.config.checkpoint_every == 0 or done == steps:
-                self.save()
-
-    def _stop_if_diverged(self, phase: Phase, number: int, losses: Losses) -> None:
-        broken = [name for name, value in losses.items() if not math.isfinite(value)]
-        if broken:
-            kept = self.folder.checkpoint if self.folder.checkpoint.exists() else "none yet"
-            raise DivergedError(
-                f"{phase} step {number}: {', '.join(broken)} is not finite; the last good checkpoint is {kept};"
-                " go on from it with --resume and lower learning rates, or with precision: fp32"
-            )
+def _periodic_fid(
+    config: RunConfig,
+    sizes: ModelSizes,
+    tokenizer: Tokenizer,
+    gan: GanTrainer,
+    device: torch.device,
+    progress: Progress,
+) -> "PeriodicFid":
+    try:
+        from training.evaluation.subject import subject_of_networks
+        from training.periodic_fid import PeriodicFid
+    except ModuleNotFoundError as error:
+        raise MissingExtra("fid.every", f"the package {error.name}", "evaluate") from None
+    subject = subject_of_networks(
+        config.name, "the averaged generator", sizes, tokenizer, gan.text_encoder, gan.averaged_generator
+    )
+    return PeriodicFid(config, subject, device, progress)
 
 
 def _load_data(config: RunConfig, progress: Progress) -> TrainingData:
@@ -219,10 +188,3 @@ def _load_data(config: RunConfig, progress: Progress) -> TrainingData:
     if data.problems:
         progress.note(f"left out of {config.data.source}: {summary(data.problems)}; t2i-engine data check names them")
     return data
-
-
-def _means(recent: list[Losses]) -> Losses:
-    """The mean of each loss over the steps that computed it."""
-    names = dict.fromkeys(name for losses in recent for name in losses)
-    values = {name: [losses[name] for losses in recent if name in losses] for name in names}
-    return {name: sum(found) / len(found) for name, found in values.items()}

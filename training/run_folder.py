@@ -3,10 +3,15 @@
 config.yaml     what was asked for         samples/*.png   fixed captions and seeds, every N steps
 versions.json   what it was run with       losses.jsonl    losses, averaged between reports
 checkpoint.pt   the model, and everything that resuming needs
+best.pt         the same where FID was lowest, if it is measured
+checkpoints/    the last ones by number, if they are kept
+tensorboard/    losses, learning rates, samples and FID, a folder for each phase
 """
 
 import json
 import os
+import shlex
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +31,8 @@ CHANGEABLE = {
     "precision",
     "compile",
     "checkpoint_every",
+    "keep_checkpoints",
+    "fid.every",
     "sample_every",
     "sample_captions",
 }
@@ -43,6 +50,7 @@ class RunFolder:
         self.path = path
         self.writes = is_first()
         self.checkpoint = path / "checkpoint.pt"
+        self.best = path / "best.pt"
         self._config = path / "config.yaml"
         self._losses = path / "losses.jsonl"
 
@@ -70,6 +78,22 @@ class RunFolder:
             )
         return config
 
+    def require_checkpoint_of(self, provenance: dict[str, Any], config: RunConfig) -> None:
+        """Raises `RunFolderError` where the checkpoint is of another config than the run, naming the differing keys."""
+        now = config.model_dump(mode="json")
+        changed = set(_differing(provenance["config"], now)) - CHANGEABLE
+        if changed:
+            raise RunFolderError(
+                f"'{self.checkpoint}' is a checkpoint of another config ({', '.join(sorted(changed))} differ); "
+                "put the run's own back, or begin another run from it with --init"
+            )
+
+    @property
+    def how_to_go_on(self) -> str:
+        """The command that resumes the run as it was, whatever it was started with."""
+        folder, config = shlex.quote(str(self.path)), shlex.quote(str(self._config))
+        return f"t2i-engine train {config} --out {folder} --resume"
+
     def begin(self, config: RunConfig) -> None:
         """Makes the folder and writes down what is run, and with what. Raises `RunFolderError`."""
         if not self.writes:
@@ -77,6 +101,8 @@ class RunFolder:
         versions = {"commit": working_commit(), **tool_versions()}
         try:
             (self.path / "samples").mkdir(parents=True, exist_ok=True)
+            for half in self.path.glob(".*.tmp"):  # what a run that was killed was writing
+                half.unlink()
             _write(self._config, yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False))
             _write(self.path / "versions.json", json.dumps(versions, indent=2) + "\n")
         except OSError as error:
@@ -97,6 +123,20 @@ class RunFolder:
             kept = [row for row in self._logged() if row["step"] <= steps.get(row["phase"], 0)]
             _write(self._losses, "".join(json.dumps(row) + "\n" for row in kept))
         return content
+
+    def keep_checkpoint(self, phase: str, step: int, count: int) -> None:
+        """Keeps the checkpoint under its number, too, and of those that are kept the last `count`."""
+        if not count or not self.writes:
+            return
+        folder = self.path / "checkpoints"
+        folder.mkdir(exist_ok=True)
+        _link(self.checkpoint, folder / f"{phase}-{step:08d}.pt")
+        for old in sorted(folder.glob("*.pt"))[:-count]:  # damsm comes before gan
+            old.unlink(missing_ok=True)
+
+    def tensorboard(self, phase: str) -> Path:
+        """Where TensorBoard finds the curves of a phase."""
+        return self.path / "tensorboard" / phase
 
     def sample(self, step: int) -> Path:
         """Where the sample grid of a step belongs."""
@@ -128,9 +168,22 @@ def _write(path: Path, text: str) -> None:
         temporary.unlink(missing_ok=True)
 
 
+def _link(path: Path, name: Path) -> None:
+    """Gives a file that is never written to, only replaced, another name; a copy where there are no hard links."""
+    temporary = name.with_name(f".{name.name}.{os.getpid()}.tmp")
+    try:
+        try:
+            os.link(path, temporary)
+        except OSError:
+            shutil.copyfile(path, temporary)
+        temporary.replace(name)
+    finally:
+        temporary.unlink(missing_ok=True)  # replace leaves it where both were names of one file already
+
+
 def _differing(before: dict[str, Any], now: dict[str, Any], prefix: str = "") -> list[str]:
     keys: list[str] = []
-    for key in before:
+    for key in before.keys() & now.keys():
         if isinstance(before[key], dict):
             keys += _differing(before[key], now[key], f"{prefix}{key}.")
         elif before[key] != now[key]:

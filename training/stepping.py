@@ -42,7 +42,7 @@ def autocast(device: torch.device, precision: str) -> AbstractContextManager[Non
 def multiplies_in_bf16(device: str) -> bool:
     """Whether a device ("cpu", "cuda") has instructions for products in bfloat16; others are far slower at them."""
     if device == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     capabilities = torch.cpu.get_capabilities()
     return any(capabilities.get(name) for name in ("avx512_bf16", "amx_bf16", "bf16"))
 
@@ -88,6 +88,10 @@ class Trainer(Protocol):
 
     def step(self, number: int) -> Losses:
         """Makes step `number`, counted from 0; its losses by name."""
+
+    @property
+    def learning_rates(self) -> dict[str, float]:
+        """The rates of the next step, by name."""
 
     def state(self) -> dict[str, Any]:
         """Everything that the next step depends on, as tensors and plain values."""

@@ -1,10 +1,12 @@
-"""Sizes of models: small enough for a test, and DF-GAN's."""
+"""Sizes of models, small enough for a test, and DF-GAN's; a finished run."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
 from t2i_engine.bundle import ModelSizes
+from tests.training.runs import TINY, train
 
 SIZES = ModelSizes(
     picture_side=32,
@@ -35,3 +37,12 @@ def dfgan_sizes() -> ModelSizes:
         conditioning_augmentation=False,
         adaptive_block=False,
     )
+
+
+@pytest.fixture(scope="session")
+def straight(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished tiny run; not to be changed."""
+    folder = tmp_path_factory.mktemp("runs") / "straight"
+    result = train(TINY, "--out", folder)
+    assert result.exit_code == 0, result.output
+    return folder

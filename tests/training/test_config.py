@@ -69,6 +69,50 @@ def test_what_does_not_fit_is_named_in_one_line(content: object, named: list[str
         assert part in caught.value.message
 
 
+def test_assignments_change_the_file_under_its_schema(tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text("name: mine\ngan: {steps: 5, batch_size: 4}\n", encoding="utf-8")
+    assignments = [
+        "gan.steps=7",
+        "gan.generator_learning_rate=2e-4",
+        "gan.contrastive.enabled=false",
+        "data.source=cub:data/birds",
+        "sample_captions=[a red bird, a blue one]",
+        "gan.steps=8",
+    ]
+    config = load_config(path, assignments)
+    assert (config.gan.steps, config.gan.batch_size, config.gan.generator_learning_rate) == (8, 4, 2e-4)
+    assert not config.gan.contrastive.enabled
+    assert config.data.source == "cub:data/birds"
+    assert config.sample_captions == ("a red bird", "a blue one")
+
+
+@pytest.mark.parametrize(
+    ("assignment", "named"),
+    [
+        ("gan.step=7", ["unknown key gan.step", "did you mean steps?", "mine.yaml --set gan.step=7"]),
+        ("gann.steps=7", ["unknown key gann", "did you mean gan?"]),
+        ("gan.steps=many", ["gan.steps", "valid integer"]),
+        ("seed.x=1", ["seed", "valid integer"]),
+        ("gan.steps", ["--set 'gan.steps' cannot be read", "KEY=VALUE"]),
+        ("gan..steps=7", ["cannot be read"]),
+        ("=7", ["cannot be read"]),
+        ("sample_captions=[a", ["--set 'sample_captions=[a'", "not YAML"]),
+        ("name=2001-99-99", ["not YAML"]),
+    ],
+)
+def test_an_assignment_that_does_not_fit_is_named_in_one_line(
+    tmp_path: Path, assignment: str, named: list[str]
+) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text("name: mine\n", encoding="utf-8")
+    with pytest.raises(ConfigError) as caught:
+        load_config(path, [assignment])
+    assert "\n" not in caught.value.message
+    for part in named:
+        assert part in caught.value.message
+
+
 @pytest.mark.parametrize("content", [b"name: [", b"\xff\xfe\x00", b"!!python/object/apply:os.system ['true']"])
 def test_unreadable_files_are_user_errors(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "broken.yaml"

@@ -14,8 +14,8 @@ from torch import Tensor
 
 from t2i_engine.cli import main
 from tests.training.random_weights import randomised
+from tests.training.runs import TINY, assert_same
 from tests.training.test_learning import config, trainers
-from tests.training.test_run import TINY, assert_same
 from training.checkpoint import load_checkpoint
 from training.distributed import joined
 

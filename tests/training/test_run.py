@@ -14,17 +14,14 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from click.testing import CliRunner, Result
 from PIL import Image
 
 from export.pipeline import export_bundle
 from t2i_engine.bundle import ModelSizes
-from t2i_engine.cli import main
+from tests.training.runs import TINY, assert_same, config_file, train
 from training.checkpoint import load_checkpoint, load_model, save_checkpoint
 from training.gan import GanTrainer
 from training.stepping import Losses
-
-TINY = Path(__file__).parents[2] / "training" / "configs" / "tiny.yaml"
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -32,38 +29,6 @@ def _cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.getbasetemp() / "cache"))
         yield
-
-
-def train(*arguments: object) -> Result:
-    return CliRunner().invoke(main, ["train", *map(str, arguments)])
-
-
-def config_file(folder: Path, **changes: object) -> Path:
-    """The tiny config with other values, given per section."""
-    content = yaml.safe_load(TINY.read_text(encoding="utf-8"))
-    for key, value in changes.items():
-        content[key] = {**content.get(key, {}), **value} if isinstance(value, dict) else value
-    path = folder / "changed.yaml"
-    path.write_text(yaml.safe_dump(content), encoding="utf-8")
-    return path
-
-
-def assert_same(one: object, other: object, where: str = "") -> None:
-    """Compares nested containers of tensors bit for bit."""
-    if isinstance(one, torch.Tensor):
-        assert isinstance(other, torch.Tensor)
-        assert torch.equal(one, other), where
-    elif isinstance(one, dict):
-        assert isinstance(other, dict)
-        assert one.keys() == other.keys(), where
-        for key in one:
-            assert_same(one[key], other[key], f"{where}.{key}")
-    elif isinstance(one, list | tuple):
-        assert isinstance(other, list | tuple)
-        for i, (left, right) in enumerate(zip(one, other, strict=True)):
-            assert_same(left, right, f"{where}.{i}")
-    elif not where.endswith(("seconds", "hours")):
-        assert one == other, where
 
 
 def stop_at(monkeypatch: pytest.MonkeyPatch, number_to_stop_at: int) -> None:
@@ -76,15 +41,6 @@ def stop_at(monkeypatch: pytest.MonkeyPatch, number_to_stop_at: int) -> None:
         return step(trainer, number)
 
     monkeypatch.setattr(GanTrainer, "step", stop)
-
-
-@pytest.fixture(scope="module")
-def straight(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A finished tiny run."""
-    folder = tmp_path_factory.mktemp("runs") / "straight"
-    result = train(TINY, "--out", folder)
-    assert result.exit_code == 0, result.output
-    return folder
 
 
 def test_a_run_leaves_a_checkpoint_samples_losses_and_what_it_was_made_with(straight: Path) -> None:
@@ -121,30 +77,61 @@ def test_a_stopped_and_resumed_run_ends_bit_for_bit_as_an_unbroken_one(
     assert_same(load_checkpoint(straight / "checkpoint.pt"), resumed)
 
 
-def test_a_killed_run_resumes_to_the_same_end(tmp_path: Path) -> None:
-    """In processes of their own: other tests leave another number of threads, which sums in another order."""
+def start(script: str, folder: Path, *options: str) -> subprocess.Popen[bytes]:
+    """Trains in a process of its own: other tests leave another number of threads, which sums in another order."""
+    command = [sys.executable, "-c", script, "train", str(TINY), "--out", str(folder), *options]
+    return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
-    def start(folder: Path, *options: str) -> subprocess.Popen[bytes]:
-        command = [
-            sys.executable,
-            "-c",
-            "from t2i_engine.cli import main; main()",
-            "train",
-            str(TINY),
-            "--out",
-            str(folder),
-        ]
-        return subprocess.Popen([*command, *options], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
-    assert start(tmp_path / "unbroken").wait() == 0
+TRAIN = "from t2i_engine.cli import main; main()"
+KILLED_WHILE_WRITING = f"""
+import io, os, signal, torch
+written, save = [], torch.save
+
+def half(content, file):
+    whole = io.BytesIO()
+    save(content, whole)
+    written.append(whole.getvalue())
+    if len(written) == 4:  # the third checkpoint is there, of step 3 of the GAN
+        file.write(written[-1][: len(written[-1]) // 2])
+        file.flush()
+        os.kill(os.getpid(), signal.SIGKILL)
+    file.write(written[-1])
+
+torch.save = half
+{TRAIN}
+"""
+
+
+@pytest.fixture(scope="module")
+def unbroken(tmp_path_factory: pytest.TempPathFactory) -> dict[str, object]:
+    """The checkpoint of a run that nothing befell."""
+    folder = tmp_path_factory.mktemp("runs") / "unbroken"
+    assert start(TRAIN, folder).wait() == 0
+    return load_checkpoint(folder / "checkpoint.pt")
+
+
+def test_a_killed_run_resumes_to_the_same_end(tmp_path: Path, unbroken: dict[str, object]) -> None:
     folder = tmp_path / "killed"
-    process = start(folder)
+    process = start(TRAIN, folder)
     while not (folder / "checkpoint.pt").exists() and process.poll() is None:
         time.sleep(0.01)
     process.send_signal(signal.SIGKILL)
     process.wait()
-    assert start(folder, "--resume").wait() == 0
-    assert_same(load_checkpoint(tmp_path / "unbroken" / "checkpoint.pt"), load_checkpoint(folder / "checkpoint.pt"))
+    assert start(TRAIN, folder, "--resume").wait() == 0
+    assert_same(unbroken, load_checkpoint(folder / "checkpoint.pt"))
+
+
+def test_a_run_killed_while_it_writes_a_checkpoint_resumes_to_the_same_end(
+    tmp_path: Path, unbroken: dict[str, object]
+) -> None:
+    folder = tmp_path / "killed"
+    assert start(KILLED_WHILE_WRITING, folder).wait() == -signal.SIGKILL
+    assert list(folder.glob(".*.tmp"))
+    assert load_checkpoint(folder / "checkpoint.pt")["state"]["position"]["steps"] == {"damsm": 4, "gan": 3}
+    assert start(TRAIN, folder, "--resume").wait() == 0
+    assert_same(unbroken, load_checkpoint(folder / "checkpoint.pt"))
+    assert not list(folder.glob(".*.tmp"))
 
 
 def test_resuming_a_finished_run_changes_nothing(straight: Path) -> None:

@@ -57,6 +57,17 @@ def load_training_data(
     return _Kept(config, listing, rendered)
 
 
+def read_vocabulary(config: DataConfig) -> tuple[str, ...]:
+    """The words of a config's data set, for which no picture is read or drawn and nothing is written.
+
+    Those of synthbirds are of the first 2,000 pictures. Raises `DataError`.
+    """
+    source = open_source(config.source, min(config.pictures, 2_000))
+    listing = source.listing("train")
+    require_usable(config.source, "train", len(listing.items), listing.problems)
+    return build_vocabulary(caption for item in listing.items for caption in item.captions)
+
+
 class _Kept:
     """Pictures that are made once and kept."""
 

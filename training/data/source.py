@@ -45,6 +45,10 @@ class Item(Protocol):
     def key(self) -> str:
         """The key of its example."""
 
+    @property
+    def captions(self) -> tuple[str, ...]:
+        """The captions of its example, without its picture."""
+
     def load(self, side: int) -> Example:
         """Reads or draws it, R = `side`. Raises `BrokenPictureError`."""
 

@@ -16,7 +16,7 @@ from training.evaluation.report import percent, table
 from training.evaluation.samples import Sample
 from training.evaluation.subject import Pixels
 from training.matching import State, backbone_of, of_bundle, of_checkpoint
-from training.models.image_encoder import BACKBONES, ImageEncoder, InceptionV3
+from training.models.image_encoder import ImageEncoder, open_backbone
 from training.models.text_encoder import TextEncoder
 from training.weights import read_model
 
@@ -65,7 +65,7 @@ def load_encoders(model: str) -> MatchingEncoders:
         )
     name = backbone_of(provenance)
     # Frozen backbones are in the checkpoint too: nothing is fetched.
-    backbone = InceptionV3(pretrained=False) if name == "inception-v3" else BACKBONES[name]()
+    backbone = open_backbone(name, pretrained=False)
     image_encoder = ImageEncoder(backbone, text_encoder.rnn.hidden_size * 2).eval()
     image_encoder.load_state_dict(state)
     return MatchingEncoders(Tokenizer(words), text_encoder, image_encoder)

