@@ -13,6 +13,7 @@ from training.data.synthbirds import SynthBirds
 from training.models.text_to_image import TextToImage
 
 SEED = 0
+SIDE = 256
 DESCRIBED = 200  # birds whose captions give the vocabulary
 
 # Over what keeps the variance behind a leaky ReLU: a residual adds half, a condition moves scales and shifts by a
@@ -20,9 +21,9 @@ DESCRIBED = 200  # birds whose captions give the vocabulary
 _GAINS = {"c2": 0.5, "linear2": 0.2, "to_rgb.1": 0.11}
 
 
-def paper_sizes(words: int) -> ModelSizes:
-    """R = 256, nf = 32, Z = 100, S = 256, with both contributions that live in the generator."""
-    return ModelSizes(256, 32, 100, 256, 300, words, conditioning_augmentation=True, adaptive_block=True)
+def paper_sizes(words: int, side: int = SIDE) -> ModelSizes:
+    """R = 256 unless another is asked for, nf = 32, Z = 100, S = 256, with both contributions of the generator."""
+    return ModelSizes(side, 32, 100, 256, 300, words, conditioning_augmentation=True, adaptive_block=True)
 
 
 def paper_words() -> tuple[str, ...]:
@@ -31,11 +32,11 @@ def paper_words() -> tuple[str, ...]:
     return build_vocabulary(caption for number in range(DESCRIBED) for caption in birds.captions(number))
 
 
-def make_paper_model(words: int) -> TextToImage:
+def make_paper_model(words: int, side: int = SIDE) -> TextToImage:
     """The model with a vocabulary of that many words, in evaluation mode; the same weights every time."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(SEED)
-        model = TextToImage(paper_sizes(words))
+        model = TextToImage(paper_sizes(words, side))
         for name, module in model.generator.named_modules():
             if isinstance(module, nn.Linear | nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, a=0.2)

@@ -2,6 +2,7 @@
 
 import contextlib
 import hashlib
+import io
 import math
 import os
 import re
@@ -9,6 +10,7 @@ import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 import numpy.typing as npt
@@ -46,6 +48,12 @@ class Picture:
         suffix and `OutputError` where the file cannot be written.
         """
         return _save(self.pixels, Path(path), _texts(self.caption, str(self.seed), self))
+
+    def to_png(self) -> bytes:
+        """The content of the PNG file that `save` would write."""
+        file = io.BytesIO()
+        _encode(self.pixels, file, "PNG", _texts(self.caption, str(self.seed), self))
+        return file.getvalue()
 
 
 @dataclass(frozen=True, eq=False)
@@ -129,17 +137,11 @@ def _texts(caption: str, seeds: str, picture: Picture) -> dict[str, str]:
 
 
 def _save(pixels: Pixels, path: Path, texts: Mapping[str, str]) -> Path:
-    from PIL import Image
-    from PIL.PngImagePlugin import PngInfo
-
     kind = suffix_format(path)
-    chunks = PngInfo()
-    for key, text in texts.items():
-        chunks.add_text(key, text)
     partial = path.parent / f".{os.getpid()}-{_digest(path.name)}.partial"
     try:
         with partial.open("wb") as file:
-            Image.fromarray(pixels).save(file, kind, pnginfo=chunks, quality=95)  # each format takes what it knows
+            _encode(pixels, file, kind, texts)
         partial.replace(path)
     except (OSError, ValueError) as error:  # ValueError: a NUL in the path
         raise OutputError(
@@ -149,6 +151,16 @@ def _save(pixels: Pixels, path: Path, texts: Mapping[str, str]) -> Path:
         with contextlib.suppress(OSError, ValueError):
             partial.unlink()
     return path
+
+
+def _encode(pixels: Pixels, file: IO[bytes], kind: str, texts: Mapping[str, str]) -> None:
+    from PIL import Image
+    from PIL.PngImagePlugin import PngInfo
+
+    chunks = PngInfo()
+    for key, text in texts.items():
+        chunks.add_text(key, text)
+    Image.fromarray(pixels).save(file, kind, pnginfo=chunks, quality=95)  # each format takes what it knows
 
 
 def _digest(*texts: str) -> str:

@@ -1,0 +1,168 @@
+"""Work counted from an ONNX file: FLOP of every matrix product and convolution, and the bytes that these must move.
+
+A multiplication and an addition count as two. Everything between the products is taken as free and fused into them: what
+is counted is the least that the graph's arithmetic asks for, not what a runtime does. Each product reads its inputs and
+weights and writes its output once. PyTorch's own work is counted by the same rules from a model without data.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+from typing import Any
+
+import onnx
+from onnx import helper, shape_inference
+
+from t2i_engine.bundle import ModelSizes, graphs_of
+from t2i_engine.formats import GENERATOR
+
+Shapes = Mapping[str, tuple[int, ...]]
+
+
+@dataclass(frozen=True)
+class Work:
+    """Of one call."""
+
+    flop: float
+    int8_flop: float
+    """The part of `flop` whose operands are 8 bits wide."""
+    bytes: float
+    weight_bytes: float
+    """The part of `bytes` that does not grow with the batch."""
+
+
+class UncountedError(ValueError):
+    """A product whose shapes are not known: nothing is guessed."""
+
+
+def count_work(file: Path, sizes: Mapping[str, int], float_bytes: int = 4) -> Work:
+    """Counts a graph for sizes of its letters, such as `{"B": 1, "T": 12}`.
+
+    `float_bytes` is what a float32 takes where the file is computed in fewer bits. Raises `UncountedError`.
+    """
+    graph = _sized(onnx.load(file), sizes)
+    shapes = {value.name: _shape(value) for value in (*graph.input, *graph.output, *graph.value_info)}
+    weights = {tensor.name for tensor in graph.initializer}
+    shapes |= {tensor.name: tuple(tensor.dims) for tensor in graph.initializer}
+    widths = {tensor.name: _width(tensor.data_type) for tensor in graph.initializer}
+    widths |= {value.name: _width(value.type.tensor_type.elem_type) for value in graph.value_info}
+    quantized = {node.output[0]: node.input[0] for node in graph.node if node.op_type == "DequantizeLinear"}
+    constants = weights | {output for output, source in quantized.items() if source in weights}
+
+    def moved(name: str) -> float:
+        width = widths.get(quantized.get(name, name), 4)
+        return prod(_known(shapes, name)) * (float_bytes if width == 4 else width)
+
+    flop = int8 = moving = constant = 0.0
+    for node in graph.node:
+        products = _flop(node, shapes)
+        if products:
+            flop += products
+            int8 += products if all(name in quantized for name in node.input[:2]) else 0
+            read = [name for name in node.input if name and _is_data(name, shapes)]
+            moving += sum(map(moved, [*read, *(name for name in node.output if name)]))
+            constant += sum(moved(name) for name in read if name in constants)
+    return Work(flop, int8, moving, constant)
+
+
+def count_pytorch(sizes: ModelSizes, batch: int, float_bytes: int = 4) -> Work:
+    """Counts the generator as PyTorch runs it, with PyTorch's own formulas, on tensors that have shapes alone."""
+    import torch
+    from torch import Tensor
+    from torch.utils._python_dispatch import TorchDispatchMode
+    from torch.utils._pytree import tree_leaves
+    from torch.utils.flop_counter import flop_registry
+
+    from training.models.generator import Generator
+
+    class Counter(TorchDispatchMode):
+        def __init__(self) -> None:
+            super().__init__()  # type: ignore[no-untyped-call]  # PyTorch's own has no types
+            self.flop = self.moved = self.constant = 0.0
+
+        def __torch_dispatch__(
+            self,
+            func: Any,
+            types: Any,
+            args: tuple[Any, ...] = (),
+            kwargs: dict[str, Any] | None = None,  # noqa: ANN401
+        ) -> object:
+            found = func(*args, **(kwargs or {}))
+            formula: Callable[..., int] | None = flop_registry.get(func._overloadpacket)
+            if formula is not None:
+                self.flop += formula(*args, **(kwargs or {}), out_val=found)
+                read = [leaf for leaf in tree_leaves(args) if isinstance(leaf, Tensor)]
+                self.moved += float_bytes * sum(tensor.numel() for tensor in (*read, found))
+                fixed = [tensor for tensor in read if {id(tensor), id(tensor._base)} & weights]
+                self.constant += float_bytes * sum(tensor.numel() for tensor in fixed)
+            return found
+
+    with torch.device("meta"):
+        generator = Generator(sizes).eval()
+        inputs = [torch.empty(batch, *tensor.shape[1:]) for tensor in graphs_of(sizes)[GENERATOR].inputs]  # type: ignore[arg-type]
+    weights = {id(parameter) for parameter in generator.parameters()}
+    with Counter() as counter, torch.no_grad():
+        generator(*inputs)
+    return Work(counter.flop, 0.0, counter.moved, counter.constant)
+
+
+def form_of(file: Path) -> str:
+    """How a generator's graph computes upsample + convolution: a value of `Form`."""
+    kinds = {node.op_type for node in onnx.load(file, load_external_data=False).graph.node}
+    if "DepthToSpace" in kinds:
+        return "phases"
+    return "transposed" if "ConvTranspose" in kinds else "trained"
+
+
+def _flop(node: onnx.NodeProto, shapes: Shapes) -> float:
+    if node.op_type == "Conv":
+        return 2 * prod(_known(shapes, node.output[0])) * prod(_known(shapes, node.input[1])[1:])
+    if node.op_type == "ConvTranspose":
+        return 2 * prod(_known(shapes, node.input[0])) * prod(_known(shapes, node.input[1])[1:])
+    if node.op_type == "MatMul":
+        return 2 * prod(_known(shapes, node.output[0])) * _known(shapes, node.input[0])[-1]
+    if node.op_type == "Gemm":
+        transposed = any(attribute.name == "transA" and attribute.i for attribute in node.attribute)
+        return 2 * prod(_known(shapes, node.output[0])) * _known(shapes, node.input[0])[0 if transposed else 1]
+    if node.op_type == "LSTM":
+        steps, batch, _ = _known(shapes, node.input[0])
+        return 2 * steps * batch * sum(prod(_known(shapes, name)) for name in node.input[1:3])
+    return 0
+
+
+def _sized(model: onnx.ModelProto, sizes: Mapping[str, int]) -> onnx.GraphProto:
+    """The graph with its letters replaced by sizes, and the shapes of everything in it."""
+    for value in model.graph.input:
+        for dimension in value.type.tensor_type.shape.dim:
+            if dimension.dim_param:
+                dimension.dim_value = _size(sizes, dimension.dim_param)
+    for value in model.graph.output:  # inferred anew
+        value.type.tensor_type.ClearField("shape")
+    del model.graph.value_info[:]
+    return shape_inference.infer_shapes(model, data_prop=True).graph
+
+
+def _size(sizes: Mapping[str, int], letter: str) -> int:
+    if letter not in sizes:
+        raise UncountedError(f"the size {letter} is not given")
+    return sizes[letter]
+
+
+def _known(shapes: Shapes, name: str) -> tuple[int, ...]:
+    shape = shapes.get(name)
+    if shape is None or 0 in shape:
+        raise UncountedError(f"the shape of {name!r} is not known")
+    return shape
+
+
+def _shape(value: onnx.ValueInfoProto) -> tuple[int, ...]:
+    return tuple(dimension.dim_value for dimension in value.type.tensor_type.shape.dim)
+
+
+def _width(kind: int) -> int:
+    return int(helper.tensor_dtype_to_np_dtype(kind).itemsize)
+
+
+def _is_data(name: str, shapes: Shapes) -> bool:
+    return 0 not in shapes.get(name, (0,))
