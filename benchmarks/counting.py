@@ -1,8 +1,8 @@
 """Work counted from an ONNX file: FLOP of every matrix product and convolution, and the bytes that these must move.
 
-A multiplication and an addition count as two. Everything between the products is taken as free and fused into them: what
-is counted is the least that the graph's arithmetic asks for, not what a runtime does. Each product reads its inputs and
-weights and writes its output once. PyTorch's own work is counted by the same rules from a model without data.
+A multiplication and an addition count as two. Everything between the products is taken as free and fused into them:
+what is counted is the least that the graph's arithmetic asks for, not what a runtime does. Each product reads its
+inputs and weights and writes its output once. PyTorch's own work is counted alike, from a model without data.
 """
 
 from collections.abc import Callable, Mapping
@@ -83,10 +83,10 @@ def count_pytorch(sizes: ModelSizes, batch: int, float_bytes: int = 4) -> Work:
 
         def __torch_dispatch__(
             self,
-            func: Any,
-            types: Any,
+            func: Any,  # noqa: ANN401  (PyTorch's own has no type that fits)
+            types: object,
             args: tuple[Any, ...] = (),
-            kwargs: dict[str, Any] | None = None,  # noqa: ANN401
+            kwargs: dict[str, Any] | None = None,
         ) -> object:
             found = func(*args, **(kwargs or {}))
             formula: Callable[..., int] | None = flop_registry.get(func._overloadpacket)

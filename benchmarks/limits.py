@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 import numpy as np
 import torch
 
+from benchmarks.machine import has_bf16
 from benchmarks.report import HOW_LIMITS
 
 SECONDS = 0.6  # per figure
@@ -27,7 +28,7 @@ def measure_limits(device: str, threads: int) -> dict[str, float | None]:
 
 
 def _on_cpu(threads: int) -> Iterator[tuple[str, float]]:
-    for name, dtype, side in (("fp32", torch.float32, 1536), ("bf16", torch.bfloat16, 1024)):
+    for name, dtype, side in (("fp32", torch.float32, 1536), ("bf16", torch.bfloat16, 1536 if has_bf16() else 256)):
         first, second = (torch.randn(side, side).to(dtype) for _ in range(2))
         out = torch.empty(side, side, dtype=dtype)
         yield name, 2 * side**3 / _best(lambda a=first, b=second, c=out: torch.mm(a, b, out=c)) / 1e9

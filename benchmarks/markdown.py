@@ -7,7 +7,8 @@ from benchmarks.tables import Table, all_tables
 def as_markdown(report: Report) -> str:
     """Every table, the most wanted first; warnings above them all."""
     machine = report.machine
-    title = f"# Benchmark of {report.network.name}\n\n{machine.cpu}, {machine.usable_processors} processors, {report.created}"
+    where = f"{machine.cpu}, {machine.usable_processors} processors, {report.created}"
+    title = f"# Benchmark of {report.network.name}\n\n{where}"
     warnings = [f"> **{warning[0].upper()}{warning[1:]}.**" for warning in report.warnings]
     return "\n\n".join([title, *warnings, *map(table_as_markdown, all_tables(report))]) + "\n"
 

@@ -62,8 +62,7 @@ def measure(
     while blocks:
         wave: list[Timed] = []
         try:
-            for timed in _opened(blocks, material, scratch, found, report):
-                wave.append(timed)
+            wave += _opened(blocks, material, scratch, found, report)
             done += len(wave)
             rest = sum(map(len, blocks))
             _go_through(wave, material, seconds * len(wave) / max(1, len(wave) + rest), found, report)

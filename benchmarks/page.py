@@ -26,12 +26,10 @@ def as_html(report: Report) -> str:
     names = list(dict.fromkeys(one.case.row for one in of_bundle(report)))
     colours = {name: number for number, name in enumerate(sorted(names))}
     tables = all_tables(report)
-    return templates.get_template(
-        "report.html"
-    ).render(
+    return templates.get_template("report.html").render(
         report=report,
-        plots=[(plot, Markup(plot.svg)) for plot in all_plots(report, colours)],  # noqa: S704  (drawn here, texts escaped)
-        legend=[(name, Markup(plots.key(number))) for name, number in colours.items()],  # noqa: S704
+        plots=[(plot, Markup(plot.svg)) for plot in all_plots(report, colours)],
+        legend=[(name, Markup(plots.key(number))) for name, number in colours.items()],
         shown=tables[:OPEN],
         folded=tables[OPEN:],
     )
@@ -96,25 +94,33 @@ def _roofline(report: Report, colours: dict[str, int]) -> Plot | None:
         if facts:
             batch = one.case.batch
             moved = facts.weight_megabytes + batch * (facts.megabytes - facts.weight_megabytes)
-            points.append(
-                (one.case.row, 1000 * batch * facts.gflop / moved, 1000 * batch * facts.gflop / one.generator.p50)
-            )
+            work = 1000 * batch * facts.gflop
+            points.append((one.case.row, work / moved, work / one.generator.p50))
     if not limit or not limit.bandwidth or not points:
         return None
     rates = {name: rate for name in ("fp32", "fp16", "bf16", "int8") if (rate := getattr(limit, name))}
     low, high = min(x for _, x, _ in points) / 4, max(x for _, x, _ in points) * 4
-    guides = []
-    for name, rate in rates.items():
-        ridge = rate / limit.bandwidth
-        start = (low, low * limit.bandwidth) if low < ridge else (low, rate)
-        guides.append(Guide(f"{name} {rate:.0f}", [start, (max(low, min(ridge, high)), min(rate, high * limit.bandwidth)),
-                                                   (high, min(rate, high * limit.bandwidth))]))  # fmt: skip
     across = Axis("operations per byte", low, high, True)
     up = Axis.around("10⁹ operations per second", [*(y for _, _, y in points), *rates.values()], True)
+    start = min(max(low, up.low / limit.bandwidth), high)
+    guides = [
+        Guide(
+            f"{name} {rate:.0f}",
+            [(x, min(rate, x * limit.bandwidth)) for x in (start, _bend(rate, limit, start, high), high)],
+        )
+        for name, rate in rates.items()
+    ]
     series = [Series(name, [(x, y)]) for name, x, y in points]
-    inside = [Guide(guide.name, [(x, max(y, up.low)) for x, y in guide.points]) for guide in guides]
-    note = f"The generator, {where}. Lines: this machine's matrix products, and left of the bend its memory ({limit.bandwidth:.0f} GB/s)."
-    return plots.chart("Roofline", across, up, series, colours, inside, note)
+    note = (
+        f"The generator, {where}. Lines: this machine's matrix products, and left of the bend its memory "
+        f"({limit.bandwidth:.0f} GB/s)."
+    )
+    return plots.chart("Roofline", across, up, series, colours, guides, note)
+
+
+def _bend(rate: float, limit: Limit, low: float, high: float) -> float:
+    """Where memory stops being what limits."""
+    return min(max(rate / (limit.bandwidth or 1), low), high)
 
 
 def _against(report: Report, colours: dict[str, int], what: str) -> Plot | None:

@@ -51,7 +51,8 @@ class Worker:
 
     def ask(self, do: str, **request: Any) -> Any:  # noqa: ANN401  (JSON)
         """Sends a request and waits for what it finds. Raises `WorkerError` where it fails or the process dies."""
-        assert self._process.stdin and self._process.stdout
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
         try:
             self._process.stdin.write(json.dumps({"do": do, **request}) + "\n")
             self._process.stdin.flush()

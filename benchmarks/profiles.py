@@ -34,7 +34,7 @@ def profile_onnxruntime(bundle: Bundle, row: Format, feeds: Mapping[str, Array],
     runs = [event for event in events if event["name"] == "model_run"]
     nodes = [event for event in events if event.get("cat") == "Node" and event["name"].endswith("_kernel_time")]
     warm = [event for event in nodes if event["ts"] >= runs[1]["ts"]]
-    return _summed(((event["args"]["op_name"], event["dur"] / 1000 / CALLS) for event in warm))
+    return _summed((event["args"]["op_name"], event["dur"] / 1000 / CALLS) for event in warm)
 
 
 def profile_openvino(bundle: Bundle, row: Format, feeds: Mapping[str, Array], threads: int) -> Operators:

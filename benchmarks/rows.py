@@ -1,4 +1,4 @@
-"""What is measured: every row of the table of formats, and what one would use without this project, as rows like them."""
+"""What is measured: every row of the table of formats, and beside them what one would use without this project."""
 
 import shutil
 from collections.abc import Callable

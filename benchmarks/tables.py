@@ -65,10 +65,10 @@ def speed(report: Report) -> Table:
         ("row", "precision", "batch", "threads", "request, ms", "pictures/s", "× PyTorch eager", "generator, ms",
          "× PyTorch eager", "of the limit", "memory", "files", "PSNR, dB"),
         rows,
-        "A request is captions in, encoded PNG files out. Times are medians (95 % confidence interval); × PyTorch eager is "
-        "the ratio of times within rounds. Of the limit: the time that the machine's own matrix products or memory allow "
-        "for the generator's arithmetic, as a share of the generator's time. Memory is the most that the process of the "
-        "case had resident. PSNR is of the worst picture against PyTorch in fp32.",
+        "A request is captions in, encoded PNG files out. Times are medians (95 % confidence interval); × PyTorch "
+        "eager is the ratio of times within rounds. Of the limit: the time that the machine's own matrix products or "
+        "memory allow for the generator's arithmetic, as a share of the generator's time. Memory is the most that the "
+        "process of the case had resident. PSNR is of the worst picture against PyTorch in fp32.",
     )  # fmt: skip
 
 
@@ -93,7 +93,8 @@ def latencies(report: Report) -> Table:
 def fidelity(report: Report) -> Table:
     """Differences from PyTorch."""
     rows = [
-        (row.row, row.network, row.precision, row.form, *map(_difference, (row.differences.sentence, row.differences.image)),
+        (row.row, row.network, row.precision, row.form,
+         _difference(row.differences.sentence), _difference(row.differences.image),
          "∞" if row.differences.pixels is None else f"{row.differences.pixels}", psnr(row))
         for row in report.rows
     ]  # fmt: skip
@@ -120,13 +121,14 @@ def openings(report: Report) -> Table:
     for one in of_bundle(report):
         facts = report.facts(one.case)
         first = f"{facts.first_opening:.0f}" if facts else ""
-        times = (first, f"{one.importing:.0f}", f"{one.opening:.0f}", f"{one.first_call:.1f}", f"{one.request.p50:.1f}")
-        rows.append((*_key(one.case), *times, f"{one.warm_up}{'' if one.steady else ', not steady'}"))
-    head = ("row", "precision", "batch", "threads", "first opening", "import", "opening", "first request", "warm request",
-            "warm-up calls")  # fmt: skip
+        calls = f"{one.first_call:.1f}", f"{one.request.p50:.1f}"
+        times = first, f"{one.importing:.0f}", f"{one.opening:.0f}"
+        rows.append((*_key(one.case), *times, *calls, f"{one.warm_up}{'' if one.steady else ', not steady'}"))
+    head = ("row", "precision", "batch", "threads", "first opening", "import", "opening", "first request",
+            "warm request", "warm-up calls")  # fmt: skip
     note = (
-        "Milliseconds, without the start of Python. The first opening is on a machine that has kept nothing: it imports and "
-        "compiles. Opening and importing again, from what was kept, is what every later process does."
+        "Milliseconds, without the start of Python. The first opening is on a machine that has kept nothing: it "
+        "imports and compiles. Opening and importing again, from what was kept, is what every later process does."
     )
     return Table("Opening and first call", head, rows, note)
 
@@ -180,9 +182,9 @@ def work(report: Report) -> Table:
     )
     note = (
         "For one picture, counted from the ONNX file (of PyTorch's rows from the model): every convolution and matrix "
-        "product, two operations for a multiplication and an addition; bytes are their inputs, weights and outputs, each "
-        f"once. A caption has {report.words} words. A runtime that multiplies less, as Winograd's convolutions do, can pass "
-        "the limit."
+        "product, two operations for a multiplication and an addition; bytes are their inputs, weights and outputs, "
+        f"each once. Each caption has {report.words} words. A runtime that multiplies less, as by Winograd's "
+        "convolutions, can pass the limit."
     )
     return Table("Work", head, rows, note)
 

@@ -1,0 +1,76 @@
+"""Work counted from ONNX files: what is known by hand, and what PyTorch counts itself."""
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from benchmarks.counting import UncountedError, count_pytorch, count_work, form_of
+from export.onnx_graphs import build_generator, build_text_encoder
+from t2i_engine.formats import Form
+from tests.tiny_model import SIZES, make_model
+
+
+def graph_of(tmp_path: Path, node: onnx.NodeProto, x: list[int | str], weights: dict[str, tuple[int, ...]]) -> Path:
+    tensors = [numpy_helper.from_array(np.zeros(shape, np.float32), name) for name, shape in weights.items()]
+    given = helper.make_tensor_value_info("x", TensorProto.FLOAT, x)
+    made = helper.make_tensor_value_info("y", TensorProto.FLOAT, None)
+    graph = helper.make_graph([node], "one", [given], [made], tensors)
+    file = tmp_path / "one.onnx"
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)]), file)
+    return file
+
+
+def test_a_convolution(tmp_path: Path) -> None:
+    node = helper.make_node("Conv", ["x", "w"], ["y"], pads=[1, 1, 1, 1])
+    work = count_work(graph_of(tmp_path, node, ["B", 3, 8, 8], {"w": (5, 3, 3, 3)}), {"B": 2})
+    assert work.flop == 2 * (2 * 5 * 8 * 8) * (3 * 3 * 3)
+    assert work.weight_bytes == 4 * 5 * 3 * 3 * 3
+    assert work.bytes == 4 * (2 * 3 * 64 + 5 * 3 * 9 + 2 * 5 * 64)
+
+
+def test_a_grouped_and_a_transposed_convolution(tmp_path: Path) -> None:
+    grouped = helper.make_node("Conv", ["x", "w"], ["y"], group=4)
+    assert count_work(graph_of(tmp_path, grouped, ["B", 4, 6, 6], {"w": (4, 1, 3, 3)}), {"B": 1}).flop == 2 * 4 * 16 * 9
+    node = helper.make_node("ConvTranspose", ["x", "w"], ["y"], strides=[2, 2], pads=[1, 1, 1, 1])
+    work = count_work(graph_of(tmp_path, node, ["B", 3, 4, 4], {"w": (3, 5, 4, 4)}), {"B": 1})
+    assert work.flop == 2 * (3 * 4 * 4) * (5 * 4 * 4)
+
+
+def test_fewer_bits_move_fewer_bytes(tmp_path: Path) -> None:
+    file = graph_of(tmp_path, helper.make_node("MatMul", ["x", "w"], ["y"]), ["B", 7], {"w": (7, 9)})
+    assert count_work(file, {"B": 3}).bytes == 2 * count_work(file, {"B": 3}, float_bytes=2).bytes
+
+
+def test_a_size_that_is_not_given_is_not_guessed(tmp_path: Path) -> None:
+    file = graph_of(tmp_path, helper.make_node("MatMul", ["x", "w"], ["y"]), ["B", 7], {"w": (7, 9)})
+    with pytest.raises(UncountedError, match="B is not given"):
+        count_work(file, {})
+
+
+@pytest.mark.parametrize("batch", [1, 3])
+def test_the_graph_as_trained_has_the_work_that_pytorch_counts(tmp_path: Path, batch: int) -> None:
+    file = tmp_path / "generator.onnx"
+    file.write_bytes(build_generator(make_model(), Form.TRAINED).content)
+    assert count_work(file, {"B": batch}) == count_pytorch(SIZES, batch)
+    assert form_of(file) == Form.TRAINED
+
+
+def test_the_fold_saves_work_and_int8_is_told_apart(tiny_bundle: Path) -> None:
+    folded = count_work(tiny_bundle / "generator.onnx", {"B": 1})
+    quantized = count_work(tiny_bundle / "generator.int8.onnx", {"B": 1})
+    assert folded.flop < count_pytorch(SIZES, 1).flop
+    assert folded.int8_flop == 0
+    assert 0 < quantized.int8_flop < quantized.flop == folded.flop
+    assert quantized.bytes < folded.bytes
+    assert form_of(tiny_bundle / "generator.onnx") == Form.PHASES
+
+
+def test_an_lstm_is_counted_for_every_token_and_direction(tmp_path: Path) -> None:
+    file = tmp_path / "text_encoder.onnx"
+    file.write_bytes(build_text_encoder(make_model()).content)
+    hidden = SIZES.sentence_width // 2
+    per_token = 2 * 2 * 4 * hidden * (SIZES.embedding_width + hidden)
+    assert count_work(file, {"B": 2, "T": 5}).flop == 2 * 5 * per_token
