@@ -140,7 +140,7 @@ def _one_of_each_row(plan: Plan) -> list[Case]:
 def _examine(run: Run, case: Case, material: Material, scratch: Path) -> None:
     run.say(f"examining {case.row}, {case.network}")
     try:
-        run.facts.append(examination.examine(case, material, scratch))
+        run.facts.append(examination.examine(case, material, scratch, run.say))
     except (WorkerError, ValueError) as error:  # ValueError: a graph that cannot be counted
         run.findings.failed |= {
             str(one): str(error) for one in run.plan.cases if (one.row, one.network) == (case.row, case.network)
@@ -193,9 +193,10 @@ def _known(run: Run) -> set[str]:
 
 def _warnings(load: Load, measured: list[Measured], missing: list[str]) -> Iterator[str]:
     if load.busy:
+        during = f" and up to {max(load.during):.2f} during its rounds" if load.during else ""
         yield (
-            f"the machine was busy: others used {load.before:.2f} processors before the run and up to "
-            f"{max(load.during, default=0):.2f} during its rounds; measure again on a quiet machine"
+            f"the machine was busy: others used {load.before:.2f} processors before the run{during}; "
+            "measure again on a quiet machine"
         )
     unsteady = [str(one.case) for one in measured if not one.steady]
     if unsteady:

@@ -1,11 +1,11 @@
 """What is true of a row whatever the batch: its first opening, its files, its work, and how far it is from PyTorch."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 from benchmarks.counting import Work, count_pytorch, count_work, form_of
 from benchmarks.material import WORDS, Material
-from benchmarks.measurement import folder_of
-from benchmarks.processes import Worker
+from benchmarks.processes import Worker, WorkerError
 from benchmarks.report import Case, Differences, Limit, RowFacts
 from benchmarks.rows import REFERENCE, find_row
 from t2i_engine.bundle import Bundle
@@ -14,14 +14,22 @@ from t2i_engine.formats import GENERATOR, TEXT_ENCODER, Form
 _WIDTHS = {"bf16": 2, "fp16": 2}  # bytes of what a file, or PyTorch, has in float32
 
 
-def examine(case: Case, material: Material, scratch: Path) -> RowFacts:
-    """Opens a row in a process of its own, with nothing kept from earlier. Raises `WorkerError` where that fails."""
-    row, folder = find_row(case.row), folder_of(case, material)
-    reference = material.references.get(case.network) or material.references[row.material]
+def examine(case: Case, material: Material, scratch: Path, say: Callable[[str], None]) -> RowFacts:
+    """Opens a row in a process of its own, with nothing kept from earlier. Raises `WorkerError` where that fails.
+
+    A profile that fails costs the row nothing but its profile, and `say` gets a line.
+    """
+    row, folder = find_row(case.row), material.folder(case.network, find_row(case.row))
+    asked = {"reference": str(material.reference(case.network)), "batch": case.batch}
+    operators: list[tuple[str, float]] = []
     worker = Worker(scratch, case.threads)
     try:
         opened = worker.ask("open", folder=str(folder), row=case.row, device=case.device, threads=case.threads)
-        found = worker.ask("examine", reference=str(reference), batch=case.batch)
+        differences = worker.ask("differences", **asked)
+        try:
+            operators = worker.ask("operators", **asked)
+        except WorkerError as error:
+            say(f"no profile of {case.row}: {error}")
     finally:
         worker.close()
     work, form = _generator_work(case, folder)
@@ -34,13 +42,13 @@ def examine(case: Case, material: Material, scratch: Path) -> RowFacts:
         form=form,
         first_opening=opened["importing"] + opened["opening"],
         file_size=sum(Bundle.open(folder).manifest.files[name].size for name in row.format.all_files),
-        differences=Differences(**found["differences"]),
+        differences=Differences(**differences),
         gflop=work.flop / 1e9,
         int8_gflop=work.int8_flop / 1e9,
         megabytes=work.bytes / 1e6,
         weight_megabytes=work.weight_bytes / 1e6,
         text_encoder_gflop=_text_encoder_gflop(case, folder),
-        operators=tuple((kind, f"{milliseconds:.3f}") for kind, milliseconds in found["operators"]),
+        operators=tuple((kind, f"{milliseconds:.3f}") for kind, milliseconds in operators),
     )
 
 
@@ -52,7 +60,8 @@ def time_at_limit(facts: RowFacts, case: Case, limit: Limit) -> float | None:
     precision = (
         "fp32" if case.precision == "int8" or (case.precision, case.device) == ("fp16", "cpu") else case.precision
     )
-    rate, bandwidth = getattr(limit, precision), limit.bandwidth
+    rate: float | None = getattr(limit, precision)
+    bandwidth = limit.bandwidth
     if not rate or not bandwidth or (facts.int8_gflop and not limit.int8):
         return None
     seconds = case.batch * (facts.gflop - facts.int8_gflop) / rate

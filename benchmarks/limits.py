@@ -7,6 +7,7 @@ once. On an NVIDIA GPU: PyTorch's products in fp32 without TF32, fp16, bf16 and 
 
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 
 import numpy as np
 import torch
@@ -31,7 +32,7 @@ def _on_cpu(threads: int) -> Iterator[tuple[str, float]]:
     for name, dtype, side in (("fp32", torch.float32, 1536), ("bf16", torch.bfloat16, 1536 if has_bf16() else 256)):
         first, second = (torch.randn(side, side).to(dtype) for _ in range(2))
         out = torch.empty(side, side, dtype=dtype)
-        yield name, 2 * side**3 / _best(lambda a=first, b=second, c=out: torch.mm(a, b, out=c)) / 1e9
+        yield name, 2 * side**3 / _best(partial(torch.mm, first, second, out=out)) / 1e9
     yield "int8", 2 * 1536**3 / _best(_integer_product(1536, threads)) / 1e9
     yield "bandwidth", _bandwidth("cpu")
 
@@ -40,7 +41,7 @@ def _on_gpu() -> Iterator[tuple[str, float]]:
     torch.backends.cuda.matmul.allow_tf32 = False
     for name, dtype in (("fp32", torch.float32), ("bf16", torch.bfloat16), ("fp16", torch.float16)):
         first, second = (torch.randn(4096, 4096, device="cuda", dtype=dtype) for _ in range(2))
-        yield name, 2 * 4096**3 / _best(lambda a=first, b=second: torch.mm(a, b), "cuda") / 1e9
+        yield name, 2 * 4096**3 / _best(partial(torch.mm, first, second), "cuda") / 1e9
     first, second = (torch.randint(-9, 9, (4096, 4096), device="cuda", dtype=torch.int8) for _ in range(2))
     yield "int8", 2 * 4096**3 / _best(lambda: torch._int_mm(first, second), "cuda") / 1e9
     yield "bandwidth", _bandwidth("cuda")

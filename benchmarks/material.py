@@ -8,11 +8,11 @@ import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from benchmarks.rows import BUNDLE, PLAIN, UNFOLDED
+from benchmarks.rows import BUNDLE, PLAIN, Row
 from t2i_engine.bundle import PAPER, VOCABULARY, Bundle, Manifest, graphs_of, write_bundle
 from t2i_engine.formats import GENERATOR, TEXT_ENCODER, Form, find
 from t2i_engine.parity import Case
@@ -32,9 +32,19 @@ class Material:
 
     captions: tuple[str, ...]
     folders: dict[str, Path]
-    """Of bundles: the user's, its unfolded and plain exports, and `paper-R` for each side R."""
-    references: dict[str, Path]
-    """Of PyTorch's pictures, by the same names."""
+    """Of the user's bundle and its unfolded and plain exports."""
+    papers: dict[str, Path]
+    """Of the paper's networks at other sides."""
+    scratch: Path
+
+    def folder(self, network: str, row: Row) -> Path:
+        """The bundle that has a row's files."""
+        return self.papers.get(network) or self.folders[row.material]
+
+    def reference(self, network: str) -> Path:
+        """PyTorch's pictures of a network."""
+        paper = self.papers.get(network)
+        return _reference_beside(paper) if paper else self.scratch / "reference.npz"
 
 
 def make_captions(tokenizer: Tokenizer, count: int) -> tuple[str, ...]:
@@ -49,16 +59,19 @@ def prepare(bundle: Bundle, materials: Sequence[str], sides: Sequence[int], batc
     from training.weights import read_model
 
     model, tokenizer = read_model(bundle), bundle.tokenizer()
-    folders, references = {BUNDLE: bundle.folder.absolute()}, {BUNDLE: scratch / "reference.npz"}
-    _write_reference(references[BUNDLE], model, tokenizer)
-    for name in (UNFOLDED, PLAIN):
-        if name in materials:
-            folders[name] = write_bundle_of(scratch / name, model, tokenizer, Form.TRAINED, name == PLAIN)
-            references[name] = references[BUNDLE]
+    material = Material(make_captions(tokenizer, batch), {BUNDLE: bundle.folder.absolute()}, {}, scratch)
+    _write_reference(material.reference(bundle.name), model, tokenizer)
+    for name in materials:
+        folder = scratch / name
+        material.folders[name] = write_bundle_of(folder, model, tokenizer, Form.TRAINED, plain=name == PLAIN)
     for side in sides:
-        name = f"{PAPER}-{side}"
-        folders[name], references[name] = write_paper(scratch / name, tokenizer, side), scratch / f"{name}.npz"
-    return Material(make_captions(tokenizer, batch), folders, references)
+        material.papers[paper_name(side)] = write_paper(scratch / f"{PAPER}-{side}", tokenizer, side)
+    return material
+
+
+def paper_name(side: int) -> str:
+    """What the paper's network at another side is called; no bundle can be called so."""
+    return f"{PAPER} R={side}"
 
 
 def write_paper(folder: Path, tokenizer: Tokenizer, side: int) -> Path:
@@ -66,7 +79,7 @@ def write_paper(folder: Path, tokenizer: Tokenizer, side: int) -> Path:
     from export.paper import make_paper_model
 
     model = make_paper_model(len(tokenizer.words), side)
-    _write_reference(folder.with_name(f"{folder.name}.npz"), model, tokenizer)
+    _write_reference(_reference_beside(folder), model, tokenizer)
     return write_bundle_of(folder, model, tokenizer, Form.PHASES)
 
 
@@ -110,7 +123,12 @@ def _write_reference(file: Path, model: "TextToImage", tokenizer: Tokenizer) -> 
     with one_thread():
         text = sentence_case(model, tokens, lengths)
         drawn = image_case(model, text.expected["sentence"], range(PICTURES))
-    np.savez(file, **text.feeds, **drawn.feeds, **drawn.expected)
+    arrays: dict[str, Any] = {**text.feeds, **drawn.feeds, **drawn.expected}
+    np.savez(file, **arrays)
+
+
+def _reference_beside(folder: Path) -> Path:
+    return folder.with_name(f"{folder.name}.npz")
 
 
 def _plain_generator(model: "TextToImage") -> "BuiltFile":

@@ -95,18 +95,13 @@ def _opened(
 def _open(case: Case, material: Material, scratch: Path) -> Timed:
     worker = Worker(scratch, case.threads)
     try:
-        folder = folder_of(case, material)
+        folder = material.folder(case.network, find_row(case.row))
         opened = worker.ask("open", folder=str(folder), row=case.row, device=case.device, threads=case.threads)
         warm = worker.ask("warm", captions=material.captions[: case.batch], seconds=WARM_UP_SECONDS)
     except BaseException:
         worker.close()
         raise
     return Timed(case, worker, opened, warm)
-
-
-def folder_of(case: Case, material: Material) -> Path:
-    """Where a case's files are."""
-    return material.folders.get(case.network, material.folders[find_row(case.row).material])
 
 
 def _go_through(wave: list[Timed], material: Material, seconds: float, found: Findings, report: Report) -> None:

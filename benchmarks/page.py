@@ -138,7 +138,7 @@ def _against(report: Report, colours: dict[str, int], what: str) -> Plot | None:
         Series(name, sorted((getattr(one.case, what), _each(one)) for one in cases if one.case.row == name))
         for name in dict.fromkeys(one.case.row for one in cases)
     ]
-    across = Axis.around(what, numbers, logarithmic=True)
+    across = Axis.of(what, numbers)
     up = Axis.around("request, ms per picture", [y for one in series for _, y in one.points])
     return plots.chart(f"Time against {what}", across, up, series, colours, note=f"{other} {fixed}.")
 
@@ -151,7 +151,7 @@ def _against_side(report: Report, colours: dict[str, int]) -> Plot | None:
         Series(name, sorted((one.case.side, one.generator.p50) for one in cases if one.case.row == name))
         for name in dict.fromkeys(one.case.row for one in cases)
     ]
-    across = Axis.around("R, pixels", [one.case.side for one in cases], logarithmic=True)
+    across = Axis.of("R, pixels", [one.case.side for one in cases])
     up = Axis.around("generator, ms", [one.generator.p50 for one in cases], logarithmic=True)
     note = f"The paper's network at other sides, random weights, batch 1, threads {cases[0].case.threads}."
     return plots.chart("Time against picture side", across, up, series, colours, note=note)

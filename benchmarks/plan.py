@@ -4,10 +4,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import product
 
+from benchmarks.material import paper_name
 from benchmarks.report import Case
 from benchmarks.rows import BUNDLE, COMPILED, PLAIN, REFERENCE, ROWS, UNFOLDED, Row, find_row
 from t2i_engine.backends.base import available_threads
-from t2i_engine.bundle import PAPER, Bundle
+from t2i_engine.bundle import Bundle
 from t2i_engine.choice import backend_status
 from t2i_engine.engine import LARGEST_BATCH, MOST_THREADS
 from t2i_engine.errors import BackendError, OptionError
@@ -79,7 +80,7 @@ def make_plan(bundle: Bundle, options: Options) -> Plan:
     _check_profiles([row for row, _ in available], batches)
     sides = () if options.quick else SIDES
     networks = [(bundle.name, bundle.sizes.picture_side, batches, threads)]
-    networks += [(f"{PAPER}-{side}", side, (1,), threads[-1:]) for side in sides]
+    networks += [(paper_name(side), side, (1,), threads[-1:]) for side in sides]
     cases = [
         Case(row.name, network, side, row.format.precision, device, batch, count)
         for network, side, batches_there, threads_there in networks
@@ -90,8 +91,6 @@ def make_plan(bundle: Bundle, options: Options) -> Plan:
         if network == bundle.name or row.name in SCALED
     ]
     materials = {row.material for row, _ in available} & {UNFOLDED, PLAIN}
-    if not options.quick:
-        materials.add(UNFOLDED)  # PyTorch's work is counted from it
     return Plan(tuple(cases), tuple(sorted(materials)), sides, unavailable, 60 * minutes, options.quick)
 
 

@@ -5,7 +5,7 @@ Colours are classes (`c0`, `c1`, …, and `ink`, `faint`) that the page's style 
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from html import escape
 
 WIDTH, HEIGHT = 380, 250
@@ -24,6 +24,8 @@ class Axis:
     low: float
     high: float
     logarithmic: bool = False
+    marked: tuple[float, ...] = ()
+    """Values to name instead of round ones."""
 
     @classmethod
     def around(cls, label: str, values: Iterable[float], logarithmic: bool = False) -> "Axis":
@@ -33,6 +35,11 @@ class Axis:
             return cls(label, min(found) / 1.25, max(found) * 1.25, True)
         return cls(label, 0.0, max(found) * 1.08 or 1.0)
 
+    @classmethod
+    def of(cls, label: str, values: Iterable[float]) -> "Axis":
+        """A logarithmic scale that names just these values."""
+        return replace(cls.around(label, values := sorted(set(values)), logarithmic=True), marked=tuple(values))
+
     def part(self, value: float) -> float:
         """Where a value lies: 0 at the low end, 1 at the high."""
         if self.logarithmic:
@@ -40,7 +47,9 @@ class Axis:
         return (value - self.low) / (self.high - self.low)
 
     def ticks(self) -> list[float]:
-        """Round values within, four to seven of them or so."""
+        """Those that are marked, or round values within, four to seven of them or so."""
+        if self.marked:
+            return list(self.marked)
         if not self.logarithmic:
             rough = (self.high - self.low) / 5
             step = 10 ** math.floor(math.log10(rough))

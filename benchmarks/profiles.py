@@ -47,8 +47,9 @@ def profile_openvino(bundle: Bundle, row: Format, feeds: Mapping[str, Array], th
     model = core.read_model(bundle.path(row.files[GENERATOR]))
     transpose_phases(model)
     alone = {name: feed[:1] for name, feed in feeds.items()}
-    model.reshape({name: list(feed.shape) for name, feed in alone.items()})
     hint = "bf16" if row.precision == "bf16" else "f32"
+    if threads > 1 or hint == "bf16":  # as the backend does, which says why
+        model.reshape({name: list(feed.shape) for name, feed in alone.items()})
     options = {"PERF_COUNT": True, "INFERENCE_NUM_THREADS": threads, "INFERENCE_PRECISION_HINT": hint}
     request = core.compile_model(model, "CPU", options).create_infer_request()
     request.infer(alone)

@@ -34,7 +34,7 @@ class Case:
 
     row: str
     network: str
-    """The bundle's name, or `paper-R`."""
+    """The bundle's name, or `paper R=…`."""
     side: int
     precision: str
     device: str

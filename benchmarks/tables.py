@@ -165,9 +165,9 @@ def limits(report: Report) -> Table:
 def work(report: Report) -> Table:
     """What each graph asks for."""
     rows = [
-        (row.row, row.network, f"{row.gflop:.2f}", f"{row.int8_gflop:.2f}", f"{row.megabytes:.1f}",
+        (row.row, row.network, f"{row.gflop:.3g}", f"{row.int8_gflop:.3g}", f"{row.megabytes:.1f}",
          f"{row.weight_megabytes:.1f}", f"{1000 * row.gflop / row.megabytes:.0f}",
-         "" if row.text_encoder_gflop is None else f"{row.text_encoder_gflop:.4f}")
+         "" if row.text_encoder_gflop is None else f"{row.text_encoder_gflop:.2g}")
         for row in report.rows
     ]  # fmt: skip
     head = (

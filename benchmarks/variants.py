@@ -32,7 +32,7 @@ def open_bf16(bundle: Bundle, row: Format, graph: str, device: str, threads: int
         def __init__(self, generator: nn.Module) -> None:
             super().__init__()
             generator = generator.to(torch.bfloat16)
-            self.generator = generator.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+            self.generator = generator.to(memory_format=torch.channels_last)
 
         def forward(self, *feeds: Tensor | None) -> GeneratedImage:
             image = self.generator(*(None if feed is None else feed.to(torch.bfloat16) for feed in feeds)).image

@@ -143,12 +143,13 @@ class Handler:
         """`count` calls, one after the other."""
         return [self._opened.call(captions) for _ in range(count)]
 
-    def examine(self, reference: str, batch: int) -> dict[str, Any]:
-        """How far the pictures are from PyTorch's, and where the time goes."""
-        return {
-            "differences": self._opened.differences(reference, batch),
-            "operators": self._opened.operators(reference, batch),
-        }
+    def differences(self, reference: str, batch: int) -> dict[str, float | None]:
+        """See `OpenCase.differences`."""
+        return self._opened.differences(reference, batch)
+
+    def operators(self, reference: str, batch: int) -> list[tuple[str, float]]:
+        """See `OpenCase.operators`."""
+        return self._opened.operators(reference, batch)
 
     def memory(self) -> int:
         """See `peak_memory`."""
@@ -185,7 +186,7 @@ def main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     with os.fdopen(os.dup(1), "w", encoding="utf-8") as answers:
         os.dup2(2, 1)
-        serve(iter(sys.stdin), lambda line: (answers.write(line + "\n"), answers.flush()))
+        serve(iter(sys.stdin), lambda line: print(line, file=answers, flush=True))
 
 
 if __name__ == "__main__":
