@@ -20,9 +20,10 @@ from benchmarks.rows import REFERENCE
 from benchmarks.statistics import Rounds, paired_ratio, summarise
 from t2i_engine.bundle import Bundle
 from t2i_engine.errors import listed
-from training.provenance import working_commit
 
 COLD_ROUNDS = 5
+LIMITS, FACTS, ROUNDS = "limits of the machine", "differences and operators", "the rest of the rounds"
+COLD, QUALITY = "cold start", "quality"
 LOAD_SECONDS = 1.0  # watched before anything runs
 
 Say = Callable[[str], None]
@@ -51,6 +52,8 @@ def benchmark(bundle: Bundle, plan: Plan, quality: tuple[str, int] | None, comma
 
     `say` gets a line per step. Where it is interrupted, the report holds what there is and names what is missing.
     """
+    from training.provenance import working_commit
+
     created = datetime.now(UTC).isoformat(timespec="seconds")
     run = Run(bundle, plan, describe_machine(), _load_before(), say)
     average = _averages()
@@ -88,24 +91,25 @@ def network_of(bundle: Bundle) -> Network:
 
 
 def _measure(run: Run, scratch: Path, quality: tuple[str, int] | None) -> None:
-    run.to_do = ["limits of the machine", "differences and operators", "cold start", *(["quality"] if quality else [])]
-    with _step(run, "limits of the machine"):
+    plan = run.plan
+    run.to_do = [LIMITS, FACTS, ROUNDS, *([] if plan.quick else [COLD]), *([QUALITY] if quality else [])]
+    with _step(run, LIMITS):
         run.limits += _limits(run, scratch)
     run.say("exporting, and drawing with PyTorch what pictures are compared with")
-    plan = run.plan
     material = prepare(run.bundle, plan.materials, plan.sides, plan.most, scratch)
-    with _step(run, "differences and operators"):
+    with _step(run, FACTS):
         for case in _one_of_each_row(plan):
             _examine(run, case, material, scratch)
     rest = [case for case in plan.cases if (case.row, case.network) in {(row.row, row.network) for row in run.facts}]
-    measurement.measure(rest, material, plan.seconds, scratch, run.findings, run.say)
-    with _step(run, "cold start"):
-        if not plan.quick:
+    with _step(run, ROUNDS):
+        measurement.measure(rest, material, plan.seconds, scratch, run.findings, run.say)
+    if not plan.quick:
+        with _step(run, COLD):
             folder = str(run.bundle.folder.absolute())
             run.caption = material.captions[0]
             measure_cold_starts(run.cold, folder, run.caption, COLD_ROUNDS, scratch, run.say)
     if quality:
-        with _step(run, "quality"):
+        with _step(run, QUALITY):
             rows = {case.row for case in plan.cases}
             run.quality += measure_quality(run.bundle, rows, *quality, run.say)
 

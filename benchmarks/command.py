@@ -15,6 +15,7 @@ from benchmarks.page import as_html
 from benchmarks.plan import Options, make_plan
 from benchmarks.quality import check_quality
 from benchmarks.report import FILE, Report, read_report, write_files
+from benchmarks.tables import summary
 from t2i_engine.bundle import Bundle
 from t2i_engine.errors import OptionError, OutputError, quoted
 
@@ -65,6 +66,8 @@ def run(
     for row, why in plan.unavailable.items():
         say(f"not measured: {row}: {why}")
     report = benchmark(bundle, plan, quality, _without_paths(command), say)
+    for line in summary(report):
+        say(line)
     for warning in report.warnings:
         say(f"warning: {warning}")
     files = {FILE: report.to_json(), "report.md": as_markdown(report).encode(), "report.html": as_html(report).encode()}

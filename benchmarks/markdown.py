@@ -1,7 +1,7 @@
 """report.md: the report for a README or a pull request."""
 
 from benchmarks.report import Report
-from benchmarks.tables import Table, all_tables
+from benchmarks.tables import Table, all_tables, verdict
 
 
 def as_markdown(report: Report) -> str:
@@ -10,7 +10,8 @@ def as_markdown(report: Report) -> str:
     where = f"{machine.cpu}, {machine.usable_processors} processors, {report.created}"
     title = f"# Benchmark of {report.network.name}\n\n{where}"
     warnings = [f"> **{warning[0].upper()}{warning[1:]}.**" for warning in report.warnings]
-    return "\n\n".join([title, *warnings, *map(table_as_markdown, all_tables(report))]) + "\n"
+    answer = [found[0].upper() + found[1:]] if (found := verdict(report)) else []
+    return "\n\n".join([title, *warnings, *answer, *map(table_as_markdown, all_tables(report))]) + "\n"
 
 
 def table_as_markdown(table: Table) -> str:

@@ -23,8 +23,8 @@ from benchmarks.rows import find_row
 from benchmarks.worker import Call
 
 ROUNDS = 12  # aimed at
-FEWEST_ROUNDS = 3  # also where time is short
-MOST_CALLS = 20  # of one case in one round
+FEWEST_ROUNDS, MOST_ROUNDS = 3, 20  # where time is short, or calls are
+MOST_CALLS = 15  # of one case in one round
 WARM_UP_SECONDS = 6.0
 MEMORY_KEPT = 0.1  # of the machine's, which the next block must leave free
 
@@ -110,7 +110,7 @@ def _go_through(wave: list[Timed], material: Material, seconds: float, found: Fi
     slice_ = seconds / ROUNDS / max(1, len(wave))
     counts = {id(one): max(1, min(MOST_CALLS, round(1000 * slice_ / one.warm["milliseconds"]))) for one in wave}
     started, meter, number = time.perf_counter(), LoadMeter(_own_seconds(wave)), 0
-    while wave and (number < FEWEST_ROUNDS or time.perf_counter() - started < seconds):
+    while wave and number < MOST_ROUNDS and (number < FEWEST_ROUNDS or time.perf_counter() - started < seconds):
         number += 1
         report(f"round {number}, {time.perf_counter() - started:.0f} of {seconds:.0f} s")
         for one in list(wave):

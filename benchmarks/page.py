@@ -9,7 +9,7 @@ from benchmarks import plots
 from benchmarks.plots import Axis, Guide, Plot, Series
 from benchmarks.quality import fid
 from benchmarks.report import Limit, Measured, Report
-from benchmarks.tables import all_tables, of_bundle
+from benchmarks.tables import all_tables, of_bundle, verdict
 
 OPEN = 3  # tables that are shown at once; the others unfold
 
@@ -28,6 +28,7 @@ def as_html(report: Report) -> str:
     tables = all_tables(report)
     return templates.get_template("report.html").render(
         report=report,
+        verdict=verdict(report),
         plots=[(plot, Markup(plot.svg)) for plot in all_plots(report, colours)],
         legend=[(name, Markup(plots.key(number))) for name, number in colours.items()],
         shown=tables[:OPEN],

@@ -1,6 +1,6 @@
 """What to measure: from the command's options to cases, with everything that is wrong said before anything runs."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import product
 
@@ -71,13 +71,14 @@ def make_plan(bundle: Bundle, options: Options) -> Plan:
     threads = _checked(
         "number of threads", options.threads or ((every,) if options.quick else (1, every)), MOST_THREADS
     )
-    minutes = options.minutes if options.minutes is not None else (0.2 if options.quick else 5.0)
+    minutes = options.minutes if options.minutes is not None else (0.2 if options.quick else 4.0)
     if not 0 < minutes <= 24 * 60:
         raise OptionError(f"{minutes:g} minutes are out of range; above 0, and 1440 at most, expected")
     names = [name.strip() for name in options.formats.split(",")]
     named = {find_row(name).name for name in names if name != ALL}
+    _check_profiles(map(find_row, named), batches)
     available, unavailable = _available(bundle, named, ALL in names, options.quick)
-    _check_profiles([row for row, _ in available], batches)
+    _check_profiles((row for row, _ in available), batches)
     sides = () if options.quick else SIDES
     networks = [(bundle.name, bundle.sizes.picture_side, batches, threads)]
     networks += [(paper_name(side), side, (1,), threads[-1:]) for side in sides]
@@ -132,7 +133,7 @@ def _devices(bundle: Bundle, row: Row) -> tuple[list[str], str]:
     return devices, ""
 
 
-def _check_profiles(rows: Sequence[Row], batches: Sequence[int]) -> None:
+def _check_profiles(rows: Iterable[Row], batches: Sequence[int]) -> None:
     """Raises `OptionError` where an engine is built for fewer pictures than are asked for."""
     most = Profile().batch.most
     engines = [row.name for row in rows if row.format.backend.startswith("tensorrt")]

@@ -1,5 +1,6 @@
 """report.json: what was measured, with every condition, in a versioned schema; Markdown and HTML are made from it."""
 
+import contextlib
 import json
 import os
 from collections.abc import Mapping
@@ -229,5 +230,8 @@ def write_files(folder: Path, files: Mapping[str, bytes]) -> list[Path]:
         except (OSError, ValueError) as error:  # ValueError: a NUL in the path
             reason = getattr(error, "strerror", None) or error
             raise OutputError(f"cannot write to {quoted(str(folder), 200)} ({reason}); choose another --out") from None
+        finally:
+            with contextlib.suppress(OSError, ValueError):
+                partial.unlink()
         paths.append(path)
     return paths

@@ -7,7 +7,7 @@ from benchmarks.quality import consistency, fid
 from benchmarks.report import HOW_LIMITS, Case, Measured, Report, RowFacts
 from benchmarks.statistics import Estimate, Timing
 from t2i_engine.errors import listed
-from t2i_engine.table import size
+from t2i_engine.table import aligned, size
 
 MORE = 12  # operators shown of each row
 
@@ -70,6 +70,35 @@ def speed(report: Report) -> Table:
         "memory allow for the generator's arithmetic, as a share of the generator's time. Memory is the most that the "
         "process of the case had resident. PSNR is of the worst picture against PyTorch in fp32.",
     )  # fmt: skip
+
+
+def verdict(report: Report) -> str:
+    """Which row is the fastest, and which of those whose pictures are PyTorch's; empty where nothing was timed."""
+    cases = of_bundle(report)
+    if not cases:
+        return ""
+    first = cases[0].case
+    threads = max(one.case.threads for one in cases if (one.case.device, one.case.batch) == (first.device, first.batch))
+    there = [one for one in cases if one.case.block == (first.network, first.device, first.batch, threads)]
+    exact = [one for one in there if (facts := report.facts(one.case)) and facts.differences.pixels in (0, 1)]
+    fastest = f"batch {first.batch}, threads {threads}: the fastest row is {_fast(there[0], report)}"
+    if not exact or exact[0] is there[0]:
+        return f"{fastest}."
+    return f"{fastest}; the fastest within one level of PyTorch's pictures is {_fast(exact[0], report)}."
+
+
+def summary(report: Report) -> list[str]:
+    """The most wanted columns for the terminal, and the verdict."""
+    table = speed(report)
+    wanted = [
+        table.head.index(name) for name in ("row", "batch", "threads", "request, ms", "× PyTorch eager", "PSNR, dB")
+    ]
+    lines = aligned([cells[column] for column in wanted] for cells in (table.head, *table.rows))
+    return [*lines, verdict(report)] if table.rows else []
+
+
+def _fast(one: Measured, report: Report) -> str:
+    return f"{one.case.row}, {one.request.p50:.1f} ms a request, PSNR {psnr(report.facts(one.case))} dB"
 
 
 def latencies(report: Report) -> Table:

@@ -25,7 +25,7 @@ def parse_numbers(text: str) -> tuple[int, ...]:
 @click.option("--batch-sizes", type=parse_numbers, metavar="N,…", help="Pictures at once.  [default: 1,4,16]")
 @click.option("--threads", type=parse_numbers, metavar="N,…", help="On the CPU.  [default: 1 and every processor]")
 @click.option(
-    "--minutes", type=float, metavar="N", help="For the timed rounds; preparations come on top.  [default: 5]"
+    "--minutes", type=float, metavar="N", help="For the timed rounds; preparations come on top.  [default: 4]"
 )
 @click.option("--quick", is_flag=True, help="A minute in all: batch 1, every processor, no other picture sides.")
 @click.option(

@@ -140,7 +140,7 @@ def test_ctrl_c_keeps_what_was_measured_and_says_what_is_missing(tmp_path: Path,
     report = read_report(tmp_path / FILE)
     assert process.returncode == 130, rest
     assert {one.case.row for one in report.cases} == {"pytorch", "onnx"}
-    assert report.missing == ("cold start",)
+    assert report.missing == ("the rest of the rounds",)
     assert "interrupted" in rest
 
 
@@ -163,6 +163,7 @@ def test_bad_input_is_one_line(tmp_path: Path, plain_bundle: Path, done: Done) -
     assert "out of range" in bad(bundle, "--batch-sizes", "0")
     assert "cannot be read" in bad(bundle, "--batch-sizes", "1;4")
     assert "out of range" in bad(bundle, "--threads", "5000")
+    assert "are built for, 16" in bad(bundle, "--formats", "tensorrt-fp16", "--batch-sizes", "1,32")
     assert "not in the bundle" in bad(bundle, "--formats", "onnx-int8")
     assert "cannot write" in bad(bundle, "--out", str(file))
     assert "cannot be read" in bad(bundle, "--baseline", str(file))
