@@ -19,7 +19,7 @@ from benchmarks.report import Case, Limit, Measured, Network, Quality, Report, R
 from benchmarks.rows import REFERENCE
 from benchmarks.statistics import Rounds, paired_ratio, summarise
 from t2i_engine.bundle import Bundle
-from t2i_engine.errors import listed
+from t2i_engine.errors import UserError, listed
 
 COLD_ROUNDS = 5
 LIMITS, FACTS, ROUNDS = "limits of the machine", "differences and operators", "the rest of the rounds"
@@ -111,7 +111,11 @@ def _measure(run: Run, scratch: Path, quality: tuple[str, int] | None) -> None:
     if quality:
         with _step(run, QUALITY):
             rows = {case.row for case in plan.cases}
-            run.quality += measure_quality(run.bundle, rows, *quality, run.say)
+            try:
+                run.quality += measure_quality(run.bundle, rows, *quality, run.say)
+            except UserError as error:  # the data turned out bad: what was timed is kept
+                run.findings.failed[QUALITY] = error.message
+                run.say(f"quality: {error.message}")
 
 
 @contextmanager

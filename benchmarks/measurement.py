@@ -58,15 +58,14 @@ def measure(
 ) -> None:
     """Times all cases into `found`; the rounds take about `seconds`, and three are gone through in any case."""
     blocks = [list(block) for _, block in groupby(cases, lambda case: case.block)]
-    done = 0
     while blocks:
         wave: list[Timed] = []
         try:
             wave += _opened(blocks, material, scratch, found, report)
-            done += len(wave)
             rest = sum(map(len, blocks))
-            _go_through(wave, material, seconds * len(wave) / max(1, len(wave) + rest), found, report)
-            seconds *= rest / max(1, len(wave) + rest)
+            share = len(wave) / max(1, len(wave) + rest)
+            _go_through(wave, material, share * seconds, found, report)
+            seconds -= share * seconds
         finally:
             for timed in wave:
                 timed.worker.close()

@@ -14,15 +14,17 @@ FIGURES = ("fid", "attributes")
 
 
 def check_quality(bundle: Bundle, data: str, count: int) -> None:
-    """Raises `OptionError` where the bundle's pictures mean nothing, `MissingExtra` where they cannot be judged."""
+    """Raises a `UserError` where the bundle's pictures mean nothing or cannot be judged, or the data is unknown."""
     if bundle.manifest.provenance.get("weights") == RANDOM:
         raise OptionError(f"the weights of {bundle.name!r} are random: its pictures have no quality to measure")
     if count < FEWEST:
         raise OptionError(f"{count} pictures are too few to judge; at least {FEWEST} expected")
     try:
         import training.evaluation.evaluate  # noqa: F401
+        from training.data.sources import open_source
     except ModuleNotFoundError as error:
         raise MissingExtra("--quality", f"the package {error.name}", "evaluate") from None
+    open_source(data, count)
 
 
 def measure_quality(
