@@ -70,8 +70,8 @@ def run(
         say(line)
     for warning in report.warnings:
         say(f"warning: {warning}")
-    files = {FILE: report.to_json(), "report.md": as_markdown(report).encode(), "report.html": as_html(report).encode()}
-    paths = write_files(out, files)
+    paths = write_files(out, {FILE: report.to_json()})  # before anything is made of it that could fail
+    paths += write_files(out, {"report.md": as_markdown(report).encode(), "report.html": as_html(report).encode()})
     lines, failed = [], False
     if before and comparison:
         found = baseline.changes(before, report)
