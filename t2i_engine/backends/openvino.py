@@ -2,17 +2,15 @@
 
 import contextlib
 import ctypes
-import hashlib
-import os
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from t2i_engine.backends.base import Array, Status, available_threads, check_feeds
+from t2i_engine.backends.openvino_rewriting import VERSION, rewrite
 from t2i_engine.bundle import Bundle
-from t2i_engine.caches import cache_folder
+from t2i_engine.caches import keep, kept_file, processor
 from t2i_engine.errors import BackendError, BundleError
 from t2i_engine.formats import GENERATOR, Format
 
@@ -69,9 +67,7 @@ class OpenVinoRunner:
         import openvino
 
         options = {"INFERENCE_PRECISION_HINT": hint, "INFERENCE_NUM_THREADS": threads, "PERFORMANCE_HINT": "LATENCY"}
-        processor: str = self._core.get_property(_DEVICE, "FULL_DEVICE_NAME")
-        key = " ".join([self._sha256, openvino.__version__, hint, str(fixed), processor])
-        kept = cache_folder() / "openvino" / f"{hashlib.sha256(key.encode()).hexdigest()[:32]}.blob"
+        kept = kept_file("openvino", self._sha256, openvino.__version__, hint, str(fixed), VERSION, processor())
         try:
             return self._core.import_model(kept.read_bytes(), _DEVICE, options)
         except (OSError, RuntimeError):
@@ -80,7 +76,7 @@ class OpenVinoRunner:
             compiled = self._core.compile_model(self._model(fixed), _DEVICE, options)
         except RuntimeError as error:
             raise BundleError(f"OpenVINO {openvino.__version__} cannot load {self._file}: {error}") from None
-        _keep(compiled, kept)
+        keep(kept, lambda file: file.write_bytes(compiled.export_model().getvalue()))
         return compiled
 
     def _model(self, fixed: bool) -> "Model":
@@ -95,38 +91,10 @@ class OpenVinoRunner:
             raise BundleError(
                 f"{self._file} does not have the inputs and outputs of its manifest; export the bundle again"
             )
-        transpose_phases(model)
+        rewrite(model)
         if fixed:
             model.reshape({name: [size or 1 for size in sizes] for name, sizes in declared.items()})
         return model
-
-
-def transpose_phases(model: "Model") -> None:
-    """Puts one transposed convolution in the place of each four 2×2 ones: the same products, a fifth faster here.
-
-    ONNX Runtime prefers the four, so the file has those (export/folded.py): the weights are only put in another order.
-    """
-    from openvino import opset8 as ops
-
-    for interleaved in [node for node in model.get_ordered_ops() if node.get_type_name() == "DepthToSpace"]:
-        phases = _inputs(_inputs(_inputs(interleaved)[0])[0])  # behind a reshape and a concatenation
-        biased = [_inputs(phase)[0] for phase in phases]
-        convolutions = [_inputs(node)[0] for node in biased]
-        if [node.get_type_name() for node in (*biased, *convolutions)] != ["Add"] * 4 + ["Convolution"] * 4:
-            continue
-        weights = [_inputs(node)[1] for node in convolutions]
-        if any(node.get_type_name() != "Constant" for node in weights):
-            continue
-        channels_out, channels_in = weights[0].get_output_shape(0)[:2]
-        kernel = np.empty((channels_in, channels_out, 4, 4), np.float32)
-        for number, weight in enumerate(weights):
-            row, column = divmod(number, 2)
-            kernel[:, :, 3 - row :: -2, 3 - column :: -2] = weight.get_data().swapaxes(0, 1)
-        features, bias = convolutions[0].input_value(0), biased[0].input_value(1)
-        convolved = ops.convolution_backprop_data(
-            features, ops.constant(kernel), strides=[2, 2], pads_begin=[1, 1], pads_end=[1, 1]
-        )
-        interleaved.output(0).replace(ops.add(convolved, bias).output(0))
 
 
 def open_runner(bundle: Bundle, row: Format, graph: str, device: str, threads: int | None) -> OpenVinoRunner:
@@ -177,22 +145,6 @@ def _kept_signal_stack() -> Iterator[None]:
         yield
     finally:
         sigaltstack(before, None)
-
-
-def _keep(compiled: "CompiledModel", file: Path) -> None:
-    """Writes the compiled graph, whole or not at all; a machine that cannot keep it compiles it again next time."""
-    temporary = file.with_name(f".{file.name}.{os.getpid()}")
-    try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_bytes(compiled.export_model().getvalue())
-        temporary.replace(file)
-    except OSError:
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
-
-
-def _inputs(node: Any) -> list[Any]:  # noqa: ANN401  (OpenVINO's Node)
-    return [tensor.get_source_output().get_node() for tensor in node.inputs()]
 
 
 def _sizes(shape: Any) -> list[int | None]:  # noqa: ANN401  (OpenVINO's PartialShape)

@@ -78,8 +78,7 @@ def operators(proto: onnx.ModelProto) -> set[str]:
 def test_each_form_is_in_its_graph() -> None:
     graphs = {form: operators(onnx.load_from_string(build_generator(make_model(), form).content)) for form in FOLDED}
     assert "ConvTranspose" in graphs[Form.TRANSPOSED]
-    assert "DepthToSpace" in graphs[Form.PHASES]
-    assert "ConvTranspose" not in graphs[Form.PHASES]
+    assert graphs[Form.PHASES].isdisjoint({"ConvTranspose", "DepthToSpace"})
 
 
 def test_at_256_a_picture_takes_less_than_two_thirds_of_the_work() -> None:

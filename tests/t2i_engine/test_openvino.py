@@ -1,19 +1,22 @@
 """OpenVINO: compiled once per machine, in the precision that was asked for, a picture at a time."""
 
 import sys
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from t2i_engine.backends import openvino
-from t2i_engine.backends.base import Status
-from t2i_engine.backends.openvino import OpenVinoRunner, open_runner, transpose_phases
+from t2i_engine.backends.base import Array, Status
+from t2i_engine.backends.openvino import OpenVinoRunner, open_runner
+from t2i_engine.backends.openvino_rewriting import rewrite
 from t2i_engine.bundle import Bundle
 from t2i_engine.errors import BackendError
 from t2i_engine.formats import GENERATOR, find
 from t2i_engine.latents import draw
 from tests.tiny_model import SIZES
+from training.models.generator import channel_widths
 
 if openvino.status().lacks:
     pytest.skip(openvino.status().lacks or "", allow_module_level=True)
@@ -63,18 +66,36 @@ def test_a_picture_is_the_same_alone_and_in_a_batch(tiny_bundle: Path, name: str
     np.testing.assert_array_equal(together[1:2], alone)
 
 
-def test_phases_are_transposed_without_changing_the_picture(tiny_bundle: Path) -> None:
+def kinds_and_image(file: Path, rewritten: bool) -> tuple[Counter[str], Array]:
     from openvino import Core
 
     core = Core()
-    models = [core.read_model(tiny_bundle / "generator.onnx") for _ in range(2)]
-    transpose_phases(models[1])
-    kinds = [{node.get_type_name() for node in model.get_ordered_ops()} for model in models]
-    assert ("DepthToSpace" in kinds[0], "DepthToSpace" in kinds[1]) == (True, False)
-    assert "ConvolutionBackpropData" in kinds[1]
-    exact = {"INFERENCE_PRECISION_HINT": "f32"}
-    before, after = (core.compile_model(model, "CPU", exact)(FEEDS)["image"] for model in models)
-    np.testing.assert_allclose(after, before, atol=1e-5)
+    model = core.read_model(file)
+    if rewritten:
+        rewrite(model)
+    kinds = Counter(node.get_type_name() for node in model.get_ordered_ops())
+    compiled = core.compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": 1})
+    return kinds, compiled(FEEDS)["image"]
+
+
+def test_phases_are_transposed_without_changing_the_picture(tiny_bundle: Path) -> None:
+    (before, image), (after, rewritten) = (
+        kinds_and_image(tiny_bundle / "generator.onnx", rewritten) for rewritten in (False, True)
+    )
+    blocks = len(channel_widths(SIZES.picture_side, SIZES.base_width)) - 1
+    assert (before["ConvolutionBackpropData"], after["ConvolutionBackpropData"]) == (0, blocks)
+    assert before["Convolution"] - after["Convolution"] == 4 * blocks
+    np.testing.assert_allclose(rewritten, image, atol=1e-5)
+
+
+def test_int8_joins_phases_and_rounds_no_sums(tiny_bundle: Path) -> None:
+    (before, rounded), (after, rewritten) = (
+        kinds_and_image(tiny_bundle / "generator.int8.onnx", rewritten) for rewritten in (False, True)
+    )
+    assert after["DepthToSpace"] > before["DepthToSpace"]
+    assert after["FakeQuantize"] < before["FakeQuantize"]
+    _, exact = kinds_and_image(tiny_bundle / "generator.onnx", rewritten=False)
+    assert np.square(rewritten - exact).mean() < np.square(rounded - exact).mean()
 
 
 def test_bf16_on_a_cpu_without_it_is_an_error_with_the_cure(tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
