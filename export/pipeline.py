@@ -106,7 +106,7 @@ def _reported(files: Iterable[BuiltFile], report: Report) -> Iterator[BuiltFile]
     started = time.perf_counter()
     for file in files:
         seconds = time.perf_counter() - started
-        report(f"{file.name:<24}  {size(len(file.content)):>8}  {seconds:5.1f} s")
+        report(f"{file.name:<42}  {size(len(file.content)):>8}  {seconds:5.1f} s")
         yield file
         started = time.perf_counter()
 
