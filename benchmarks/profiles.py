@@ -41,11 +41,11 @@ def profile_openvino(bundle: Bundle, row: Format, feeds: Mapping[str, Array], th
     """The generator's operators after OpenVINO has fused them, for one picture as the backend computes it."""
     import openvino
 
-    from t2i_engine.backends.openvino import transpose_phases
+    from t2i_engine.backends.openvino_rewriting import rewrite
 
     core = openvino.Core()
     model = core.read_model(bundle.path(row.files[GENERATOR]))
-    transpose_phases(model)
+    rewrite(model)
     alone = {name: feed[:1] for name, feed in feeds.items()}
     hint = "bf16" if row.precision == "bf16" else "f32"
     if threads > 1 or hint == "bf16":  # as the backend does, which says why
