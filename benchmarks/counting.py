@@ -15,7 +15,7 @@ import onnx
 from onnx import helper, shape_inference
 
 from t2i_engine.bundle import ModelSizes, graphs_of
-from t2i_engine.formats import GENERATOR
+from t2i_engine.formats import GENERATOR, Form
 
 Shapes = Mapping[str, tuple[int, ...]]
 
@@ -107,12 +107,15 @@ def count_pytorch(sizes: ModelSizes, batch: int, float_bytes: int = 4) -> Work:
     return Work(counter.flop, 0.0, counter.moved, counter.constant)
 
 
-def form_of(file: Path) -> str:
-    """How a generator's graph computes upsample + convolution: a value of `Form`."""
-    kinds = {node.op_type for node in onnx.load(file, load_external_data=False).graph.node}
-    if "DepthToSpace" in kinds:
-        return "phases"
-    return "transposed" if "ConvTranspose" in kinds else "trained"
+def form_of(file: Path) -> Form:
+    """How a generator's graph computes upsample + convolution."""
+    nodes = onnx.load(file, load_external_data=False).graph.node
+    kernels = [
+        list(attribute.ints) for node in nodes for attribute in node.attribute if attribute.name == "kernel_shape"
+    ]
+    if [2, 2] in kernels:  # a phase sees two by two pixels of what is not upsampled
+        return Form.PHASES
+    return Form.TRANSPOSED if any(node.op_type == "ConvTranspose" for node in nodes) else Form.TRAINED
 
 
 def _flop(node: onnx.NodeProto, shapes: Shapes) -> float:

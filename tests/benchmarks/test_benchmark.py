@@ -128,6 +128,7 @@ def test_files_are_written_whole_or_not_at_all(tmp_path: Path) -> None:
 def test_ctrl_c_keeps_what_was_measured_and_says_what_is_missing(tmp_path: Path, plain_bundle: Path) -> None:
     command = ["benchmark", str(plain_bundle), "--quick", "--formats", "onnx", "--threads", "1", "--out", str(tmp_path)]
     program = "from t2i_engine.cli import main; main()"
+    program = f"import signal; signal.signal(signal.SIGINT, signal.default_int_handler); {program}"  # ignored behind &
     with subprocess.Popen(
         [sys.executable, "-c", program, *command, "--minutes", "30"], stderr=subprocess.PIPE, text=True
     ) as process:
