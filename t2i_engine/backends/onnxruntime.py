@@ -15,7 +15,7 @@ from t2i_engine.backends.onnxruntime_bound import BoundSession
 from t2i_engine.bundle import Bundle
 from t2i_engine.caches import keep, kept_file, processor
 from t2i_engine.errors import BackendError, BundleError
-from t2i_engine.formats import GENERATOR, Format
+from t2i_engine.formats import GENERATOR, TEXT_ENCODER, Format
 
 if TYPE_CHECKING:
     from onnxruntime import InferenceSession, SessionOptions
@@ -38,6 +38,8 @@ class OnnxRuntimeRunner:
         onnxruntime.disable_telemetry_events()
         self._graph = bundle.graphs[graph]
         file = bundle.path(row.files[graph])
+        if graph == TEXT_ENCODER:
+            threads = 1  # a second one would spin on beside the generator, which then took half as long again
         # The text encoder's LSTM looks at the lengths, which a captured graph cannot.
         captures = device == _CUDA and graph == GENERATOR and os.environ.get(CUDA_GRAPHS) == "1"
         try:
