@@ -31,6 +31,7 @@ _LARGEST_SIZES = {
     "sentence_width": 4096,
     "embedding_width": 4096,
     "vocabulary_size": 1_000_000,
+    "width_limit": 64,
 }
 
 
@@ -47,6 +48,7 @@ class ModelSizes:
     conditioning_augmentation: bool  # False: the generator has no input condition_noise (DF-GAN)
     adaptive_block: bool
     first_generation: bool = False  # the generator of DF-GAN's first code: see training/models/generator.py
+    width_limit: int = 8  # no feature map has more than this times nf channels
 
     def __post_init__(self) -> None:
         for name, largest in _LARGEST_SIZES.items():

@@ -4,10 +4,19 @@ import difflib
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 import yaml
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, ValidationError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    PositiveFloat,
+    PositiveInt,
+    ValidationError,
+    model_validator,
+)
 
 from t2i_engine.errors import UserError, quoted
 from training.data.sources import check_source
@@ -56,6 +65,8 @@ class ModelConfig(_Section):
     """Sizes, and the switches of the contributions that live in the generator."""
 
     base_width: PositiveInt = 32
+    width_limit: Annotated[int, Field(ge=8)] = 8
+    """No feature map has more than this times base_width channels. DF-GAN's 8; 16 for a run that grows (growth.py)."""
     noise_width: PositiveInt = 100
     sentence_width: Annotated[int, Field(gt=0, multiple_of=2)] = 256
     embedding_width: PositiveInt = 300
@@ -70,8 +81,13 @@ class DamsmConfig(_Section):
     batch_size: Annotated[int, Field(ge=2)] = 48
     """Of each process, where several train together."""
     image_encoder: BackboneName = "inception-v3"
+    initial: str | None = None
+    """A checkpoint or bundle whose words, text encoder and image encoder are taken; the GAN starts from nothing.
+
+    So several runs can be compared that differ in the GAN alone.
+    """
     retrain: bool = False
-    """With an initial model: its text encoder goes on learning, and learns the words of the data that it lacks.
+    """With initial weights: the text encoder goes on learning, and learns the words of the data that it lacks.
 
     Otherwise it stays as it is.
     """
@@ -164,6 +180,12 @@ class RunConfig(_Section):
     """The captions of the sample grids, one row each."""
     fid: FidConfig = FidConfig()
 
+    @model_validator(mode="after")
+    def _start_from_one(self) -> Self:
+        if self.initial and self.damsm.initial:
+            raise ValueError("initial brings encoders, and so does damsm.initial; leave one of them out")
+        return self
+
 
 def load_config(path: Path, assignments: Sequence[str] = ()) -> RunConfig:
     """Reads and checks a YAML config, changed by `assignments` such as gan.steps=1000, whose values are YAML, too.
@@ -222,7 +244,7 @@ def parse_config(content: object, origin: str) -> RunConfig:
 def _explain(location: tuple[int | str, ...], message: str, kind: str) -> str:
     key = ".".join(str(part) for part in location)
     if kind != "extra_forbidden":
-        return f"{key}: {message[0].lower()}{message[1:]}"
+        return f"{key}: {message[0].lower()}{message[1:]}" if key else message.removeprefix("Value error, ")
     section: type[BaseModel] = RunConfig
     for part in location[:-1]:
         annotation = section.model_fields[str(part)].annotation

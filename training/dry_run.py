@@ -25,7 +25,7 @@ from training.damsm import DamsmTrainer
 from training.data.corpus import Batch
 from training.data.loading import read_vocabulary
 from training.gan import GanTrainer
-from training.initial import load_initial
+from training.initial import starting_model
 from training.models.text_encoder import EncodedText, TextEncoder
 from training.models.text_to_image import TextToImage
 from training.run import Plan, model_sizes
@@ -61,7 +61,7 @@ def describe(config: RunConfig) -> str:
     Raises `UserError` of the config, its data or its initial model.
     """
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    initial = load_initial(config.initial) if config.initial else None
+    initial = starting_model(config)
     if initial and config.damsm.retrain:
         initial = initial.knowing(read_vocabulary(config.data))
     words = initial.words if initial else read_vocabulary(config.data)

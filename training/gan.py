@@ -74,7 +74,7 @@ class GanTrainer:
         self.generator = channels_last(generator, device)
         self.generator.folded = config.folded
         self.discriminator = channels_last(
-            Discriminator(config.data.side, model.base_width, model.sentence_width), device
+            Discriminator(config.data.side, model.base_width, model.sentence_width, model.width_limit), device
         )
         self.critic = Critic(self.discriminator, settings, config.compile)
         self.average = AveragedModel(self.generator, multi_avg_fn=get_ema_multi_avg_fn(settings.ema_decay))

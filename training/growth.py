@@ -1,52 +1,87 @@
-"""A trained generator for pictures of twice the side: what was learned at 64² is not learned again at 128².
+"""A trained model for pictures of twice the side: what was learned at 64² is not learned again at 128².
 
-Behind the first block that keeps its width a new one comes in that only doubles the map, so that all others draw the
-same at twice the side; training goes on from there. (Progressive growing, Karras et al., 2018, adds blocks at the end;
-DF-GAN's widths leave room at the front alone.)
+A block comes in at the end, as in progressive growing (Karras et al., 2018), with half as many channels: `base_width`
+is halved and `width_limit` doubled, so that everything before it stays as it is. It first learns to draw what the
+smaller generator draws, enlarged; then the whole goes on training. The discriminator gets its mirror image in front.
 """
 
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
-from training.models.generator import channel_widths
+from t2i_engine.bundle import ModelSizes
+from training.models.generator import Generator
 from training.models.text_to_image import TextToImage
 
+STEPS = 300
+LEARNING_RATE = 5e-3
 
-def grown(model: TextToImage, side: int) -> TextToImage:
+Sentences = Callable[[int], Tensor]
+"""Sentence vectors, float (B, S), of the captions of one batch, by its number."""
+
+
+def grown_sizes(sizes: ModelSizes, side: int) -> ModelSizes:
+    """The sizes of a model for pictures of `side`, a multiple of its own by a power of two."""
+    times = side // sizes.picture_side
+    return replace(
+        sizes, picture_side=side, base_width=sizes.base_width // times, width_limit=sizes.width_limit * times
+    )
+
+
+def grown(model: TextToImage, side: int, sentences: Sentences) -> TextToImage:
     """The model for pictures of `side`, a multiple of its own by a power of two; `model` stays as it is."""
     while model.sizes.picture_side < side:
-        model = _doubled(model)
+        model = _doubled(model, sentences)
     return model
 
 
-def _doubled(model: TextToImage) -> TextToImage:
-    sizes = replace(model.sizes, picture_side=2 * model.sizes.picture_side)
-    before, after = (channel_widths(s.picture_side, s.base_width) for s in (model.sizes, sizes))
-    place = 1 if before[0] == before[1] else 0  # of the new block, which keeps its width, as does the one before it
-    assert after == [before[0], *before]
-    larger = TextToImage(sizes)
-    state = larger.state_dict()
-    for name, tensor in model.state_dict().items():
-        state[_renumbered(name, place)] = _spread(name, tensor, place)
-    for name in (f"generator.GBlocks.{place}.c2.weight", f"generator.GBlocks.{place}.c2.bias"):
-        state[name] = torch.zeros_like(state[name])  # shortcut + nothing: the map, doubled
-    larger.load_state_dict(state)
+def grown_discriminator(state: Mapping[str, Tensor], fresh: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The state of a larger discriminator: its last blocks are those of `state`, and what is before them is `fresh`."""
+    names = {name: name.split(".") for name in state}
+    shift = _blocks(fresh) - _blocks(state)
+    moved = {
+        ".".join([part, str(int(number) + shift), *rest]): state[name]
+        for name, (part, number, *rest) in names.items()
+        if part == "DBlocks"
+    }
+    joint = {name: state[name] for name, (part, *_) in names.items() if part == "joint_conv"}
+    image = {"conv_img.weight", "conv_img.bias"} if shift == 0 else set()
+    return {**fresh, **moved, **joint, **{name: state[name] for name in image}}
+
+
+def _blocks(state: Mapping[str, Tensor]) -> int:
+    return len({name.split(".")[1] for name in state if name.startswith("DBlocks.")})
+
+
+def _doubled(model: TextToImage, sentences: Sentences) -> TextToImage:
+    larger = TextToImage(grown_sizes(model.sizes, 2 * model.sizes.picture_side))
+    kept = {name: tensor for name, tensor in model.state_dict().items() if ".to_rgb." not in name}
+    larger.load_state_dict(larger.state_dict() | kept)
+    _learn_to_enlarge(larger.generator, model.generator, set(kept), sentences)
     return larger.train(model.training)
 
 
-def _renumbered(name: str, place: int) -> str:
-    """The name of a tensor with blocks from `place` on one further."""
-    parts = name.split(".")
-    if parts[1] in ("GBlocks", "adaptive_blocks") and int(parts[2]) >= place:
-        parts[2] = str(int(parts[2]) + 1)
-    return ".".join(parts)
-
-
-def _spread(name: str, tensor: Tensor, place: int) -> Tensor:
-    """An adaptive block's summary, a kernel (C, 1, side, side), for a map whose pixels are each doubled to 2×2."""
-    parts = name.split(".")
-    if parts[1] == "adaptive_blocks" and int(parts[2]) >= place and parts[3:] == ["summary", "weight"]:
-        return tensor.repeat_interleave(2, dim=2).repeat_interleave(2, dim=3) / 4
-    return tensor
+def _learn_to_enlarge(larger: Generator, smaller: Generator, kept: set[str], sentences: Sentences) -> None:
+    """Fits those layers of `larger` that were not kept to the pictures of `smaller`, by least squares."""
+    new = [tensor for name, tensor in larger.named_parameters() if f"generator.{name}" not in kept]
+    larger.requires_grad_(False)
+    for tensor in new:
+        tensor.requires_grad_(True)
+    optimizer = torch.optim.Adam(new, lr=LEARNING_RATE)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, STEPS)
+    for number in range(STEPS):
+        with torch.no_grad():
+            sentence = sentences(number)
+            noise = torch.randn(len(sentence), smaller.fc.in_features)
+            epsilon = torch.randn_like(sentence)
+            small = smaller(noise, sentence, epsilon).image
+            enlarged = F.interpolate(small, scale_factor=2, mode="bilinear")
+        loss = F.mse_loss(larger(noise, sentence, epsilon).image, enlarged)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        schedule.step()
+    larger.requires_grad_(True)

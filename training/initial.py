@@ -7,16 +7,21 @@ from typing import Any
 
 from torch import Tensor
 
-from t2i_engine.bundle import Bundle
+from t2i_engine.bundle import Bundle, ModelSizes
 from t2i_engine.errors import UserError
 from training.checkpoint import load_checkpoint, load_model
-from training.growth import grown
+from training.config import RunConfig
+from training.data.corpus import Batches
+from training.growth import grown, grown_discriminator, grown_sizes
 from training.matching import of_bundle, of_checkpoint
+from training.models.discriminator import Discriminator
 from training.models.image_encoder import ImageEncoder
 from training.models.text_to_image import TextToImage
 from training.weights import read_model
 
 EMBEDDING = "text_encoder.encoder.weight"
+GROWTH_BATCH = 16
+ENCODER_SIZES = ("sentence_width", "embedding_width", "vocabulary_size")
 
 
 class InitialError(UserError):
@@ -34,6 +39,10 @@ class InitialModel:
     model: TextToImage
     image_encoder: dict[str, Tensor] | None
     """The state of the DAMSM image encoder; None where there is none, as in bundles of a frozen backbone."""
+    discriminator: dict[str, Tensor] | None
+    """Its state; None where there is none, as in bundles."""
+    encoders_only: bool = False
+    """Words and encoders are taken from it, and nothing else."""
 
     def knowing(self, words: Iterable[str]) -> "InitialModel":
         """The same model with those of `words` besides that it lacks: its ids stay, new ones get random embeddings."""
@@ -45,26 +54,60 @@ class InitialModel:
         model.load_state_dict(state | {EMBEDDING: embedding})
         return replace(self, words=self.words + lacking, model=model)
 
-    def grown(self, side: int) -> "InitialModel":
-        """The same model for pictures of a larger side; one that is as large already stays as it is."""
-        larger = side > self.model.sizes.picture_side
-        return replace(self, model=grown(self.model, side)) if larger else self
-
-    def load_into(self, model: TextToImage, image_encoder: ImageEncoder) -> None:
-        """Copies the weights. Raises `InitialError` naming the sizes that differ."""
-        ours, theirs = asdict(model.sizes), asdict(self.model.sizes)
-        differing = [f"{name} {theirs[name]} instead of {ours[name]}" for name in ours if ours[name] != theirs[name]]
+    def require_fits(self, sizes: ModelSizes) -> None:
+        """Raises `InitialError` naming what differs from `sizes`, once it is grown to their side."""
+        name, theirs = f"'{self.name}'", self.model.sizes
+        if not self.encoders_only and sizes.picture_side > theirs.picture_side:
+            name = f"{name}, grown to {sizes.picture_side}²,"
+            try:
+                theirs = grown_sizes(theirs, sizes.picture_side)
+            except ValueError as error:
+                raise InitialError(f"{name} is beyond what can be: {error}") from None
+        keys = ENCODER_SIZES if self.encoders_only else tuple(asdict(sizes))
+        pairs = [(key, asdict(sizes)[key], asdict(theirs)[key]) for key in keys]
+        differing = [f"{key} {their} instead of {our}" for key, our, their in pairs if our != their]
         if differing:
-            raise InitialError(f"--init '{self.name}' does not fit the config: it has {', '.join(differing)}")
-        model.load_state_dict(self.model.state_dict())
+            raise InitialError(f"{name} does not fit the config: it has {', '.join(differing)}")
+
+    def grown(self, side: int, batches: Batches) -> "InitialModel":
+        """The same model for pictures of a larger side, fitted to captions of `batches`; the same side is no change."""
+        if self.encoders_only or side == self.model.sizes.picture_side:
+            return self
+        encoder = self.model.text_encoder.eval()
+
+        def sentences(number: int) -> Tensor:
+            batch = batches.batch(0, number, GROWTH_BATCH)
+            sentence: Tensor = encoder(batch.tokens, batch.lengths).sentence
+            return sentence
+
+        return replace(self, model=grown(self.model, side, sentences))
+
+    def load_model_into(self, model: TextToImage) -> None:
+        """Copies text encoder and generator into a model that it fits."""
+        mine, theirs = (self.model.text_encoder, model.text_encoder) if self.encoders_only else (self.model, model)
+        theirs.load_state_dict(mine.state_dict())
+
+    def load_judges_into(self, image_encoder: ImageEncoder, discriminator: Discriminator) -> None:
+        """Copies image encoder and discriminator, where it has them. Raises `InitialError` for another encoder."""
+        if self.discriminator is not None:
+            discriminator.load_state_dict(grown_discriminator(self.discriminator, discriminator.state_dict()))
         if self.image_encoder is None:
             return
         try:
             image_encoder.load_state_dict(self.image_encoder)
         except RuntimeError as error:
-            raise InitialError(
-                f"--init '{self.name}' has another image encoder than damsm.image_encoder asks for"
-            ) from error
+            raise InitialError(f"'{self.name}' has another image encoder than damsm.image_encoder asks for") from error
+
+
+def starting_model(config: RunConfig) -> InitialModel | None:
+    """What a run starts from, if it does not start from nothing. Raises `UserError` where that cannot be read."""
+    if config.initial:
+        return load_initial(config.initial)
+    if config.damsm.initial:
+        found = load_initial(config.damsm.initial)
+        origin = found.origin | {"part": "encoders"}
+        return replace(found, origin=origin, discriminator=None, encoders_only=True)
+    return None
 
 
 def load_initial(path: str) -> InitialModel:
@@ -72,10 +115,11 @@ def load_initial(path: str) -> InitialModel:
     if not path.endswith(".pt"):
         bundle = Bundle.open(path)
         origin = _origin({"bundle": bundle.name, **bundle.manifest.provenance})
-        return InitialModel(path, origin, bundle.tokenizer().words, read_model(bundle), of_bundle(bundle))
-    trained = load_model(Path(path))
-    encoder = of_checkpoint(load_checkpoint(Path(path)))
-    return InitialModel(path, _origin(trained.provenance), trained.words, trained.model, encoder)
+        return InitialModel(path, origin, bundle.tokenizer().words, read_model(bundle), of_bundle(bundle), None)
+    trained, content = load_model(Path(path)), load_checkpoint(Path(path))
+    discriminator = content["state"].get("gan", {}).get("discriminator")
+    origin = _origin(trained.provenance)
+    return InitialModel(path, origin, trained.words, trained.model, of_checkpoint(content), discriminator)
 
 
 def _origin(provenance: Mapping[str, Any]) -> dict[str, Any]:

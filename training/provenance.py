@@ -20,7 +20,7 @@ def describe_run(
     """The data, steps, hours, code and settings of a run, as plain JSON values without folders of this machine."""
     settings = config.model_dump(mode="json")
     settings["data"]["source"] = public_name(config.data.source)
-    del settings["initial"]
+    del settings["initial"], settings["damsm"]["initial"]
     return {
         "run": config.name,
         "dataset": dict(dataset),

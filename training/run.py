@@ -12,13 +12,13 @@ from t2i_engine.errors import MissingExtra
 from t2i_engine.tokenizer import Tokenizer
 from training import distributed
 from training.checkpoint import not_finite, save_checkpoint
-from training.config import ConfigError, RunConfig, load_config
+from training.config import ConfigError, RunConfig, load_config, parse_config
 from training.damsm import DamsmTrainer
 from training.data.loading import TrainingData, load_training_data
 from training.data.source import summary
 from training.distributed import joined, world
 from training.gan import GanTrainer
-from training.initial import InitialModel, load_initial
+from training.initial import InitialModel, starting_model
 from training.models.text_to_image import TextToImage
 from training.progress import Progress
 from training.provenance import describe_run
@@ -60,18 +60,21 @@ def train(config: RunConfig, folder: RunFolder, progress: Progress, initial: Ini
     device = distributed.device()
     stored = folder.load_checkpoint()
     data = _load_data(config, progress)
-    if initial:
-        initial = initial.grown(config.data.side)
-        initial = initial.knowing(data.words()) if config.damsm.retrain else initial
+    if initial and config.damsm.retrain:
+        initial = initial.knowing(data.words())
     tokenizer = Tokenizer(stored["words"] if stored else initial.words if initial else data.words())
     corpus = data.batches(tokenizer)
     corpus.require(max(config.damsm.batch_size, config.gan.batch_size) * world())  # now, not after the first phase
     model = TextToImage(model_sizes(config, len(tokenizer.words)))
     plan = Plan(**stored["state"]["plan"]) if stored else Plan.of(config, initial)
     damsm = DamsmTrainer(config, corpus, model.text_encoder, device, plan.train_text_encoder, stored is None)
-    if initial and not stored:
-        initial.load_into(model, damsm.image_encoder)
+    if initial:
+        initial.require_fits(model.sizes)
+        initial = initial.grown(config.data.side, corpus)
+        initial.load_model_into(model)  # before the trainer copies its generator for the average
     gan = GanTrainer(config, corpus, damsm.text_encoder, damsm.image_encoder, model.generator, device)
+    if initial:
+        initial.load_judges_into(damsm.image_encoder, gan.discriminator)
     position = Position(steps={"damsm": 0, "gan": 0}, seconds=0.0, losses={}, recent=[])
     if stored:
         folder.require_checkpoint_of(stored["provenance"], config)
@@ -120,7 +123,7 @@ def train_files(
     else:
         folder.require_new()
     # A checkpoint holds all that the run took from its initial model, which may be gone by now.
-    start = load_initial(settings.initial) if settings.initial and not folder.checkpoint.exists() else None
+    start = None if folder.checkpoint.exists() else starting_model(settings)
     try:
         with Progress() as progress:
             train(settings, folder, progress, start)
@@ -134,7 +137,7 @@ def train_files(
 def configured(config: Path, initial: str | None, assignments: Sequence[str]) -> RunConfig:
     """The settings of a config file and the command line together. Raises `ConfigError`."""
     settings = load_config(config, assignments)
-    return settings.model_copy(update={"initial": initial}) if initial else settings
+    return parse_config(settings.model_dump() | {"initial": initial}, f"--init {initial}") if initial else settings
 
 
 def model_sizes(config: RunConfig, vocabulary_size: int) -> ModelSizes:

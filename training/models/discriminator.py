@@ -34,15 +34,16 @@ class DownBlock(nn.Module):
 class Discriminator(nn.Module):
     """An image and a sentence vector to one logit: real and matching, or not (method.md, "Discriminator")."""
 
-    def __init__(self, picture_side: int, base_width: int, sentence_width: int) -> None:
+    def __init__(self, picture_side: int, base_width: int, sentence_width: int, width_limit: int = 8) -> None:
         super().__init__()
-        widths = channel_widths(picture_side, base_width)[::-1]
+        widths = channel_widths(picture_side, base_width, width_limit)[::-1]
+        joint_width = widths[-1] // 4  # 2·nf at DF-GAN's limit
         self.conv_img = nn.Conv2d(3, widths[0], 3, padding=1)
         self.DBlocks = nn.ModuleList(DownBlock(n, m) for n, m in pairwise(widths))
         self.joint_conv = nn.Sequential(
-            nn.Conv2d(widths[-1] + sentence_width, 2 * base_width, 3, padding=1, bias=False),
+            nn.Conv2d(widths[-1] + sentence_width, joint_width, 3, padding=1, bias=False),
             nn.LeakyReLU(0.2),
-            nn.Conv2d(2 * base_width, 1, SMALLEST_SIDE, bias=False),
+            nn.Conv2d(joint_width, 1, SMALLEST_SIDE, bias=False),
         )
 
     def features(self, image: Tensor) -> Tensor:

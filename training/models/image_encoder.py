@@ -29,8 +29,12 @@ class EncodedImage(NamedTuple):
 
 
 class SmallCNN(nn.Module):
-    """A residual CNN, trained with the heads, for pictures far from photographs: regions at stride 8, summary at 16."""
+    """A residual CNN, trained with the heads, for pictures far from photographs: regions at stride 8, summary at 16.
 
+    Larger pictures than 64² are shrunk to that, so that it serves a generator that grows as it is.
+    """
+
+    largest_side = 64
     region_channels = 128
     summary_channels = 256
 
@@ -41,7 +45,10 @@ class SmallCNN(nn.Module):
         self.to_summary = _Residual(self.region_channels, self.summary_channels)
 
     def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
-        """Maps `image` (B, 3, R, R) in [−1, 1] to regions (B, 128, R/8, R/8) and a summary (B, 256)."""
+        """Maps `image` (B, 3, R, R) in [−1, 1] to regions (B, 128, R/8, R/8), at most 8 × 8, and a summary (B, 256)."""
+        side = self.largest_side
+        if image.shape[-1] > side:
+            image = F.interpolate(image, size=(side, side), mode="bilinear", antialias=True)
         regions = self.to_regions(self.stem(image))
         return regions, self.to_summary(regions).mean((2, 3))
 

@@ -1,0 +1,50 @@
+"""What a run starts from: a whole model, or its encoders alone; and what does not fit."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.training.runs import assert_same, config_file, train
+from training.checkpoint import load_checkpoint, load_model
+
+
+@pytest.mark.parametrize(
+    ("data", "model", "said"),
+    [
+        ({"side": 64}, {}, "grown to 64², does not fit the config: it has base_width 2 instead of 4, width_limit 16"),
+        ({"side": 256}, {}, "grown to 256², is beyond what can be: base_width is 0"),
+        ({}, {"base_width": 8}, "does not fit the config: it has base_width 4 instead of 8"),
+    ],
+)
+def test_a_model_that_does_not_fit_once_it_has_grown_is_an_error(
+    straight: Path, tmp_path: Path, data: dict[str, object], model: dict[str, object], said: str
+) -> None:
+    config = config_file(tmp_path, data=data, model=model)
+    result = train(config, "--out", tmp_path / "run", "--init", straight / "checkpoint.pt")
+    assert result.exit_code == 2
+    assert said in result.stderr
+    assert not (tmp_path / "run").exists()
+
+
+def test_encoders_alone_start_a_run_of_another_generator(straight: Path, tmp_path: Path) -> None:
+    """DAMSM is not trained again, so that runs can be compared that differ in the GAN alone."""
+    checkpoint = straight / "checkpoint.pt"
+    config = config_file(tmp_path, model={"adaptive_block": False}, damsm={"initial": str(checkpoint)})
+    result = train(config, "--out", tmp_path / "run")
+    assert result.exit_code == 0, result.output
+    start, end = (load_model(folder / "checkpoint.pt") for folder in (straight, tmp_path / "run"))
+    assert end.words == start.words
+    assert end.provenance["steps"] == {"damsm": 0, "gan": 6}
+    assert end.provenance["initial"]["part"] == "encoders"
+    before, after = (load_checkpoint(folder / "checkpoint.pt")["state"] for folder in (straight, tmp_path / "run"))
+    assert_same(before["damsm"]["networks"], after["damsm"]["networks"])
+    assert not torch.equal(*(state["gan"]["generator"]["fc.weight"] for state in (before, after)))
+
+
+def test_a_run_starts_from_one_model(straight: Path, tmp_path: Path) -> None:
+    config = config_file(tmp_path, damsm={"initial": str(straight / "checkpoint.pt")})
+    result = train(config, "--out", tmp_path / "run", "--init", straight / "checkpoint.pt")
+    assert result.exit_code == 2
+    assert "leave one of them out" in result.stderr
+    assert not (tmp_path / "run").exists()
