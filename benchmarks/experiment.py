@@ -1,0 +1,149 @@
+"""Runs of one config that differ in a few keys, trained and measured alike, to see what each difference is worth.
+
+    python -m benchmarks.experiment training/configs/experiments/cub-64.yaml --out runs/cub-64-rows
+
+Rows that were trained or measured before are not again, and one that was stopped goes on where it stood.
+"""
+
+import json
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import click
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from benchmarks.experiment_report import Finding, write_report
+from t2i_engine.errors import UserError
+from training.checkpoint import load_model
+from training.config import RunConfig, load_config
+from training.evaluation.evaluate import evaluate
+from training.evaluation.subject import open_subject
+from training.run import train_files
+
+ENCODERS = "encoders"
+
+
+class ExperimentError(UserError):
+    """A file of rows that cannot be read or does not fit the schema."""
+
+
+class Row(BaseModel):
+    """One row of the table: a name, and what it changes in the config."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: Annotated[str, Field(min_length=1)]
+    set: dict[str, Any] = {}
+    seeds: Annotated[tuple[int, ...], Field(min_length=1)] = (0,)
+
+    def folder(self, seed: int) -> str:
+        """The name of its run's folder."""
+        return f"{re.sub(r'[^a-z0-9]+', '-', self.name.lower()).strip('-')}-{seed}"
+
+
+class Experiment(BaseModel):
+    """A config and the rows that are made of it."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    config: Path
+    rows: Annotated[tuple[Row, ...], Field(min_length=1)]
+
+
+def load_experiment(path: Path) -> Experiment:
+    """Reads a YAML file of rows; the config's path is as seen from there. Raises `ExperimentError`."""
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        experiment = Experiment.model_validate(content)
+    except (OSError, ValueError, yaml.YAMLError) as error:  # ValueError: not UTF-8, or pydantic's
+        reasons = [f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in _details(error)] or [str(error)]
+        raise ExperimentError(f"experiment '{path}' cannot be read: {' '.join('; '.join(reasons).split())}") from error
+    return experiment.model_copy(update={"config": path.parent / experiment.config})
+
+
+def _details(error: Exception) -> list[Any]:
+    return list(error.errors()) if isinstance(error, ValidationError) else []
+
+
+@dataclass(frozen=True)
+class Laboratory:
+    """Where an experiment is made: its rows' folders, and what is common to all of them."""
+
+    experiment: Experiment
+    out: Path
+    assignments: tuple[str, ...]
+    count: int
+    """Pictures drawn for FID and R-precision, the same in every row."""
+
+    @property
+    def encoders(self) -> Path:
+        """The checkpoint whose encoders all rows are trained with and judged by."""
+        return self.out / ENCODERS / "checkpoint.pt"
+
+    def train_encoders(self) -> None:
+        """Trains DAMSM, and one step of a GAN that nobody uses."""
+        config = load_config(self.experiment.config, self.assignments)
+        if config.damsm.initial is None:
+            self._train(ENCODERS, [*self.assignments, "gan.steps=1"])
+
+    def findings(self) -> Iterator[Finding]:
+        """Trains and measures the rows, one after the other."""
+        for row in self.experiment.rows:
+            for seed in row.seeds:
+                yield self._finding(row, seed)
+
+    def _finding(self, row: Row, seed: int) -> Finding:
+        assignments = [f"damsm.initial={self.encoders}", *self.assignments, f"seed={seed}"]
+        assignments += [f"{key}={json.dumps(value)}" for key, value in row.set.items()]
+        checkpoint = self._train(row.folder(seed), assignments)
+        measured = checkpoint.parent / "evaluation.json"
+        if not measured.exists():
+            config = load_config(self.experiment.config, assignments)
+            figures = self._measure(checkpoint, config)
+            measured.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
+        return Finding(row.name, seed, row.set, checkpoint.parent, json.loads(measured.read_text(encoding="utf-8")))
+
+    def _train(self, folder: str, assignments: list[str]) -> Path:
+        out = self.out / folder
+        click.echo(f"training {out}", err=True)
+        return train_files(self.experiment.config, out, out.exists(), None, assignments)
+
+    def _measure(self, checkpoint: Path, config: RunConfig) -> Mapping[str, Any]:
+        encoders = config.damsm.initial
+        assert encoders is not None
+        found = evaluate(
+            open_subject(str(checkpoint)), config.data.source, ("fid", "r-precision"), encoders, self.count
+        ).as_json()
+        trained = load_model(checkpoint)
+        parameters = {name: sum(p.numel() for p in net.parameters()) for name, net in trained.model.named_children()}
+        return {**found, "parameters": parameters, "provenance": trained.provenance}
+
+
+@click.command()
+@click.argument("rows", type=Path, metavar="ROWS.yaml")
+@click.option(
+    "--out", type=Path, required=True, metavar="FOLDER", help="Where its runs are; a second time, they go on."
+)
+@click.option("--set", "assignments", multiple=True, metavar="KEY=VALUE", help="Change the config of all rows.")
+@click.option("--count", default=2_949, show_default=True, metavar="N", help="Pictures drawn to measure each row.")
+@click.option("--report", type=Path, metavar="FOLDER", help="Where table, curves and figure go.  [default: OUT/report]")
+@click.option("--figure-rows", default="", metavar="A,B", help="The rows of the figure.  [default: first and last]")
+def main(
+    rows: Path, out: Path, assignments: tuple[str, ...], count: int, report: Path | None, figure_rows: str
+) -> None:
+    """Train and measure every row of ROWS.yaml, and write what was found."""
+    laboratory = Laboratory(load_experiment(rows), out, assignments, count)
+    laboratory.train_encoders()
+    findings: list[Finding] = []
+    for finding in laboratory.findings():
+        findings.append(finding)
+        shown = tuple(name.strip() for name in figure_rows.split(",") if name.strip())
+        click.echo(write_report(report or out / "report", findings, shown))
+
+
+if __name__ == "__main__":
+    main()
