@@ -139,6 +139,9 @@ class GanConfig(_Section):
     kl_weight: NonNegative = 1.0
     contrastive: ContrastiveConfig = ContrastiveConfig()
     ema_decay: Decay = 0.999
+    discriminator_initialization: Literal["dfgan", "he"] = "dfgan"
+    """he: residuals that can be heard from the first step on (models/discriminator.py); for runs of thousands of steps,
+    not hundreds of thousands."""
     discriminator_head_start: Annotated[int, Field(ge=0)] = 0
     """The first steps, so many, teach the discriminator alone: a new one would spoil a generator that was given."""
 

@@ -76,6 +76,8 @@ class GanTrainer:
         self.discriminator = channels_last(
             Discriminator(config.data.side, model.base_width, model.sentence_width, model.width_limit), device
         )
+        if settings.discriminator_initialization == "he":
+            self.discriminator.initialise_he()
         self.critic = Critic(self.discriminator, settings, config.compile)
         self.average = AveragedModel(self.generator, multi_avg_fn=get_ema_multi_avg_fn(settings.ema_decay))
         self.generator_optimizer = torch.optim.Adam(

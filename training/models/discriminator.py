@@ -46,6 +46,23 @@ class Discriminator(nn.Module):
             nn.Conv2d(joint_width, 1, SMALLEST_SIDE, bias=False),
         )
 
+    @torch.no_grad()
+    def initialise_he(self) -> None:
+        """Starts anew, so that residuals speak as loud as shortcuts: γ = 1, and He et al.'s (2015) convolutions.
+
+        DF-GAN starts from γ = 0 and PyTorch's own convolutions, each of which makes its input fainter. What the
+        shortcuts let through is averaged, so that for thousands of steps it is blind to what is finer than 16 pixels.
+        The last convolution is a tenth as large, or the gradient penalty, a sixth power, would throw the first steps.
+        """
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, a=0.2)
+            if isinstance(module, DownBlock):
+                nn.init.ones_(module.gamma)
+        last = self.joint_conv[-1]
+        assert isinstance(last, nn.Conv2d)
+        last.weight.mul_(0.1)
+
     def features(self, image: Tensor) -> Tensor:
         """What the discriminator sees in an image (B, 3, R, R), before any text: (B, 8·nf, 4, 4)."""
         features: Tensor = self.conv_img(image)

@@ -65,3 +65,20 @@ def test_residual_branches_start_closed() -> None:
             if "conv_r" in name:
                 parameter.zero_()
         assert torch.equal(before, discriminator(image, sentence))
+
+
+def test_he_initialisation_hears_what_is_fine_from_the_first_step_on() -> None:
+    """A checkerboard has no mean, and the shortcuts see means alone."""
+    image, sentence = torch.rand(4, 3, 64, 64), torch.randn(4, 6)
+    checkers = 0.2 * (-1.0) ** (torch.arange(64)[:, None] + torch.arange(64))
+    torch.manual_seed(0)
+    discriminator = Discriminator(64, 4, 6)
+    heard = []
+    for _ in range(2):
+        with torch.no_grad():
+            before, after = (discriminator(picture, sentence) for picture in (image, image + checkers))
+        heard.append(((after - before).abs().mean() / before.std()).item())
+        discriminator.initialise_he()
+    assert heard[1] > 10 * heard[0]
+    gammas = [tensor for name, tensor in discriminator.named_parameters() if name.endswith("gamma")]
+    assert torch.equal(torch.cat(gammas), torch.ones(4))
