@@ -7,7 +7,7 @@ Rows that were trained or measured before are not again, and one that was stoppe
 
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -100,19 +100,19 @@ class Laboratory:
         assignments = [f"damsm.initial={self.encoders}", *self.assignments, f"seed={seed}"]
         assignments += [f"{key}={json.dumps(value)}" for key, value in row.set.items()]
         checkpoint = self._train(row.folder(seed), assignments)
-        measured = checkpoint.parent / "evaluation.json"
-        if not measured.exists():
-            config = load_config(self.experiment.config, assignments)
-            figures = self._measure(checkpoint, config)
-            measured.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
-        return Finding(row.name, seed, row.set, checkpoint.parent, json.loads(measured.read_text(encoding="utf-8")))
+        file = checkpoint.parent / "evaluation.json"
+        figures = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+        if figures.get("provenance") != load_model(checkpoint).provenance or figures.get("count") != self.count:
+            figures = self._measure(checkpoint, load_config(self.experiment.config, assignments))
+            file.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
+        return Finding(row.name, seed, row.set, checkpoint.parent, figures)
 
     def _train(self, folder: str, assignments: list[str]) -> Path:
         out = self.out / folder
         click.echo(f"training {out}", err=True)
         return train_files(self.experiment.config, out, out.exists(), None, assignments)
 
-    def _measure(self, checkpoint: Path, config: RunConfig) -> Mapping[str, Any]:
+    def _measure(self, checkpoint: Path, config: RunConfig) -> dict[str, Any]:
         encoders = config.damsm.initial
         assert encoders is not None
         found = evaluate(
@@ -120,7 +120,7 @@ class Laboratory:
         ).as_json()
         trained = load_model(checkpoint)
         parameters = {name: sum(p.numel() for p in net.parameters()) for name, net in trained.model.named_children()}
-        return {**found, "parameters": parameters, "provenance": trained.provenance}
+        return {**found, "count": self.count, "parameters": parameters, "provenance": trained.provenance}
 
 
 @click.command()

@@ -37,7 +37,7 @@ class Finding:
     set: Mapping[str, Any]
     folder: Path
     figures: Mapping[str, Any]
-    """As `t2i-engine evaluate --json` gives them, with `parameters` and `provenance`."""
+    """As `t2i-engine evaluate --json` gives them, with `count`, `parameters` and `provenance`."""
 
     @property
     def name(self) -> str:
@@ -139,6 +139,6 @@ def _comparison(findings: Sequence[Finding]) -> Figure:
 def _first_samples(finding: Finding) -> Sample:
     """The first captions of the test split, of different pictures, with the seeds 0, 1 and so on."""
     subject = open_subject(str(finding.checkpoint))
-    asked = finding.figures["captions"] + finding.figures["left_out"]
-    listing = open_source(load_config(finding.folder / "config.yaml").data.source, asked).listing("test")
+    source = load_config(finding.folder / "config.yaml").data.source
+    listing = open_source(source, finding.figures["count"]).listing("test")
     return next(Requests(subject, render(listing, subject.side, cache_folder()), CAPTIONS).draw())

@@ -221,6 +221,7 @@ def convert_dfgan(generator: Path, text_encoder: Path, captions: Path, out: Path
 @click.option("--backend", default="auto", show_default=True, metavar="NAME", help="See t2i-engine info.")
 @click.option("--precision", default="auto", show_default=True, metavar="NAME", help="See t2i-engine info.")
 @click.option("--device", default="auto", show_default=True, metavar="NAME", help="cpu or cuda.")
+@click.option("--record", "recorded", is_flag=True, help="Write the findings into BUNDLE's manifest, too.")
 @click.option("--json", "as_json", is_flag=True, help="Print the findings as JSON instead of Markdown.")
 def evaluate(
     model: str,
@@ -231,6 +232,7 @@ def evaluate(
     backend: str,
     precision: str,
     device: str,
+    recorded: bool,
     as_json: bool,
 ) -> None:
     """Measure how good a model's pictures are.
@@ -239,13 +241,17 @@ def evaluate(
     """
     try:
         from training.evaluation.evaluate import evaluate as measure
+        from training.evaluation.record import record, recordable
         from training.evaluation.subject import open_subject
     except ModuleNotFoundError as error:
         raise MissingExtra("t2i-engine evaluate", f"the package {error.name}", "evaluate") from None
 
+    bundle = recordable(model) if recorded else None
     subject = open_subject(model, backend, precision, device)
     names = [name.strip() for name in metrics.split(",") if name.strip()]
     found = measure(subject, data, names, encoders or model, count)
+    if bundle:
+        record(bundle, found)
     click.echo(json.dumps(found.as_json(), indent=2) if as_json else found.as_markdown())
 
 

@@ -123,4 +123,6 @@ def load_initial(path: str) -> InitialModel:
 
 
 def _origin(provenance: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: provenance[key] for key in ("bundle", "run", "dataset", "steps", "commit") if key in provenance}
+    """What a model trained from another says of that, and through it of all before it."""
+    keys = ("bundle", "run", "dataset", "steps", "hours", "commit", "initial")
+    return {key: provenance[key] for key in keys if provenance.get(key) is not None}

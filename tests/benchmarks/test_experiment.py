@@ -70,6 +70,8 @@ def test_every_row_is_trained_with_the_same_encoders_and_measured_once(
     assert run(tmp_path).exit_code == 0
     assert (out / "df-gan-0" / "checkpoint.pt").read_bytes() == before
     assert (report / "table.md").read_text(encoding="utf-8") == table
+    with pytest.raises(AssertionError, match="measured a second time"):
+        run(tmp_path, "--set", "gan.steps=7")
 
 
 def test_the_shipped_experiments_fit_their_configs() -> None:
