@@ -81,4 +81,4 @@ def test_he_initialisation_hears_what_is_fine_from_the_first_step_on() -> None:
         discriminator.initialise_he()
     assert heard[1] > 10 * heard[0]
     gammas = [tensor for name, tensor in discriminator.named_parameters() if name.endswith("gamma")]
-    assert torch.equal(torch.cat(gammas), torch.ones(4))
+    assert torch.equal(torch.cat(tuple(gammas)), torch.ones(4))
