@@ -97,7 +97,7 @@ class Laboratory:
                 yield self._finding(row, seed)
 
     def _finding(self, row: Row, seed: int) -> Finding:
-        assignments = [f"damsm.initial={self.encoders}", *self.assignments, f"seed={seed}"]
+        assignments = [f"damsm.initial={json.dumps(str(self.encoders))}", *self.assignments, f"seed={seed}"]
         assignments += [f"{key}={json.dumps(value)}" for key, value in row.set.items()]
         checkpoint = self._train(row.folder(seed), assignments)
         file = checkpoint.parent / "evaluation.json"
@@ -105,7 +105,7 @@ class Laboratory:
         if figures.get("provenance") != load_model(checkpoint).provenance or figures.get("count") != self.count:
             figures = self._measure(checkpoint, load_config(self.experiment.config, assignments))
             file.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
-        return Finding(row.name, seed, row.set, checkpoint.parent, figures)
+        return Finding(row.name, seed, checkpoint.parent, figures)
 
     def _train(self, folder: str, assignments: list[str]) -> Path:
         out = self.out / folder
@@ -131,18 +131,14 @@ class Laboratory:
 @click.option("--set", "assignments", multiple=True, metavar="KEY=VALUE", help="Change the config of all rows.")
 @click.option("--count", default=2_949, show_default=True, metavar="N", help="Pictures drawn to measure each row.")
 @click.option("--report", type=Path, metavar="FOLDER", help="Where table, curves and figure go.  [default: OUT/report]")
-@click.option("--figure-rows", default="", metavar="A,B", help="The rows of the figure.  [default: first and last]")
-def main(
-    rows: Path, out: Path, assignments: tuple[str, ...], count: int, report: Path | None, figure_rows: str
-) -> None:
+def main(rows: Path, out: Path, assignments: tuple[str, ...], count: int, report: Path | None) -> None:
     """Train and measure every row of ROWS.yaml, and write what was found."""
     laboratory = Laboratory(load_experiment(rows), out, assignments, count)
     laboratory.train_encoders()
     findings: list[Finding] = []
     for finding in laboratory.findings():
         findings.append(finding)
-        shown = tuple(name.strip() for name in figure_rows.split(",") if name.strip())
-        click.echo(write_report(report or out / "report", findings, shown))
+        click.echo(write_report(report or out / "report", findings))
 
 
 if __name__ == "__main__":

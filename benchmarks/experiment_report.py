@@ -7,11 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import matplotlib
-
-matplotlib.use("Agg")  # before pyplot looks for a screen
-
-from matplotlib import pyplot
 from matplotlib.figure import Figure
 from PIL import Image
 
@@ -24,6 +19,7 @@ from training.evaluation.samples import Requests, Sample
 from training.evaluation.subject import Pixels, open_subject
 
 CAPTIONS = 10
+FEW = 20
 CURVES = ("fid", "G adversarial", "D real", "D fake", "D mismatch")
 HEAD = ("row", "seed", "FID", "R-precision, %", "parameters of the generator", "trained, images/s", "hours")
 
@@ -34,7 +30,6 @@ class Finding:
 
     row: str
     seed: int
-    set: Mapping[str, Any]
     folder: Path
     figures: Mapping[str, Any]
     """As `t2i-engine evaluate --json` gives them, with `count`, `parameters` and `provenance`."""
@@ -55,17 +50,15 @@ class Finding:
         return [row for row in map(json.loads, lines) if row["phase"] == "gan"]
 
 
-def write_report(folder: Path, findings: Sequence[Finding], shown: Sequence[str] = ()) -> Path:
+def write_report(folder: Path, findings: Sequence[Finding]) -> Path:
     """Writes table.md, curves.png, figure.png and a grid for each finding into `folder`; returns the table's path.
 
-    `shown` are the rows of the figure; without them, the first and the last.
+    The figure shows the first row and the last.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    shown = shown or (findings[0].row, findings[-1].row)
     _curves(findings).savefig(folder / "curves.png", dpi=120)
-    compared = [next(finding for finding in findings if finding.row == row) for row in dict.fromkeys(shown)]
+    compared = [next(finding for finding in findings if finding.row == row) for row in _ends(findings)]
     _comparison(compared).savefig(folder / "figure.png", dpi=120)
-    pyplot.close("all")
     for finding in findings:
         grid = max((finding.folder / "samples").glob("*.png"))
         with Image.open(grid) as picture:
@@ -73,6 +66,10 @@ def write_report(folder: Path, findings: Sequence[Finding], shown: Sequence[str]
     path = folder / "table.md"
     path.write_text(_table(findings) + "\n", encoding="utf-8")
     return path
+
+
+def _ends(findings: Sequence[Finding]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys((findings[0].row, findings[-1].row)))
 
 
 def _table(findings: Iterable[Finding]) -> str:
@@ -103,11 +100,12 @@ def _table(findings: Iterable[Finding]) -> str:
 def _curves(findings: Sequence[Finding]) -> Figure:
     logs = {finding.name: finding.logged() for finding in findings}
     names = [name for name in CURVES if any(name in row for log in logs.values() for row in log)]
-    figure, axes = pyplot.subplots(1, len(names), figsize=(3.6 * len(names), 3.2), layout="constrained", squeeze=False)
+    figure = Figure(figsize=(3.6 * len(names), 3.2), layout="constrained")
+    axes = figure.subplots(1, len(names), squeeze=False)
     for axis, name in zip(axes[0], names, strict=True):
         for number, (label, log) in enumerate(logs.items()):
             points = [(row["step"], row[name]) for row in log if name in row]
-            marker = "o" if name == "fid" else None
+            marker = "o" if len(points) < FEW else ""  # one point alone has no line
             if points:
                 axis.plot(*zip(*points, strict=True), label=label, color=f"C{number}", linewidth=1, marker=marker)
         axis.set_title("FID" if name == "fid" else name)
@@ -122,9 +120,8 @@ def _comparison(findings: Sequence[Finding]) -> Figure:
     samples = [_first_samples(finding) for finding in findings]
     lines: list[tuple[str, Pixels]] = [("real", samples[0].real)]
     lines += [(finding.row, sample.pixels) for finding, sample in zip(findings, samples, strict=True)]
-    figure, axes = pyplot.subplots(
-        len(lines), CAPTIONS, figsize=(1.3 * CAPTIONS, 1.35 * len(lines) + 0.8), layout="constrained", squeeze=False
-    )
+    figure = Figure(figsize=(1.3 * CAPTIONS, 1.35 * len(lines) + 0.8), layout="constrained")
+    axes = figure.subplots(len(lines), CAPTIONS, squeeze=False)
     for line, (name, pixels) in zip(axes, lines, strict=True):
         line[0].set_ylabel(textwrap.fill(name, 14), fontsize=8)
         for axis, picture in zip(line, pixels[:CAPTIONS], strict=True):
