@@ -40,16 +40,16 @@ def grown(model: TextToImage, side: int, sentences: Sentences) -> TextToImage:
 
 def grown_discriminator(state: Mapping[str, Tensor], fresh: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The state of a larger discriminator: its last blocks are those of `state`, and what is before them is `fresh`."""
-    names = {name: name.split(".") for name in state}
     shift = _blocks(fresh) - _blocks(state)
-    moved = {
-        ".".join([part, str(int(number) + shift), *rest]): state[name]
-        for name, (part, number, *rest) in names.items()
-        if part == "DBlocks"
-    }
-    joint = {name: state[name] for name, (part, *_) in names.items() if part == "joint_conv"}
-    image = {"conv_img.weight", "conv_img.bias"} if shift == 0 else set()
-    return {**fresh, **moved, **joint, **{name: state[name] for name in image}}
+    if not shift:
+        return dict(state)
+    kept = {name: tensor for name, tensor in state.items() if not name.startswith("conv_img.")}
+    return {**fresh, **{_renumbered(name, shift): tensor for name, tensor in kept.items()}}
+
+
+def _renumbered(name: str, shift: int) -> str:
+    part, number, *rest = name.split(".")
+    return ".".join([part, str(int(number) + shift), *rest]) if part == "DBlocks" else name
 
 
 def _blocks(state: Mapping[str, Tensor]) -> int:

@@ -51,7 +51,7 @@ class Discriminator(nn.Module):
         """Starts anew, so that residuals speak as loud as shortcuts: γ = 1, and He et al.'s (2015) convolutions.
 
         DF-GAN starts from γ = 0 and PyTorch's own convolutions, each of which makes its input fainter. What the
-        shortcuts let through is averaged, so that for thousands of steps it is blind to what is finer than 16 pixels.
+        shortcuts let through is averaged, so that for thousands of steps it is blind to what is finer than R/4.
         The last convolution is a tenth as large, or the gradient penalty, a sixth power, would throw the first steps.
         """
         for module in self.modules():

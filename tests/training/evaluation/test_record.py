@@ -4,6 +4,7 @@ import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from click.testing import CliRunner
@@ -23,7 +24,7 @@ def report(value: float, captions: int = 12) -> Report:
     return Report(replace(CONDITIONS, captions=captions), [fid])
 
 
-def evaluations(folder: Path) -> list[dict[str, object]]:
+def evaluations(folder: Path) -> list[dict[str, Any]]:
     found = json.loads((folder / "bundle.json").read_text(encoding="utf-8"))["provenance"]["metrics"]["evaluations"]
     assert isinstance(found, list)
     return found
@@ -36,7 +37,7 @@ def test_findings_are_added_to_a_bundle_that_stays_as_it_was_otherwise(tiny_bund
     record(Bundle.open(folder), report(5.0, captions=100))
     record(Bundle.open(folder), report(2.0))
     found = evaluations(folder)
-    assert [(one["captions"], one["fid"]["value"]) for one in found] == [(100, 5.0), (12, 2.0)]  # type: ignore[index]
+    assert [(one["captions"], one["fid"]["value"]) for one in found] == [(100, 5.0), (12, 2.0)]
     after = Bundle.open(folder).manifest
     assert after.files == before.files
     assert {key: value for key, value in after.provenance.items() if key != "metrics"} == {
