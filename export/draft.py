@@ -14,7 +14,7 @@ from t2i_engine.choice import backend_status
 from t2i_engine.errors import OptionError, quoted
 from t2i_engine.formats import Format
 from t2i_engine.reference import REFERENCE
-from training.matching import IMAGE_ENCODER
+from training.judges import DISCRIMINATOR, IMAGE_ENCODER
 
 Content = bytes | Path
 
@@ -101,8 +101,8 @@ def start_draft(source: Source, folder: Path | None, name: str | None) -> Draft:
         BuiltFile(VOCABULARY, source.tokenizer.to_json()),
         BuiltFile(REFERENCE, make_reference(source.model, source.tokenizer).to_npz()),
     ]
-    if source.image_encoder:
-        common.append(BuiltFile(IMAGE_ENCODER, to_safetensors(source.image_encoder)))
+    judges = {IMAGE_ENCODER: source.judges.image_encoder, DISCRIMINATOR: source.judges.discriminator}
+    common += [BuiltFile(file, to_safetensors(state)) for file, state in judges.items() if state]
     records: dict[str, FileRecord] = {file.name: file.record for file in common}
     manifest = Manifest(name, source.model.sizes, records, reference=REFERENCE, provenance=source.provenance)
     return Draft(target, manifest, {file.name: file.content for file in common}, False, frozenset(records))

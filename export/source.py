@@ -1,7 +1,7 @@
 """Where an export starts: a checkpoint, a bundle's own weights, or `paper`."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from export.paper import make_paper_model, paper_words
@@ -9,7 +9,7 @@ from t2i_engine.bundle import PAPER, Bundle
 from t2i_engine.errors import CaptionError
 from t2i_engine.tokenizer import Tokenizer, split
 from training.checkpoint import CheckpointError, TrainedModel, load_checkpoint, load_model
-from training.matching import State, backbone_of, of_checkpoint
+from training.judges import Judges, backbone_of, judges_of_bundle, judges_of_checkpoint
 from training.models.text_to_image import TextToImage
 from training.weights import read_model
 
@@ -30,8 +30,8 @@ class Source:
     bundle: Bundle | None = None
     """The bundle that the model is from."""
     is_paper: bool = False
-    image_encoder: State | None = None
-    """DAMSM's, where the run trained the whole of it; ImageNet's backbones are too large for a bundle."""
+    judges: Judges = field(default_factory=Judges)
+    """Without an ImageNet backbone, which is too large for a bundle."""
 
     def calibration(self) -> list[tuple[int, ...]]:
         """Token ids of real captions: those that were given, or synthbirds' where the model was trained on it.
@@ -61,11 +61,13 @@ def read_source(origin: str, captions: Sequence[str] = ()) -> Source:
         return Source(make_paper_model(len(words)), Tokenizer(words), provenance, captions, is_paper=True)
     if origin.endswith(".pt") or Path(origin).is_file():
         trained = load_model(Path(origin))
-        encoder = of_checkpoint(load_checkpoint(Path(origin))) if backbone_of(trained.provenance) == "cnn" else None
-        tokenizer = _tokenizer(trained, origin)
-        return Source(trained.model, tokenizer, trained.provenance, captions, image_encoder=encoder)
+        judges = judges_of_checkpoint(load_checkpoint(Path(origin)))
+        if backbone_of(trained.provenance) != "cnn":
+            judges = replace(judges, image_encoder=None)
+        return Source(trained.model, _tokenizer(trained, origin), trained.provenance, captions, judges=judges)
     bundle = Bundle.open(origin)
-    return Source(read_model(bundle), bundle.tokenizer(), bundle.manifest.provenance, captions, bundle)
+    model, judges = read_model(bundle), judges_of_bundle(bundle)
+    return Source(model, bundle.tokenizer(), bundle.manifest.provenance, captions, bundle, judges=judges)
 
 
 def _tokenizer(trained: TrainedModel, checkpoint: str) -> Tokenizer:

@@ -13,7 +13,7 @@ from training.checkpoint import load_checkpoint, load_model
 from training.config import RunConfig
 from training.data.corpus import Batches
 from training.growth import grown, grown_discriminator, grown_sizes
-from training.matching import of_bundle, of_checkpoint
+from training.judges import Judges, judges_of_bundle, judges_of_checkpoint
 from training.models.discriminator import Discriminator
 from training.models.image_encoder import ImageEncoder
 from training.models.text_to_image import TextToImage
@@ -37,10 +37,7 @@ class InitialModel:
     """The run, data and steps it comes from, for the provenance of what is trained from it."""
     words: tuple[str, ...]
     model: TextToImage
-    image_encoder: dict[str, Tensor] | None
-    """The state of the DAMSM image encoder; None where there is none, as in bundles of a frozen backbone."""
-    discriminator: dict[str, Tensor] | None
-    """Its state; None where there is none, as in bundles."""
+    judges: Judges
     encoders_only: bool = False
     """Words and encoders are taken from it, and nothing else."""
 
@@ -89,12 +86,12 @@ class InitialModel:
 
     def load_judges_into(self, image_encoder: ImageEncoder, discriminator: Discriminator) -> None:
         """Copies image encoder and discriminator, where it has them. Raises `InitialError` for another encoder."""
-        if self.discriminator is not None:
-            discriminator.load_state_dict(grown_discriminator(self.discriminator, discriminator.state_dict()))
-        if self.image_encoder is None:
+        if self.judges.discriminator is not None:
+            discriminator.load_state_dict(grown_discriminator(self.judges.discriminator, discriminator.state_dict()))
+        if self.judges.image_encoder is None:
             return
         try:
-            image_encoder.load_state_dict(self.image_encoder)
+            image_encoder.load_state_dict(self.judges.image_encoder)
         except RuntimeError as error:
             raise InitialError(f"'{self.name}' has another image encoder than damsm.image_encoder asks for") from error
 
@@ -106,7 +103,7 @@ def starting_model(config: RunConfig) -> InitialModel | None:
     if config.damsm.initial:
         found = load_initial(config.damsm.initial)
         origin = found.origin | {"part": "encoders"}
-        return replace(found, origin=origin, discriminator=None, encoders_only=True)
+        return replace(found, origin=origin, judges=Judges(found.judges.image_encoder), encoders_only=True)
     return None
 
 
@@ -115,11 +112,10 @@ def load_initial(path: str) -> InitialModel:
     if not path.endswith(".pt"):
         bundle = Bundle.open(path)
         origin = _origin({"bundle": bundle.name, **bundle.manifest.provenance})
-        return InitialModel(path, origin, bundle.tokenizer().words, read_model(bundle), of_bundle(bundle), None)
-    trained, content = load_model(Path(path)), load_checkpoint(Path(path))
-    discriminator = content["state"].get("gan", {}).get("discriminator")
+        return InitialModel(path, origin, bundle.tokenizer().words, read_model(bundle), judges_of_bundle(bundle))
+    trained, judges = load_model(Path(path)), judges_of_checkpoint(load_checkpoint(Path(path)))
     origin = _origin(trained.provenance)
-    return InitialModel(path, origin, trained.words, trained.model, of_checkpoint(content), discriminator)
+    return InitialModel(path, origin, trained.words, trained.model, judges)
 
 
 def _origin(provenance: Mapping[str, Any]) -> dict[str, Any]:

@@ -46,7 +46,7 @@ class Plan:
         """
         if initial is None or config.damsm.retrain:
             return cls(True, True, initial.origin if initial else None)
-        needed = config.gan.contrastive.enabled and initial.image_encoder is None
+        needed = config.gan.contrastive.enabled and initial.judges.image_encoder is None
         return cls(False, needed, initial.origin)
 
 

@@ -15,7 +15,7 @@ from training.checkpoint import load_checkpoint, load_model
 from training.evaluation.report import percent, table
 from training.evaluation.samples import Sample
 from training.evaluation.subject import Pixels
-from training.matching import State, backbone_of, of_bundle, of_checkpoint
+from training.judges import backbone_of, judges_of_bundle, judges_of_checkpoint
 from training.models.image_encoder import ImageEncoder, open_backbone
 from training.models.text_encoder import TextEncoder
 from training.weights import read_model
@@ -50,15 +50,18 @@ class MatchingEncoders:
 
 def load_encoders(model: str) -> MatchingEncoders:
     """The encoders of a checkpoint or a bundle. Raises `CheckpointError`, `BundleError` or `EncoderError`."""
-    state: State | None
     if model.endswith(".pt"):
-        trained, state = load_model(Path(model)), of_checkpoint(load_checkpoint(Path(model)))
+        trained, judges = load_model(Path(model)), judges_of_checkpoint(load_checkpoint(Path(model)))
         text_encoder, words, provenance = trained.model.text_encoder, trained.words, trained.provenance
     else:
         bundle = Bundle.open(model)
-        text_encoder, words, state = read_model(bundle).text_encoder, bundle.tokenizer().words, of_bundle(bundle)
+        text_encoder, words, judges = (
+            read_model(bundle).text_encoder,
+            bundle.tokenizer().words,
+            judges_of_bundle(bundle),
+        )
         provenance = dict(bundle.manifest.provenance)
-    if state is None:
+    if judges.image_encoder is None:
         raise EncoderError(
             f"r-precision needs an image encoder, and '{model}' holds none; "
             "give the checkpoint of the run that it comes from: --encoders runs/NAME/checkpoint.pt"
@@ -67,7 +70,7 @@ def load_encoders(model: str) -> MatchingEncoders:
     # Frozen backbones are in the checkpoint too: nothing is fetched.
     backbone = open_backbone(name, pretrained=False)
     image_encoder = ImageEncoder(backbone, text_encoder.rnn.hidden_size * 2).eval()
-    image_encoder.load_state_dict(state)
+    image_encoder.load_state_dict(judges.image_encoder)
     return MatchingEncoders(Tokenizer(words), text_encoder, image_encoder)
 
 
