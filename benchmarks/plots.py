@@ -10,6 +10,7 @@ from html import escape
 
 WIDTH, HEIGHT = 380, 250
 LEFT, RIGHT, TOP, BOTTOM = 46, 12, 12, 38
+LINE = 11
 COLOURS = 12
 MARKS = ("circle", "square", "triangle", "diamond")
 
@@ -94,11 +95,13 @@ def chart(title: str, across: Axis, up: Axis, series: Sequence[Series], colours:
           guides: Sequence[Guide] = (), note: str = "") -> Plot:  # fmt: skip
     """Points and lines between two axes."""
     parts = [*_axes(across, up)]
-    for guide in guides:
-        places = [_place(across, up, point) for point in guide.points]
+    lines = [([_place(across, up, point) for point in guide.points], guide.name) for guide in guides]
+    above = -math.inf
+    for places, name in sorted(lines, key=lambda line: line[0][-1][1]):
         parts.append(_polyline(places, "guide"))
         x, y = places[-1]
-        parts.append(_text(min(x, WIDTH - RIGHT) - 3, max(y - 4, TOP + 6), guide.name, "small end"))
+        above = max(y - 4, TOP + 6, above + LINE)  # lines that are close keep their names apart
+        parts.append(_text(min(x, WIDTH - RIGHT) - 3, above, name, "small end"))
     for one in series:
         number = colours[one.name]
         places = [_place(across, up, point) for point in one.points]
