@@ -1,7 +1,12 @@
-"""A classifier of synthbirds' attributes, trained on renders alone: it judges what generated pictures show."""
+"""A classifier of synthbirds' attributes, trained on renders alone: it judges what generated pictures show.
+
+That of the default recipe lies in SHIPPED, so that everybody's pictures are judged by the same one, without minutes of
+training. `python -m training.evaluation.classifier` makes it, which whoever changes renders, network or recipe runs.
+"""
 
 import hashlib
 import json
+import shutil
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from itertools import pairwise
@@ -29,6 +34,7 @@ Pixels = NDArray[np.uint8]
 VERSION = 1
 SIDE = 64
 UNLABELLED = -1
+SHIPPED = Path(__file__).parent / "classifiers"
 _OFFSETS = tuple(np.cumsum([0, *(len(values) for values in ATTRIBUTES.values())]).tolist())
 
 
@@ -88,22 +94,27 @@ class Classifier:
 def trained_classifier(
     on_progress: Callable[[str, int, int], None], recipe: Recipe = Recipe(), cache: Path | None = None
 ) -> Classifier:
-    """The classifier of this recipe: from the cache, or trained now, which takes about ten minutes on two cores.
+    """The classifier of this recipe: shipped, from the cache, or trained now, which takes ten minutes on two cores.
 
     `on_progress` is told what is done, how much of it, and of how much.
     """
     cache = cache or cache_folder()
-    made_from = {"classifier": VERSION, "synthbirds": SYNTHBIRDS_VERSION, **asdict(recipe), "attributes": ATTRIBUTES}
-    digest = hashlib.sha256(json.dumps(made_from, sort_keys=True).encode()).hexdigest()[:12]
-    path = cache / f"attributes-{digest}.pt"
-    network = AttributeNetwork()
-    if kept := find(path):
+    network, file = AttributeNetwork(), file_of(recipe)
+    if kept := find(SHIPPED / file) or find(cache / file):
         network.load_state_dict(kept["network"])
         return Classifier(network.eval(), kept["accuracies"])
     train(network, recipe, cache, on_progress)
-    accuracies = accuracies_of(Classifier(network.eval(), {}), recipe.tested, cache)
-    keep(path, {"network": network.state_dict(), "accuracies": accuracies})
+    weights = network.half().state_dict()  # in half the space; it judges as it will when it is read again
+    accuracies = accuracies_of(Classifier(network.float().eval(), {}), recipe.tested, cache)
+    keep(cache / file, {"network": weights, "accuracies": accuracies})
     return Classifier(network, accuracies)
+
+
+def file_of(recipe: Recipe) -> str:
+    """The file that keeps the classifier of a recipe, named by all that it is made from."""
+    made_from = {"classifier": VERSION, "synthbirds": SYNTHBIRDS_VERSION, **asdict(recipe), "attributes": ATTRIBUTES}
+    digest = hashlib.sha256(json.dumps(made_from, sort_keys=True).encode()).hexdigest()[:12]
+    return f"attributes-{digest}.pt"
 
 
 def train(network: AttributeNetwork, recipe: Recipe, cache: Path, on_progress: Callable[[str, int, int], None]) -> None:
@@ -163,3 +174,15 @@ def _augmented(pixels: Pixels, shift: int, rng: np.random.Generator) -> Tensor:
     top, left = rng.integers(2 * shift + 1, size=2)
     padded = F.pad(image, (shift,) * 4, mode="replicate")[:, :, top : top + SIDE, left : left + SIDE]
     return padded.contiguous(memory_format=torch.channels_last)
+
+
+def _ship() -> None:
+    trained_classifier(lambda phase, done, total: print(f"{phase} {done}/{total}"))
+    for stale in SHIPPED.glob("*.pt"):
+        stale.unlink()
+    SHIPPED.mkdir(exist_ok=True)
+    shutil.copy(cache_folder() / file_of(Recipe()), SHIPPED)
+
+
+if __name__ == "__main__":
+    _ship()
