@@ -28,7 +28,7 @@ PICTURES = 64
 RANDOM = 32  # of words at random besides: a caption unlike the data set's is not cut off
 TRIED = 64  # pictures that a choice of layers is tried on, of words at random
 FIRST_SEED = 1_000_000  # far from the gate's seeds: a format is not proved with what it was made from
-MARGIN = 1.0  # dB that the worst of those pictures must be better than the gate, which sees more, asks for
+MARGIN = 2.0  # dB that the worst of those pictures must be better than the gate, which sees more, asks for
 
 # Convolutions that cost little and whose errors show most: of the smallest maps, shortcuts, and the image itself.
 _EXACT = re.compile(r"generator\.(GBlocks\.[01]\.|GBlocks\.\d+\.c_sc\.|to_rgb\.|stem\.)")
