@@ -25,6 +25,7 @@ COLD_ROUNDS = 5
 LIMITS, FACTS, ROUNDS = "limits of the machine", "differences and operators", "the rest of the rounds"
 COLD, QUALITY = "cold start", "quality"
 LOAD_SECONDS = 1.0  # watched before anything runs
+NAMED = 4  # cases that a warning names; of more it says how many
 
 Say = Callable[[str], None]
 
@@ -207,7 +208,9 @@ def _warnings(load: Load, measured: list[Measured], missing: list[str]) -> Itera
             "measure again on a quiet machine"
         )
     unsteady = [str(one.case) for one in measured if not one.steady]
-    if unsteady:
+    if len(unsteady) > NAMED:
+        yield f"not steady when timing began: {len(unsteady)} of {len(measured)} cases, marked under warm-up calls"
+    elif unsteady:
         yield f"not steady when timing began: {listed(unsteady)}"
     few = min((len(one.request.rounds) for one in measured), default=0)
     if measured and few < 3:

@@ -10,7 +10,7 @@ from html import escape
 
 WIDTH, HEIGHT = 380, 250
 LEFT, RIGHT, TOP, BOTTOM = 46, 12, 12, 38
-LINE = 11
+LINE = 15  # so that the lower name stands below both lines
 COLOURS = 12
 MARKS = ("circle", "square", "triangle", "diamond")
 
