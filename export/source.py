@@ -8,8 +8,8 @@ from export.paper import make_paper_model, paper_words
 from t2i_engine.bundle import PAPER, Bundle
 from t2i_engine.errors import CaptionError
 from t2i_engine.tokenizer import Tokenizer, split
-from training.checkpoint import CheckpointError, TrainedModel, load_checkpoint, load_model
-from training.judges import Judges, backbone_of, judges_of_bundle, judges_of_checkpoint
+from training.checkpoint import CheckpointError, TrainedModel, load_model
+from training.judges import Judges, backbone_of, judges_of_bundle
 from training.models.text_to_image import TextToImage
 from training.weights import read_model
 
@@ -61,7 +61,7 @@ def read_source(origin: str, captions: Sequence[str] = ()) -> Source:
         return Source(make_paper_model(len(words)), Tokenizer(words), provenance, captions, is_paper=True)
     if origin.endswith(".pt") or Path(origin).is_file():
         trained = load_model(Path(origin))
-        judges = judges_of_checkpoint(load_checkpoint(Path(origin)))
+        judges = trained.judges
         if backbone_of(trained.provenance) != "cnn":
             judges = replace(judges, image_encoder=None)
         return Source(trained.model, _tokenizer(trained, origin), trained.provenance, captions, judges=judges)

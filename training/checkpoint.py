@@ -10,6 +10,7 @@ import torch
 
 from t2i_engine.bundle import ModelSizes
 from t2i_engine.errors import UserError
+from training.judges import Judges, judges_of_checkpoint
 from training.models.text_to_image import TextToImage
 
 FORMAT = "t2i-engine checkpoint 1"
@@ -28,6 +29,8 @@ class TrainedModel:
     words: tuple[str, ...]
     """The vocabulary by token id; word 0 is padding."""
     provenance: dict[str, Any]
+    judges: Judges
+    """The networks that it learned from."""
 
 
 def save_checkpoint(
@@ -98,7 +101,7 @@ def load_model(path: Path) -> TrainedModel:
     try:
         model = TextToImage(ModelSizes(**content["sizes"]))
         model.load_state_dict(content["weights"])
-        return TrainedModel(model.eval(), tuple(content["words"]), content["provenance"])
+        return TrainedModel(model.eval(), tuple(content["words"]), content["provenance"], judges_of_checkpoint(content))
     except (RuntimeError, TypeError, ValueError, KeyError) as error:
         reason = " ".join(str(error).split())
         raise CheckpointError(f"checkpoint '{path}' does not fit its own sizes: {reason}") from error

@@ -9,11 +9,11 @@ from torch import Tensor
 
 from t2i_engine.bundle import Bundle, ModelSizes
 from t2i_engine.errors import UserError
-from training.checkpoint import load_checkpoint, load_model
+from training.checkpoint import load_model
 from training.config import RunConfig
 from training.data.corpus import Batches
 from training.growth import grown, grown_discriminator, grown_sizes
-from training.judges import Judges, judges_of_bundle, judges_of_checkpoint
+from training.judges import Judges, judges_of_bundle
 from training.models.discriminator import Discriminator
 from training.models.image_encoder import ImageEncoder
 from training.models.text_to_image import TextToImage
@@ -113,9 +113,9 @@ def load_initial(path: str) -> InitialModel:
         bundle = Bundle.open(path)
         origin = _origin({"bundle": bundle.name, **bundle.manifest.provenance})
         return InitialModel(path, origin, bundle.tokenizer().words, read_model(bundle), judges_of_bundle(bundle))
-    trained, judges = load_model(Path(path)), judges_of_checkpoint(load_checkpoint(Path(path)))
+    trained = load_model(Path(path))
     origin = _origin(trained.provenance)
-    return InitialModel(path, origin, trained.words, trained.model, judges)
+    return InitialModel(path, origin, trained.words, trained.model, trained.judges)
 
 
 def _origin(provenance: Mapping[str, Any]) -> dict[str, Any]:

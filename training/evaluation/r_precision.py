@@ -11,11 +11,11 @@ from torch.nn import functional as F
 from t2i_engine.bundle import Bundle
 from t2i_engine.errors import CaptionError, UserError
 from t2i_engine.tokenizer import Tokenizer, pad
-from training.checkpoint import load_checkpoint, load_model
+from training.checkpoint import load_model
 from training.evaluation.report import percent, table
 from training.evaluation.samples import Sample
 from training.evaluation.subject import Pixels
-from training.judges import backbone_of, judges_of_bundle, judges_of_checkpoint
+from training.judges import backbone_of, judges_of_bundle
 from training.models.image_encoder import ImageEncoder, open_backbone
 from training.models.text_encoder import TextEncoder
 from training.weights import read_model
@@ -51,8 +51,9 @@ class MatchingEncoders:
 def load_encoders(model: str) -> MatchingEncoders:
     """The encoders of a checkpoint or a bundle. Raises `CheckpointError`, `BundleError` or `EncoderError`."""
     if model.endswith(".pt"):
-        trained, judges = load_model(Path(model)), judges_of_checkpoint(load_checkpoint(Path(model)))
-        text_encoder, words, provenance = trained.model.text_encoder, trained.words, trained.provenance
+        trained = load_model(Path(model))
+        text_encoder, words, judges = trained.model.text_encoder, trained.words, trained.judges
+        provenance = trained.provenance
     else:
         bundle = Bundle.open(model)
         text_encoder, words, judges = (
