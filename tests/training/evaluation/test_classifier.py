@@ -14,6 +14,7 @@ from training.evaluation.classifier import (
     Classifier,
     Recipe,
     accuracies_of,
+    ship,
     train,
     trained_classifier,
 )
@@ -65,6 +66,19 @@ def test_the_default_classifier_is_there_and_as_good_as_it_says(tmp_path: Path) 
         assert classifier.accuracies[name] >= 0.97
     found = accuracies_of(classifier, 300, tmp_path)
     assert found == {name: pytest.approx(share, abs=0.06) for name, share in classifier.accuracies.items()}
+
+
+def test_another_recipe_is_shipped_in_place_of_the_former(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shipped, cache = tmp_path / "shipped", tmp_path / "cache"
+    monkeypatch.setattr("training.evaluation.classifier.SHIPPED", shipped)
+    trained: list[str] = []
+    for steps in (1, 2):
+        ship(lambda phase, done, total: trained.append(phase), replace(RECIPE, steps=steps), cache)
+    assert len(list(shipped.glob("*.pt"))) == 1
+    drawn = len(trained)
+    ship(lambda phase, done, total: trained.append(phase), replace(RECIPE, steps=2), tmp_path / "new")
+    assert len(trained) == drawn
+    assert len(list(shipped.glob("*.pt"))) == 1
 
 
 @pytest.mark.parametrize("side", [32, 64, 128])
