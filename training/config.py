@@ -19,6 +19,7 @@ from pydantic import (
 )
 
 from t2i_engine.errors import UserError, quoted
+from training.data.altered import ALTERATIONS
 from training.data.sources import check_source
 from training.losses.damsm import Smoothing
 from training.models.image_encoder import BackboneName
@@ -136,6 +137,11 @@ class GanConfig(_Section):
     """The gradient penalty is computed at every k-th step, k times as heavy; 1 is DF-GAN."""
     diffaugment: bool = False
     """Alter what the discriminator sees, real and generated (Zhao et al., 2020); for data sets of a few thousand."""
+    mismatches: PositiveInt = 1
+    """The discriminator meets every real picture with so many captions that do not fit, of others in the batch; 1 is
+    DF-GAN. Features are computed once, so more cost little."""
+    hard_mismatches: Annotated[int, Field(ge=0, le=ALTERATIONS)] = 0
+    """And with so many that nearly fit: its own with one colour word changed (data/altered.py)."""
     kl_weight: NonNegative = 1.0
     contrastive: ContrastiveConfig = ContrastiveConfig()
     ema_decay: Decay = 0.999

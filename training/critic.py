@@ -33,19 +33,23 @@ class Critic(nn.Module):
         return self._logits(self._features(self._seen(image)), sentence)
 
     def forward(
-        self, real: Tensor, fake: Tensor, sentence: Tensor, mismatched: Tensor, has_mismatch: Tensor, penalised: bool
+        self, real: Tensor, fake: Tensor, sentence: Tensor, mismatched: Tensor, mismatches: Tensor, penalised: bool
     ) -> dict[str, Tensor]:
         """The losses by name, each a scalar.
 
-        `real` and `fake` are float (B, 3, R, R); `sentence` (B, S) fits both, `mismatched` (B, S) none of `real` where
-        `has_mismatch`, bool (B), is true. The gradient penalty is only computed if `penalised`.
+        `real` and `fake` are float (B, 3, R, R); `sentence` (B, S) fits both. Those of `mismatched` (B, M, S) that
+        `mismatches`, bool (B, M), marks do not fit `real`; of each picture's their mean counts. The gradient penalty is
+        only computed if `penalised`.
         """
         settings = self.settings
         features = self._features(self._seen(real))
+        count = mismatches.shape[1]
+        unfit = self._logits(features.repeat_interleave(count, 0), mismatched.flatten(0, 1))
+        weights = mismatches * (count / mismatches.sum(1, keepdim=True).clamp_min(1))
         losses = {
             "D real": real_hinge(self._logits(features, sentence)),
             "D fake": MISMATCH_SHARE * fake_hinge(self.judge(fake, sentence)),
-            "D mismatch": MISMATCH_SHARE * fake_hinge(self._logits(features, mismatched), has_mismatch),
+            "D mismatch": MISMATCH_SHARE * fake_hinge(unfit, weights.flatten()),
         }
         if penalised:
             weight = settings.penalty_weight * settings.penalty_interval

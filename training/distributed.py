@@ -120,12 +120,12 @@ def agreed(number: int) -> int:
 
 
 def padded_alike(tokens: Tensor) -> Tensor:
-    """Pads int64 (B, T) behind with 0 to the largest T of all processes."""
+    """Pads int64 (…, T) behind with 0 to the largest T of all processes."""
     if world() == 1:
         return tokens
-    longest = torch.tensor(tokens.shape[1], device=tokens.device)
+    longest = torch.tensor(tokens.shape[-1], device=tokens.device)
     distributed.all_reduce(longest, distributed.ReduceOp.MAX)
-    return F.pad(tokens, (0, int(longest) - tokens.shape[1]))
+    return F.pad(tokens, (0, int(longest) - tokens.shape[-1]))
 
 
 def replicated(network: nn.Module) -> nn.Module:

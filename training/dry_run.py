@@ -22,6 +22,7 @@ from torch.utils.module_tracker import ModuleTracker
 from t2i_engine.table import aligned
 from training.config import RunConfig
 from training.damsm import DamsmTrainer
+from training.data.altered import ALTERATIONS
 from training.data.corpus import Batch
 from training.data.loading import read_vocabulary
 from training.gan import GanTrainer
@@ -216,7 +217,9 @@ class _Shapes:
         side, words = self.config.data.side, self.config.data.max_words
         image = torch.empty(size, 3, side, side).contiguous(memory_format=torch.channels_last)
         tokens = torch.ones(size, words, dtype=torch.int64)
-        return Batch(image, tokens, torch.full((size,), words), torch.arange(size))
+        return Batch(
+            image, tokens, torch.full((size,), words), torch.arange(size), tokens[:, None].repeat(1, ALTERATIONS, 1)
+        )
 
     def require(self, size: int) -> None:
         """There are always enough."""

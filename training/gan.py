@@ -43,9 +43,9 @@ class _Part(NamedTuple):
     related: Tensor
     """Bool (B, N), as in losses/pairs.py."""
     mismatched: Tensor
-    """Float (B, S): sentences that belong to other pictures."""
-    has_mismatch: Tensor
-    """Bool (B): whether there was one."""
+    """Float (B, M, S): sentences that do not fit."""
+    mismatches: Tensor
+    """Bool (B, M): which of them there are."""
     noise: Tensor
     """Float (B, Z)."""
     condition_noise: Tensor
@@ -133,10 +133,17 @@ class GanTrainer:
             sentence = self.text_encoder(batch.tokens, batch.lengths).sentence
             sentences = gathered(sentence)
         related = related_pairs(batch.tokens, batch.groups)
-        partners, has_mismatch = mismatched_partners(related)
+        partners, mismatches = mismatched_partners(related, self.config.gan.mismatches)
+        mismatched = sentences[partners]
+        if hard := self.config.gan.hard_mismatches:
+            altered = batch.altered[:, :hard]
+            with torch.no_grad():
+                found = self.text_encoder(altered.flatten(0, 1), batch.lengths.repeat_interleave(hard)).sentence
+            mismatched = torch.cat([mismatched, found.unflatten(0, (-1, hard))], dim=1)
+            mismatches = torch.cat([mismatches, (altered != batch.tokens[:, None]).any(2)], dim=1)
         noise = share(torch.randn(world() * size, model.noise_width, device=self.device))
         condition_noise = share(torch.randn_like(sentences))
-        return _Part(batch.image, sentence, related, sentences[partners], has_mismatch, noise, condition_noise)
+        return _Part(batch.image, sentence, related, mismatched, mismatches, noise, condition_noise)
 
     def _draw(self, part: _Part) -> GeneratedImage:
         with autocast(self.device, self.config.precision):
@@ -150,9 +157,7 @@ class GanTrainer:
                 fake = (drawn or self._draw(part)).image.detach()
             with averaging(self._criticise, part is parts[-1]):
                 with autocast(self.device, self.config.precision):
-                    found = self._criticise(
-                        part.real, fake, part.sentence, part.mismatched, part.has_mismatch, penalised
-                    )
+                    found = self._criticise(part.real, fake, part.sentence, part.mismatched, part.mismatches, penalised)
                 backward(found, self.discriminator_scaler, len(parts))
             losses.append(found)
         update(self.discriminator_optimizer, self.discriminator_scaler)

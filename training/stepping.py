@@ -25,7 +25,7 @@ def seed_step(seed: int, phase: Phase, number: int) -> None:
 def own_batch(corpus: Batches, seed: int, number: int, size: int, device: torch.device) -> Batch:
     """Takes this process's `size` pictures of batch `number`; captions are padded alike in all processes."""
     batch = corpus.batch(seed, number, size, rank(), world()).to(device)
-    return batch._replace(tokens=padded_alike(batch.tokens))
+    return batch._replace(tokens=padded_alike(batch.tokens), altered=padded_alike(batch.altered))
 
 
 def autocast(device: torch.device, precision: str) -> AbstractContextManager[None]:

@@ -23,6 +23,7 @@ VARIANTS: dict[str, dict[str, object]] = {
     "plain": {},
     "accumulated": {"accumulate": 2},
     "augmented": {"diffaugment": True},
+    "many mismatches": {"mismatches": 3, "hard_mismatches": 2},
 }
 """Settings of the GAN."""
 SEEDS = (1, 2, 3)

@@ -32,11 +32,14 @@ def contrast(anchors: Tensor, targets: Tensor, tokens: Tensor) -> Tensor:
     return total / len(anchors)
 
 
-def test_a_step_reports_the_methods_losses() -> None:
+@pytest.mark.parametrize(("mismatches", "hard"), [(1, 0), (3, 2)])
+def test_a_step_reports_the_methods_losses(mismatches: int, hard: int) -> None:
     torch.manual_seed(0)
     settings = config(
         contrastive={"text_weight": LAMBDA_TEXT, "image_weight": LAMBDA_IMAGE, "temperature": ETA},
         kl_weight=KL_WEIGHT,
+        mismatches=mismatches,
+        hard_mismatches=hard,
         batch_size=6,
         generator_learning_rate=1e-9,
         discriminator_learning_rate=1e-9,
@@ -56,14 +59,12 @@ def test_a_step_reports_the_methods_losses() -> None:
     drawn = generator(torch.randn(6, 8), sentence, torch.randn_like(sentence))
     assert drawn.mean is not None
     assert drawn.log_variance is not None
-    mismatched = torch.stack(
-        [
-            sentence[
-                next(k for k in (i + 1, i + 2, i + 3) if not torch.equal(batch.tokens[i], batch.tokens[k % 6])) % 6
-            ]
-            for i in range(6)
-        ]
-    )
+    hinges = []
+    for i in range(6):
+        others = [k % 6 for k in range(i + 1, i + 6) if not torch.equal(batch.tokens[i], batch.tokens[k % 6])]
+        unfit = [sentence[k] for k in others[:mismatches]]
+        unfit += [gan.text_encoder(v[None], batch.lengths[i : i + 1]).sentence[0] for v in batch.altered[i, :hard]]
+        hinges += [torch.stack([(1 + critic(batch.image[i : i + 1], s[None])).clamp_min(0) for s in unfit]).mean()]
     image, phi = batch.image.clone().requires_grad_(), sentence.clone().requires_grad_()
     slopes = torch.autograd.grad(critic(image, phi).sum(), (image, phi))
     norm = torch.cat([slope.flatten(1) for slope in slopes], dim=1).norm(dim=1)
@@ -71,7 +72,7 @@ def test_a_step_reports_the_methods_losses() -> None:
     expected = {
         "D real": (1 - critic(batch.image, sentence)).clamp_min(0).mean(),
         "D fake": 0.5 * (1 + critic(drawn.image, sentence)).clamp_min(0).mean(),
-        "D mismatch": 0.5 * (1 + critic(batch.image, mismatched)).clamp_min(0).mean(),
+        "D mismatch": 0.5 * torch.stack(hinges).mean(),
         "D penalty": 2 * norm.pow(6).mean(),
         "G adversarial": -critic(drawn.image, sentence).mean(),
         "G kl": KL_WEIGHT * (0.5 * (drawn.mean**2 + variance - 1 - variance.log())).mean(),

@@ -63,7 +63,7 @@ def test_accumulated_batches_make_one_update_by_the_mean_of_their_gradients() ->
         fake = generator(torch.randn(4, 8), sentence, torch.randn(4, 16)).image.detach()
         partners, found = mismatched_partners(related_pairs(batch.tokens, batch.groups))
         matching = real_hinge(critic(batch.image, sentence)) / 2
-        mismatching = fake_hinge(critic(batch.image, sentence[partners]), found) / 4
+        mismatching = fake_hinge(critic(batch.image, sentence[partners[:, 0]]), found[:, 0]) / 4
         (matching + mismatching + fake_hinge(critic(fake, sentence)) / 4).backward()
         real += matching.item()
     assert reported["D real"] == pytest.approx(real, rel=1e-5)

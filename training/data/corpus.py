@@ -11,6 +11,7 @@ from torch import Tensor
 
 from t2i_engine.errors import CaptionError
 from t2i_engine.tokenizer import PADDING, Tokenizer, pad, split
+from training.data.altered import ColourSwaps
 from training.data.source import DataError
 
 
@@ -25,6 +26,8 @@ class Batch(NamedTuple):
     """Int64 (B)."""
     groups: Tensor
     """Int64 (B): captions of one group are never each other's negatives (losses/pairs.py)."""
+    altered: Tensor
+    """Int64 (B, A, T): versions of `tokens` with one colour word changed, where there is one (altered.py)."""
 
     def to(self, device: torch.device) -> "Batch":
         """The same batch on another device."""
@@ -56,6 +59,7 @@ class Views:
     """Longer captions keep that many of their words, in order (AttnGAN)."""
     mirror: bool
     """Whether half of the pictures are mirrored (DF-GAN)."""
+    swaps: ColourSwaps
 
     def batch(
         self,
@@ -77,7 +81,8 @@ class Views:
             ]
             pictures = np.stack(parts)
         image = torch.from_numpy(pictures).permute(0, 3, 1, 2).float() / 127.5 - 1
-        return Batch(image, torch.from_numpy(tokens), torch.from_numpy(lengths), torch.from_numpy(groups))
+        altered = self.swaps.altered(tokens, rng)
+        return Batch(image, *map(torch.from_numpy, (tokens, lengths, groups, altered)))
 
     def _shorten(self, ids: Sequence[int], rng: np.random.Generator) -> Sequence[int]:
         if len(ids) <= self.max_words:
@@ -104,7 +109,7 @@ class Corpus:
         `side` is R where pictures are larger and to be cut. `groups`, int64 (N), is as in `Batch`; without it, every
         picture is a group of its own.
         """
-        self.views = Views(side or pictures.shape[1], max_words, mirror)
+        self.views = Views(side or pictures.shape[1], max_words, mirror, ColourSwaps(tokenizer))
         self.pictures = pictures
         self.captions = [known(texts, tokenizer) for texts in captions]
         self.captioned = np.flatnonzero([bool(texts) for texts in self.captions])

@@ -25,14 +25,15 @@ def own_columns(related: Tensor) -> Tensor:
     return share(torch.arange(related.shape[1], device=related.device))
 
 
-def mismatched_partners(related: Tensor) -> tuple[Tensor, Tensor]:
-    """Chooses for every row the next of N, cyclically, that it is not related to (DF-GAN takes the next, always).
+def mismatched_partners(related: Tensor, count: int = 1) -> tuple[Tensor, Tensor]:
+    """Chooses for every row the next `count` of N, cyclically, that it is not related to (DF-GAN takes one, the next).
 
-    `related` is bool (B, N). Returns the partners, int64 (B) in 0..N − 1, and whether there is one, bool (B).
+    `related` is bool (B, N). Returns M = min(count, N) partners, int64 (B, M) in 0..N − 1, and which of them there are,
+    bool (B, M).
     """
     whole = related.shape[1]
     steps = torch.arange(whole, device=related.device)
     cyclic = (own_columns(related)[:, None] + steps[None] + 1) % whole  # row i: i+1, i+2, …, i
     unrelated = ~related.gather(1, cyclic)
-    first = unrelated.int().argmax(1, keepdim=True)
-    return cyclic.gather(1, first)[:, 0], unrelated.any(1)
+    first = unrelated.int().argsort(dim=1, descending=True, stable=True)[:, :count]
+    return cyclic.gather(1, first), unrelated.gather(1, first)

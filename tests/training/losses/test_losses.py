@@ -139,9 +139,12 @@ def test_equal_captions_and_captions_of_one_group_are_related() -> None:
 def test_a_mismatch_is_the_next_unrelated_row() -> None:
     related = torch.tensor([[1, 1, 0, 0], [1, 1, 0, 0], [0, 0, 1, 1], [0, 0, 1, 1]]).bool()
     partners, found = mismatched_partners(related)
-    assert partners.tolist() == [2, 2, 0, 0]
+    assert partners.tolist() == [[2], [2], [0], [0]]
     assert found.all()
+    partners, found = mismatched_partners(related, 3)
+    assert partners[:, :2].tolist() == [[2, 3], [2, 3], [0, 1], [0, 1]]
+    assert found.tolist() == [[True, True, False]] * 4
     _, found = mismatched_partners(torch.ones(3, 3, dtype=torch.bool))
     assert not found.any()
     partners, _ = mismatched_partners(torch.eye(3, dtype=torch.bool))
-    assert partners.tolist() == [1, 2, 0]
+    assert partners.tolist() == [[1], [2], [0]]
