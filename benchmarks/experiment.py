@@ -91,10 +91,12 @@ class Laboratory:
             self._train(ENCODERS, [*self.assignments, "gan.steps=1"])
 
     def findings(self) -> Iterator[Finding]:
-        """Trains and measures the rows, one after the other."""
-        for row in self.experiment.rows:
-            for seed in row.seeds:
-                yield self._finding(row, seed)
+        """Trains and measures the rows: with their first seeds, so that they can soon be compared, then the others."""
+        rows = self.experiment.rows
+        for turn in range(max(len(row.seeds) for row in rows)):
+            for row in rows:
+                if turn < len(row.seeds):
+                    yield self._finding(row, row.seeds[turn])
 
     def _finding(self, row: Row, seed: int) -> Finding:
         assignments = [f"damsm.initial={json.dumps(str(self.encoders))}", *self.assignments, f"seed={seed}"]
@@ -135,9 +137,11 @@ def main(rows: Path, out: Path, assignments: tuple[str, ...], count: int, report
     """Train and measure every row of ROWS.yaml, and write what was found."""
     laboratory = Laboratory(load_experiment(rows), out, assignments, count)
     laboratory.train_encoders()
+    names = [row.name for row in laboratory.experiment.rows]
     findings: list[Finding] = []
     for finding in laboratory.findings():
         findings.append(finding)
+        findings.sort(key=lambda found: names.index(found.row))  # and the seeds of a row as they were trained
         click.echo(write_report(report or out / "report", findings))
 
 
