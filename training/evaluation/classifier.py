@@ -20,8 +20,7 @@ from torch.nn import functional as F
 
 from t2i_engine.caches import cache_folder
 from training.data.rendered import render_synthbirds
-from training.data.synthbirds import VERSION as SYNTHBIRDS_VERSION
-from training.data.synthbirds import SynthBirds
+from training.data.synthbirds import PICTURES, SynthBirds
 from training.evaluation.attributes import ATTRIBUTES, shown
 from training.evaluation.kept import find, keep
 from training.evaluation.samples import in_batches
@@ -112,7 +111,7 @@ def trained_classifier(
 
 def _file_of(recipe: Recipe) -> str:
     """The file that keeps the classifier of a recipe, named by all that it is made from."""
-    made_from = {"classifier": VERSION, "synthbirds": SYNTHBIRDS_VERSION, **asdict(recipe), "attributes": ATTRIBUTES}
+    made_from = {"classifier": VERSION, "synthbirds": PICTURES, **asdict(recipe), "attributes": ATTRIBUTES}
     digest = hashlib.sha256(json.dumps(made_from, sort_keys=True).encode()).hexdigest()[:12]
     return f"attributes-{digest}.pt"
 

@@ -8,12 +8,14 @@ from training.data.synthbirds.attributes import Attributes
 from training.data.synthbirds.captions import write_captions
 from training.data.synthbirds.drawing import design, draw
 
+# Goes up whenever a picture changes, and with it what was learnt from pictures alone.
+PICTURES = 6
 # Goes up whenever a picture or a caption changes: renderings that were kept are keyed by it.
-VERSION = 6
+VERSION = 7
 
 Split = Literal["train", "test"]
 
-__all__ = ["VERSION", "Attributes", "SynthBirds"]
+__all__ = ["PICTURES", "VERSION", "Attributes", "SynthBirds"]
 
 
 class SynthBirds:
