@@ -29,23 +29,24 @@ class EncoderError(UserError):
 
 @dataclass(frozen=True)
 class MatchingEncoders:
-    """The two DAMSM encoders, which say how well a caption fits a picture."""
+    """The two DAMSM encoders, which say how well a caption fits a picture; both on one device."""
 
     tokenizer: Tokenizer
     text_encoder: TextEncoder
     image_encoder: ImageEncoder
+    device: torch.device
 
     @torch.inference_mode()
     def sentences(self, ids: list[tuple[int, ...]]) -> Tensor:
-        """Sentence vectors of unit length, float32 (B, S)."""
+        """Sentence vectors of unit length, float32 (B, S), on the CPU."""
         tokens, lengths = (torch.from_numpy(part) for part in pad(ids))
-        return F.normalize(self.text_encoder(tokens, lengths).sentence)
+        return F.normalize(self.text_encoder(tokens.to(self.device), lengths).sentence).cpu()
 
     @torch.inference_mode()
     def pictures(self, pixels: Pixels) -> Tensor:
-        """Picture vectors of unit length, float32 (B, S), of `pixels` uint8 (B, R, R, 3)."""
-        image = torch.from_numpy(pixels.copy()).permute(0, 3, 1, 2).float() / 127.5 - 1
-        return F.normalize(self.image_encoder(image).picture)
+        """Picture vectors of unit length, float32 (B, S), on the CPU, of `pixels` uint8 (B, R, R, 3)."""
+        image = torch.from_numpy(pixels.copy()).to(self.device).permute(0, 3, 1, 2).float() / 127.5 - 1
+        return F.normalize(self.image_encoder(image).picture).cpu()
 
 
 def load_encoders(model: str) -> MatchingEncoders:
@@ -72,7 +73,8 @@ def load_encoders(model: str) -> MatchingEncoders:
     backbone = open_backbone(name, pretrained=False)
     image_encoder = ImageEncoder(backbone, text_encoder.rnn.hidden_size * 2).eval()
     image_encoder.load_state_dict(judges.image_encoder)
-    return MatchingEncoders(Tokenizer(words), text_encoder, image_encoder)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    return MatchingEncoders(Tokenizer(words), text_encoder.to(device), image_encoder.to(device), device)
 
 
 class RPrecision:
