@@ -143,8 +143,8 @@ class ImageEncoder(nn.Module):
         self.picture_head = nn.Linear(backbone.summary_channels, sentence_width)
 
     def forward(self, image: Tensor) -> EncodedImage:
-        """Encodes `image` float (B, 3, R, R) in [−1, 1]."""
-        regions, summary = self.backbone(image)
+        """Encodes `image` float (B, 3, R, R) in [−1, 1], of any precision."""
+        regions, summary = self.backbone(image.float())  # on a CPU, antialiased resizing knows no bfloat16
         return EncodedImage(self.region_head(regions).flatten(2), self.picture_head(summary))
 
 

@@ -20,6 +20,16 @@ def test_small_cnn_gives_regions_and_a_picture_vector(side: int, regions: int) -
     assert encoded.picture.shape == (2, 10)
 
 
+@pytest.mark.parametrize("name", ["cnn", "efficientnet-lite0"])
+def test_pictures_that_a_generator_drew_in_bf16_are_resized_too(name: BackboneName) -> None:
+    encoder = ImageEncoder(open_backbone(name, pretrained=False), sentence_width=10).eval()
+    image = torch.rand(2, 3, 128, 128).bfloat16().requires_grad_()
+    with torch.autocast("cpu", torch.bfloat16):
+        encoder(image).picture.sum().backward()
+    assert image.grad is not None
+    assert image.grad.any()
+
+
 @pytest.mark.parametrize(("name", "regions"), [("inception-v3", 17 * 17), ("efficientnet-lite0", 14 * 14)])
 def test_imagenets_backbones_are_frozen_and_their_heads_learn(name: BackboneName, regions: int) -> None:
     encoder = ImageEncoder(open_backbone(name, pretrained=False), sentence_width=10).train()
