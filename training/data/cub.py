@@ -63,8 +63,12 @@ class Cub:
                     files.append(PictureFile(file, human, f"cub/{name}", box=boxes[name]))
         if not self.attributes:
             return list_files("cub", split, files, problems)
-        human_count = sum(bool(item.captions) for item in files)
-        note = f"human captions for {human_count:,} of {len(files):,} pictures, class attributes for the others"
+        by_people = [item for item in files if item.captions]
+        described, classes = ({class_of(item) for item in items} for items in (by_people, files))
+        note = (
+            f"human captions for {len(by_people):,} of {len(files):,} pictures, "
+            f"in {len(described)} of {len(classes)} classes, class attributes for the others"
+        )
         return list_files("cub+attributes", split, self._described(files), problems, note)
 
     def _described(self, files: list[PictureFile]) -> list[PictureFile]:

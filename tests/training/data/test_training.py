@@ -109,7 +109,7 @@ def test_figures_made_with_class_captions_can_say_so(tmp_path: Path) -> None:
     assert result.exit_code == 0, result.output
     dataset = load_model(tmp_path / "run" / "checkpoint.pt").provenance["dataset"]
     assert dataset["source"] == "cub+attributes:data"
-    assert dataset["note"] == "human captions for 4 of 8 pictures, class attributes for the others"
+    assert dataset["note"] == "human captions for 4 of 8 pictures, in 1 of 2 classes, class attributes for the others"
 
 
 def test_what_is_left_out_is_said_at_the_start_and_kept_in_the_checkpoint(tmp_path: Path) -> None:
