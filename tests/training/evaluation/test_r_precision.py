@@ -22,7 +22,7 @@ class Exact(MatchingEncoders):
     """Sees in a picture's first pixel which word it belongs to."""
 
     def __init__(self) -> None:
-        super().__init__(TOKENIZER, TextEncoder(101), ImageEncoder(SmallCNN()))
+        super().__init__(TOKENIZER, TextEncoder(101), ImageEncoder(SmallCNN()), torch.device("cpu"))
 
     def sentences(self, ids: list[tuple[int, ...]]) -> Tensor:
         return torch.eye(101)[torch.tensor([row[0] for row in ids])]
