@@ -5,13 +5,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, get_args
 
-import torch
-
 from t2i_engine.caches import cache_folder
 from t2i_engine.errors import OptionError, listed, unknown
 from training.data.rendered import Rendered, render
 from training.data.source import Listing, Source, Split, require_usable, summary
 from training.data.sources import SYNTHBIRDS, open_source, public_name
+from training.distributed import device
 from training.evaluation.classifier import Recipe, trained_classifier
 from training.evaluation.comparison import FIGURES, Comparison
 from training.evaluation.distances import Distances
@@ -63,7 +62,7 @@ def evaluate(
     matching = RPrecision(load_encoders(encoders)) if "r-precision" in wanted else None
     network = instruments.network
     if network is None and wanted & {*FIGURES, "diversity"}:
-        network = Inception(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
+        network = Inception(device())
     listing = source.listing("test")
     with Progress() as progress:
         session = _Session(subject, source, count, cache or cache_folder(), progress)

@@ -12,6 +12,7 @@ from t2i_engine.bundle import Bundle
 from t2i_engine.errors import CaptionError, UserError
 from t2i_engine.tokenizer import Tokenizer, pad
 from training.checkpoint import load_model
+from training.distributed import device
 from training.evaluation.report import percent, table
 from training.evaluation.samples import Sample
 from training.evaluation.subject import Pixels
@@ -73,8 +74,7 @@ def load_encoders(model: str) -> MatchingEncoders:
     backbone = open_backbone(name, pretrained=False)
     image_encoder = ImageEncoder(backbone, text_encoder.rnn.hidden_size * 2).eval()
     image_encoder.load_state_dict(judges.image_encoder)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    return MatchingEncoders(Tokenizer(words), text_encoder.to(device), image_encoder.to(device), device)
+    return MatchingEncoders(Tokenizer(words), text_encoder.to(device()), image_encoder.to(device()), device())
 
 
 class RPrecision:
