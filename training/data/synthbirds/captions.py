@@ -32,8 +32,8 @@ CAPTIONS = 10
 VISIBLE_BARE = 0.0015
 VISIBLE_FEATHERS = 0.006
 
-# How often each feature of a bird is spoken of. CUB's captions name a belly in 16 of 100, which is too seldom to learn
-# its colour from (docs/experiments.md); here it is one caption in four.
+# How often each feature of a bird is spoken of. A belly is named in one caption of four, more often than by people
+# (16 of 100 in CUB's classes 001-010), because few bellies are drawn as asked (docs/experiments.md).
 _TOPICS = {
     "head": 1.2,
     "wings": 1.8,
