@@ -94,6 +94,8 @@ class DamsmConfig(_Section):
     """
     learning_rate: PositiveFloat = 2e-3
     gradient_clip: PositiveFloat = 0.25
+    hard_negatives: Annotated[int, Field(ge=0, le=ALTERATIONS)] = 0
+    """A picture's sentence is told from so many that nearly fit, too (data/altered.py); 0 is AttnGAN."""
     gamma1: PositiveFloat = 4.0
     gamma2: PositiveFloat = 5.0
     gamma3: PositiveFloat = 10.0
@@ -141,7 +143,7 @@ class GanConfig(_Section):
     """The discriminator meets every real picture with so many captions that do not fit, of others in the batch; 1 is
     DF-GAN. Features are computed once, so more cost little."""
     hard_mismatches: Annotated[int, Field(ge=0, le=ALTERATIONS)] = 0
-    """And with so many that nearly fit: its own with one colour word changed (data/altered.py)."""
+    """And with so many that nearly fit (data/altered.py), which are negatives of L_text, too."""
     kl_weight: NonNegative = 1.0
     contrastive: ContrastiveConfig = ContrastiveConfig()
     ema_decay: Decay = 0.999

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from training.config import RunConfig
 from training.data.corpus import Batches
 from training.distributed import gathered, means, replicated
+from training.losses.contrastive import HardNegatives
 from training.losses.damsm import sentence_loss, word_loss
 from training.losses.pairs import own_columns, related_pairs
 from training.models.image_encoder import EncodedImage, ImageEncoder, open_backbone
@@ -35,11 +36,20 @@ class Encoders(nn.Module):
         self.image_encoder = image_encoder
         self.precision = precision
 
-    def forward(self, tokens: Tensor, lengths: Tensor, image: Tensor) -> tuple[EncodedText, EncodedImage]:
-        """Encodes `tokens` int64 (B, T) of `lengths` (B), and `image` float (B, 3, R, R)."""
-        text = self.text_encoder(tokens, lengths)
+    def forward(
+        self, tokens: Tensor, lengths: Tensor, image: Tensor, altered: Tensor, altered_lengths: Tensor
+    ) -> tuple[EncodedText, EncodedImage, Tensor | None]:
+        """Encodes `tokens` int64 (B, T) of `lengths` (B), and `image` float (B, 3, R, R).
+
+        Behind them, the sentence vectors (B, A, S) of `altered` (B, A, U) of `altered_lengths`; None where A = 0.
+        """
+        text, nearly = self.text_encoder(tokens, lengths), None
+        if count := altered.shape[1]:
+            nearly = self.text_encoder(altered.flatten(0, 1), altered_lengths.flatten()).sentence.unflatten(
+                0, (-1, count)
+            )
         with autocast(image.device, self.precision):
-            return text, self.image_encoder(image)
+            return text, self.image_encoder(image), nearly
 
 
 class DamsmTrainer:
@@ -75,10 +85,14 @@ class DamsmTrainer:
         seed_step(self.config.seed, "damsm", number)
         batch = own_batch(self.corpus, self.config.seed, number, settings.batch_size, self.device)
         related = related_pairs(batch.tokens, batch.groups)
-        text, image = self._encode(batch.tokens, batch.lengths, batch.image)
+        few = slice(settings.hard_negatives)
+        text, image, nearly = self._encode(
+            batch.tokens, batch.lengths, batch.image, batch.altered[:, few], batch.altered_lengths[:, few]
+        )
+        hard = None if nearly is None else HardNegatives(nearly, batch.differs[:, few])
         losses = {
             "words": word_loss(image, text, batch.lengths, related, settings.smoothing),
-            "sentence": sentence_loss(image, text, related, settings.smoothing),
+            "sentence": sentence_loss(image, text, related, settings.smoothing, hard),
         }
         backward(losses, self.scaler)
         self.scaler.unscale_(self.optimizer)

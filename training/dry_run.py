@@ -217,9 +217,8 @@ class _Shapes:
         side, words = self.config.data.side, self.config.data.max_words
         image = torch.empty(size, 3, side, side).contiguous(memory_format=torch.channels_last)
         tokens = torch.ones(size, words, dtype=torch.int64)
-        return Batch(
-            image, tokens, torch.full((size,), words), torch.arange(size), tokens[:, None].repeat(1, ALTERATIONS, 1)
-        )
+        lengths, versions = torch.full((size,), words), tokens[:, None].repeat(1, ALTERATIONS, 1)
+        return Batch(image, tokens, lengths, torch.arange(size), versions, lengths[:, None].repeat(1, ALTERATIONS))
 
     def require(self, size: int) -> None:
         """There are always enough."""

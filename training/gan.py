@@ -12,7 +12,7 @@ from training.critic import Critic
 from training.data.corpus import Batches
 from training.distributed import averaging, gathered, means, replicated, share, world
 from training.losses.adversarial import generator_loss
-from training.losses.contrastive import nt_xent
+from training.losses.contrastive import HardNegatives, nt_xent
 from training.losses.kl import kl_to_standard_normal
 from training.losses.pairs import mismatched_partners, related_pairs
 from training.models.discriminator import Discriminator
@@ -46,6 +46,8 @@ class _Part(NamedTuple):
     """Float (B, M, S): sentences that do not fit."""
     mismatches: Tensor
     """Bool (B, M): which of them there are."""
+    hard: HardNegatives | None
+    """Those of them that nearly fit."""
     noise: Tensor
     """Float (B, Z)."""
     condition_noise: Tensor
@@ -135,15 +137,17 @@ class GanTrainer:
         related = related_pairs(batch.tokens, batch.groups)
         partners, mismatches = mismatched_partners(related, self.config.gan.mismatches)
         mismatched = sentences[partners]
-        if hard := self.config.gan.hard_mismatches:
-            altered = batch.altered[:, :hard]
+        hard = None
+        if count := self.config.gan.hard_mismatches:
+            altered, lengths = batch.altered[:, :count], batch.altered_lengths[:, :count]
             with torch.no_grad():
-                found = self.text_encoder(altered.flatten(0, 1), batch.lengths.repeat_interleave(hard)).sentence
-            mismatched = torch.cat([mismatched, found.unflatten(0, (-1, hard))], dim=1)
-            mismatches = torch.cat([mismatches, (altered != batch.tokens[:, None]).any(2)], dim=1)
+                found = self.text_encoder(altered.flatten(0, 1), lengths.flatten()).sentence
+            hard = HardNegatives(found.unflatten(0, (-1, count)), batch.differs[:, :count])
+            mismatched = torch.cat([mismatched, hard.vectors], dim=1)
+            mismatches = torch.cat([mismatches, hard.there], dim=1)
         noise = share(torch.randn(world() * size, model.noise_width, device=self.device))
         condition_noise = share(torch.randn_like(sentences))
-        return _Part(batch.image, sentence, related, mismatched, mismatches, noise, condition_noise)
+        return _Part(batch.image, sentence, related, mismatched, mismatches, hard, noise, condition_noise)
 
     def _draw(self, part: _Part) -> GeneratedImage:
         with autocast(self.device, self.config.precision):
@@ -190,7 +194,7 @@ class GanTrainer:
                 drawn = self.image_encoder(generated.image).picture
                 with torch.no_grad():
                     photographed = self.image_encoder(part.real).picture
-            by_text = nt_xent(drawn, part.sentence, part.related, contrast.temperature)
+            by_text = nt_xent(drawn, part.sentence, part.related, contrast.temperature, part.hard)
             by_image = nt_xent(drawn, photographed, part.related, contrast.temperature)
             losses["G text"] = contrast.text_weight * by_text
             losses["G image"] = contrast.image_weight * by_image

@@ -18,16 +18,12 @@ from training.stepping import seed_step
 LAMBDA_TEXT, LAMBDA_IMAGE, ETA, KL_WEIGHT = 0.3, 0.7, 0.4, 2.5
 
 
-def contrast(anchors: Tensor, targets: Tensor, tokens: Tensor) -> Tensor:
+def contrast(anchors: Tensor, targets: Tensor, tokens: Tensor, hard: list[list[Tensor]] | None = None) -> Tensor:
     total = torch.zeros(())
     for i in range(len(anchors)):
-        similarities = torch.stack(
-            [
-                F.cosine_similarity(anchors[i], targets[j], dim=0) / ETA
-                for j in range(len(anchors))
-                if j == i or not torch.equal(tokens[i], tokens[j])
-            ]
-        )
+        others = [targets[j] for j in range(len(anchors)) if j == i or not torch.equal(tokens[i], tokens[j])]
+        others += hard[i] if hard else []
+        similarities = torch.stack([F.cosine_similarity(anchors[i], other, dim=0) / ETA for other in others])
         total += similarities.exp().sum().log() - F.cosine_similarity(anchors[i], targets[i], dim=0) / ETA
     return total / len(anchors)
 
@@ -59,11 +55,13 @@ def test_a_step_reports_the_methods_losses(mismatches: int, hard: int) -> None:
     drawn = generator(torch.randn(6, 8), sentence, torch.randn_like(sentence))
     assert drawn.mean is not None
     assert drawn.log_variance is not None
-    hinges = []
+    hinges, nearly = [], []
     for i in range(6):
         others = [k % 6 for k in range(i + 1, i + 6) if not torch.equal(batch.tokens[i], batch.tokens[k % 6])]
         unfit = [sentence[k] for k in others[:mismatches]]
-        unfit += [gan.text_encoder(v[None], batch.lengths[i : i + 1]).sentence[0] for v in batch.altered[i, :hard]]
+        versions = zip(batch.altered[i, :hard], batch.altered_lengths[i, :hard], batch.differs[i, :hard], strict=True)
+        nearly += [[gan.text_encoder(v[None], n[None]).sentence[0] for v, n, differs in versions if differs]]
+        unfit += nearly[-1]
         hinges += [torch.stack([(1 + critic(batch.image[i : i + 1], s[None])).clamp_min(0) for s in unfit]).mean()]
     image, phi = batch.image.clone().requires_grad_(), sentence.clone().requires_grad_()
     slopes = torch.autograd.grad(critic(image, phi).sum(), (image, phi))
@@ -76,7 +74,7 @@ def test_a_step_reports_the_methods_losses(mismatches: int, hard: int) -> None:
         "D penalty": 2 * norm.pow(6).mean(),
         "G adversarial": -critic(drawn.image, sentence).mean(),
         "G kl": KL_WEIGHT * (0.5 * (drawn.mean**2 + variance - 1 - variance.log())).mean(),
-        "G text": LAMBDA_TEXT * contrast(encoder(drawn.image).picture, sentence, batch.tokens),
+        "G text": LAMBDA_TEXT * contrast(encoder(drawn.image).picture, sentence, batch.tokens, nearly),
         "G image": LAMBDA_IMAGE * contrast(encoder(drawn.image).picture, encoder(batch.image).picture, batch.tokens),
     }
     assert reported == pytest.approx(

@@ -1,10 +1,13 @@
-"""Captions that nearly fit a picture, one colour changed for another: hard negatives (as Yuksekgonul et al.'s, 2023).
+"""Captions that nearly fit a picture: the words of its own, put together wrongly (hard negatives; Yuksekgonul et al.,
+"When and Why Vision-Language Models Behave like Bags-of-Words", 2023).
 
-The other captions of a batch mostly tell of another bird altogether; whether a belly is yellow or red seldom matters.
+The other captions of a batch mostly tell of another bird altogether; whether belly or wing is yellow seldom matters.
 """
 
+from collections.abc import Callable, Sequence
+from itertools import chain
+
 import numpy as np
-from numpy.typing import NDArray
 
 from t2i_engine.tokenizer import Tokenizer
 
@@ -23,34 +26,109 @@ COLOURS: tuple[tuple[str, ...], ...] = (
 )
 """The basic colour terms of English (Berlin & Kay, 1969), each with its spellings."""
 
+REGIONS: tuple[tuple[str, ...], ...] = (
+    ("crown", "cap", "forehead", "throat", "cheeks", "breast", "chest", "belly", "abdomen", "stomach"),
+    ("wings", "tail"),
+    ("bill", "beak"),
+)
+"""Parts of a bird, by their names in CUB's captions: those of one region often have one colour, so that a caption which
+takes one for the other may be true."""
 
+PLURAL = frozenset({"cheeks", "wings"})
+QUALIFIERS = frozenset({"bright", "dark", "light", "pale", "pure", "jet", "spotted", "speckled", "streaked", "striped"})
 ALTERATIONS = 4
 """So many versions of each caption are made."""
 
+Words = list[str]
 
-class ColourSwaps:
-    """Changes one colour word of a caption; knows the ids of those that a vocabulary has."""
+
+class Alterations:
+    """Alters captions in three ways; knows the colours and parts that a vocabulary has words for."""
 
     def __init__(self, tokenizer: Tokenizer) -> None:
-        ids = {word: index for index, word in enumerate(tokenizer.words)}
-        known = [[ids[word] for word in words if word in ids] for words in COLOURS]
-        self._spellings = [spellings for spellings in known if spellings]
-        self._colour_of = np.full(len(tokenizer.words), -1)
-        for colour, spellings in enumerate(self._spellings):
-            self._colour_of[spellings] = colour
+        self._words = tokenizer.words
+        self._ids = {word: index for index, word in enumerate(tokenizer.words)}
+        self._colours = self._known(COLOURS)
+        self._regions = self._known(REGIONS)
+        self._colour_of = _index(self._colours)
+        self._region_of = _index(self._regions)
 
-    def altered(self, tokens: NDArray[np.int64], rng: np.random.Generator) -> NDArray[np.int64]:
-        """Versions of captions, int64 (B, T): int64 (B, ALTERATIONS, T).
+    def altered(self, ids: Sequence[int], rng: np.random.Generator) -> list[Sequence[int]]:
+        """`ALTERATIONS` versions of one caption, each in one of the ways that it allows, drawn at random.
 
-        In each, one of the caption's colour words, drawn at random, has become another colour. A caption without one
-        stays as it is.
+        One colour becomes another; two colours change places; or a colour moves to a part of another region. A caption
+        that allows none stays as it is.
         """
-        altered = np.repeat(tokens[:, None], ALTERATIONS, axis=1)
-        others = len(self._spellings) - 1
-        for versions, colours in zip(altered, self._colour_of[tokens], strict=True):
-            places = np.flatnonzero(colours >= 0)
-            if len(places) and others > 0:
-                for version, place in zip(versions, rng.choice(places, ALTERATIONS), strict=True):
-                    other = (colours[place] + rng.integers(1, others + 1)) % (others + 1)
-                    version[place] = self._spellings[other][0]
-        return altered
+        words = [self._words[i] for i in ids]
+        coloured = [place for place, word in enumerate(words) if word in self._colour_of]
+        ways: list[tuple[Callable[[Words, Sequence[int], np.random.Generator], Words], Sequence[int]]] = []
+        if coloured and len(self._colours) > 1:
+            ways.append((self._recoloured, coloured))
+        if len({self._colour_of[words[place]] for place in coloured}) > 1:
+            ways.append((self._swapped, coloured))
+        if movable := self._movable(words, coloured):
+            ways.append((self._moved, movable))
+        if not ways:
+            return [ids] * ALTERATIONS
+        chosen = [ways[i] for i in rng.integers(len(ways), size=ALTERATIONS)]
+        return [[self._ids[word] for word in alter(words, places, rng)] for alter, places in chosen]
+
+    def _known(self, groups: tuple[tuple[str, ...], ...]) -> list[tuple[str, ...]]:
+        known = (tuple(word for word in group if word in self._ids) for group in groups)
+        return [group for group in known if group]
+
+    def _movable(self, words: Words, coloured: Sequence[int]) -> list[int]:
+        """Where a part stands whose colour is before it, if no other has this colour and there is a region left."""
+        if not self._untold(words):
+            return []
+        colours = [self._colour_of[words[place]] for place in coloured]
+        own = {place + 1 for place, colour in zip(coloured, colours, strict=True) if colours.count(colour) == 1}
+        parts = [place for place, word in enumerate(words) if place in own and word in self._region_of]
+        return [place for place in parts if words[place + 1 : place + 2] != ["feathers"]]  # "tail feathers" is one word
+
+    def _untold(self, words: Words) -> list[tuple[str, ...]]:
+        """The regions that a caption says nothing of."""
+        told = {self._region_of[word] for word in words if word in self._region_of}
+        return [region for number, region in enumerate(self._regions) if number not in told]
+
+    def _recoloured(self, words: Words, places: Sequence[int], rng: np.random.Generator) -> Words:
+        place = int(rng.choice(places))
+        other = self._colour_of[words[place]] + int(rng.integers(1, len(self._colours)))
+        return self._with(words, {place: self._colours[other % len(self._colours)][0]})
+
+    def _swapped(self, words: Words, places: Sequence[int], rng: np.random.Generator) -> Words:
+        first = int(rng.choice(places))
+        others = [place for place in places if self._colour_of[words[place]] != self._colour_of[words[first]]]
+        second = int(rng.choice(others))
+        return self._with(words, {first: words[second], second: words[first]})
+
+    def _moved(self, words: Words, places: Sequence[int], rng: np.random.Generator) -> Words:
+        place = int(rng.choice(places))
+        name = str(rng.choice(list(chain.from_iterable(self._untold(words)))))
+        moved = self._with(words, {place: name})
+        start = place - 1
+        while start > 0 and words[start - 1] in QUALIFIERS:
+            start -= 1
+        if words[place] not in PLURAL and name in PLURAL and start > 0 and words[start - 1] in ("a", "an"):
+            del moved[start - 1]
+        if words[place] in PLURAL and name not in PLURAL and words[start - 1 : start] not in (["its"], ["the"]):
+            moved[start:start] = self._article(moved[start])
+        return moved
+
+    def _with(self, words: Words, changes: dict[int, str]) -> Words:
+        """The words with some of them changed, and the articles before these."""
+        changed = list(words)
+        for place, word in changes.items():
+            changed[place] = word
+            if place > 0 and words[place - 1] in ("a", "an"):
+                changed[place - 1 : place] = self._article(word) or [words[place - 1]]
+        return changed
+
+    def _article(self, word: str) -> Words:
+        """The article before a word; none where the vocabulary lacks it."""
+        article = "an" if word[0] in "aeiou" else "a"
+        return [article] if article in self._ids else []
+
+
+def _index(groups: Sequence[tuple[str, ...]]) -> dict[str, int]:
+    return dict(chain.from_iterable(((word, number) for word in group) for number, group in enumerate(groups)))

@@ -8,10 +8,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.nn import functional as F
 
 from t2i_engine.errors import CaptionError
 from t2i_engine.tokenizer import PADDING, Tokenizer, pad, split
-from training.data.altered import ColourSwaps
+from training.data.altered import ALTERATIONS, Alterations
 from training.data.source import DataError
 
 
@@ -27,7 +28,16 @@ class Batch(NamedTuple):
     groups: Tensor
     """Int64 (B): captions of one group are never each other's negatives (losses/pairs.py)."""
     altered: Tensor
-    """Int64 (B, A, T): versions of `tokens` with one colour word changed, where there is one (altered.py)."""
+    """Int64 (B, A, U): versions of the captions that do not fit (altered.py); of some, the caption itself."""
+    altered_lengths: Tensor
+    """Int64 (B, A)."""
+
+    @property
+    def differs(self) -> Tensor:
+        """Which of `altered` are not the caption itself: bool (B, A)."""
+        width = max(self.tokens.shape[1], self.altered.shape[2])
+        tokens, altered = (F.pad(ids, (0, width - ids.shape[-1])) for ids in (self.tokens, self.altered))
+        return (altered != tokens[:, None]).any(2)
 
     def to(self, device: torch.device) -> "Batch":
         """The same batch on another device."""
@@ -59,7 +69,7 @@ class Views:
     """Longer captions keep that many of their words, in order (AttnGAN)."""
     mirror: bool
     """Whether half of the pictures are mirrored (DF-GAN)."""
-    swaps: ColourSwaps
+    alterations: Alterations
 
     def batch(
         self,
@@ -70,7 +80,8 @@ class Views:
     ) -> Batch:
         """A batch of `pictures` uint8 (B, S, S, 3), S ≥ R, each with one of its `captions`, and `groups` (B)."""
         chosen = [texts[int(rng.integers(len(texts)))] for texts in captions]
-        tokens, lengths = pad([self._shorten(ids, rng) for ids in chosen])
+        shortened = [self._shorten(ids, rng) for ids in chosen]
+        tokens, lengths = pad(shortened)
         if self.mirror:
             mirrored = rng.random(len(pictures)) < 0.5
             pictures[mirrored] = pictures[mirrored, :, ::-1]
@@ -81,8 +92,9 @@ class Views:
             ]
             pictures = np.stack(parts)
         image = torch.from_numpy(pictures).permute(0, 3, 1, 2).float() / 127.5 - 1
-        altered = self.swaps.altered(tokens, rng)
-        return Batch(image, *map(torch.from_numpy, (tokens, lengths, groups, altered)))
+        altered, altered_lengths = pad([version for ids in shortened for version in self.alterations.altered(ids, rng)])
+        versions = (array.reshape(len(tokens), ALTERATIONS, *array.shape[1:]) for array in (altered, altered_lengths))
+        return Batch(image, *map(torch.from_numpy, (tokens, lengths, groups, *versions)))
 
     def _shorten(self, ids: Sequence[int], rng: np.random.Generator) -> Sequence[int]:
         if len(ids) <= self.max_words:
@@ -109,7 +121,7 @@ class Corpus:
         `side` is R where pictures are larger and to be cut. `groups`, int64 (N), is as in `Batch`; without it, every
         picture is a group of its own.
         """
-        self.views = Views(side or pictures.shape[1], max_words, mirror, ColourSwaps(tokenizer))
+        self.views = Views(side or pictures.shape[1], max_words, mirror, Alterations(tokenizer))
         self.pictures = pictures
         self.captions = [known(texts, tokenizer) for texts in captions]
         self.captioned = np.flatnonzero([bool(texts) for texts in self.captions])

@@ -6,7 +6,7 @@ from typing import Any, Protocol
 from t2i_engine.caches import cache_folder
 from t2i_engine.tokenizer import Tokenizer
 from training.config import DataConfig
-from training.data.altered import ColourSwaps
+from training.data.altered import Alterations
 from training.data.corpus import Batches, Corpus, Views, build_vocabulary
 from training.data.rendered import Rendered, render
 from training.data.source import Listing, Problem, require_usable, summary
@@ -117,7 +117,7 @@ class _Streamed:
         return build_vocabulary(self._words)
 
     def batches(self, tokenizer: Tokenizer) -> Batches:
-        views = Views(self.config.side, self.config.max_words, self.config.mirror, ColourSwaps(tokenizer))
+        views = Views(self.config.side, self.config.max_words, self.config.mirror, Alterations(tokenizer))
         return Stream(self.shards, tokenizer, views, _kept_side(self.config), self.config.workers)
 
     def describe(self) -> dict[str, Any]:

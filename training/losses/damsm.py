@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from training.distributed import gathered, share
-from training.losses.contrastive import own_cross_entropy
+from training.losses.contrastive import HardNegatives, own_cross_entropy
 from training.models.image_encoder import EncodedImage
 from training.models.text_encoder import EncodedText
 
@@ -52,14 +52,21 @@ def word_loss(image: EncodedImage, text: EncodedText, lengths: Tensor, related: 
     return _matching_loss(gathered(similarities), related, smoothing.gamma3)
 
 
-def sentence_loss(image: EncodedImage, text: EncodedText, related: Tensor, smoothing: Smoothing) -> Tensor:
-    """L_s: the same by cosine of whole-picture and sentence vectors (eq. 13). `related` is bool (B, N)."""
-    pictures = gathered(F.normalize(image.picture.float(), dim=1))
+def sentence_loss(
+    image: EncodedImage, text: EncodedText, related: Tensor, smoothing: Smoothing, hard: HardNegatives | None = None
+) -> Tensor:
+    """L_s: the same by cosine of whole-picture and sentence vectors (eq. 13). `related` is bool (B, N).
+
+    A picture must tell its caption from its `hard` negatives, too.
+    """
+    own = F.normalize(image.picture.float(), dim=1)
+    nearly = None if hard is None else smoothing.gamma3 * hard.similarities(own)
+    pictures = gathered(own)
     sentences = gathered(F.normalize(text.sentence.float(), dim=1))
-    return _matching_loss(pictures @ sentences.T, related, smoothing.gamma3)
+    return _matching_loss(pictures @ sentences.T, related, smoothing.gamma3, nearly)
 
 
-def _matching_loss(similarities: Tensor, related: Tensor, sharpness: float) -> Tensor:
-    """Of `similarities` (N, N), this process's rows and columns."""
+def _matching_loss(similarities: Tensor, related: Tensor, sharpness: float, nearly: Tensor | None = None) -> Tensor:
+    """Of `similarities` (N, N), this process's rows and columns; `nearly` (B, A) are further logits of its rows."""
     logits = sharpness * similarities
-    return own_cross_entropy(share(logits), related) + own_cross_entropy(share(logits.T), related)
+    return own_cross_entropy(share(logits), related, nearly) + own_cross_entropy(share(logits.T), related)

@@ -1,59 +1,114 @@
-"""Altered captions: one colour word is another, everything else stays."""
+"""Altered captions: the words of a caption, put together so that they do not fit its picture."""
 
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from t2i_engine.tokenizer import Tokenizer, pad
-from training.data.altered import ALTERATIONS, COLOURS, ColourSwaps
+from t2i_engine.tokenizer import Tokenizer
+from training.data.altered import ALTERATIONS, COLOURS, REGIONS, Alterations
 from training.data.corpus import Corpus, build_vocabulary
 
-WORDS = ("a", "bird", "with", "wings", "reddish", "red", "grey", "gray", "yellow")
+WORDS = (
+    "a",
+    "an",
+    "bird",
+    "with",
+    "and",
+    "bright",
+    "wings",
+    "belly",
+    "bill",
+    "reddish",
+    "red",
+    "grey",
+    "gray",
+    "orange",
+)
 TOKENIZER = Tokenizer(build_vocabulary([" ".join(WORDS)]))
-COLOUR_OF = {word: colour for colour, spellings in enumerate(COLOURS) for word in spellings}
+COLOUR_WORDS = {word for spellings in COLOURS for word in spellings}
+PART_WORDS = {word for names in REGIONS for word in names}
 
 
-@given(captions=st.lists(st.lists(st.sampled_from(WORDS), min_size=1), min_size=1), seed=st.integers(0, 2**32))
-@settings(max_examples=50, deadline=None)
-def test_one_colour_becomes_another_that_the_vocabulary_has(captions: list[list[str]], seed: int) -> None:
-    tokens, _ = pad([TOKENIZER.encode(" ".join(words)).ids for words in captions])
-    before = tokens.copy()
-    altered = ColourSwaps(TOKENIZER).altered(tokens, np.random.default_rng(seed))
-    assert np.array_equal(tokens, before)
-    assert altered.shape == (len(captions), ALTERATIONS, tokens.shape[1])
-    for words, left, versions in zip(captions, tokens, altered, strict=True):
-        for right in versions:
-            changed = np.flatnonzero(left != right)
-            assert len(changed) == any(word in COLOUR_OF for word in words)
-            for place in changed:
-                old, new = TOKENIZER.words[left[place]], TOKENIZER.words[right[place]]
-                assert COLOUR_OF[old] != COLOUR_OF[new]
+def versions(caption: str, tokenizer: Tokenizer = TOKENIZER, draws: int = 50) -> set[str]:
+    """All that many draws make of a caption."""
+    rng, alterations = np.random.default_rng(0), Alterations(tokenizer)
+    ids = tokenizer.encode(caption).ids
+    drawn = [version for _ in range(draws) for version in alterations.altered(ids, rng)]
+    return {" ".join(tokenizer.words[i] for i in version) for version in drawn}
 
 
-def test_every_colour_word_and_every_other_colour_is_drawn() -> None:
-    caption = TOKENIZER.encode("a red bird with grey wings").ids
-    tokens = np.array([caption] * 50, dtype=np.int64)
-    altered = ColourSwaps(TOKENIZER).altered(tokens, np.random.default_rng(0))
-    found = {" ".join(TOKENIZER.words[i] for i in row) for row in altered.reshape(-1, len(caption))}
-    assert found == {
-        "a grey bird with grey wings",
-        "a yellow bird with grey wings",
-        "a red bird with red wings",
-        "a red bird with yellow wings",
-    }
+@given(words=st.lists(st.sampled_from(WORDS), min_size=1), seed=st.integers(0, 2**32))
+@settings(max_examples=100, deadline=None)
+def test_colours_parts_and_articles_change_and_nothing_else(words: list[str], seed: int) -> None:
+    ids = TOKENIZER.encode(" ".join(words)).ids
+    found = Alterations(TOKENIZER).altered(ids, np.random.default_rng(seed))
+    assert len(found) == ALTERATIONS
+    may_change = COLOUR_WORDS | PART_WORDS | {"a", "an"}
+    for version in found:
+        assert (tuple(version) != ids) == any(word in COLOUR_WORDS for word in words)
+        altered = [TOKENIZER.words[i] for i in version]
+        assert [word for word in altered if word not in may_change] == [
+            word for word in words if word not in may_change
+        ]
+
+
+@pytest.mark.parametrize(
+    ("caption", "expected"),
+    [
+        (
+            "a red bird",
+            {"a grey bird", "an orange bird"},
+        ),
+        (
+            "a red bird with a grey belly",
+            {
+                *{"a grey bird with a grey belly", "an orange bird with a grey belly"},  # one colour is another
+                *{"a red bird with a red belly", "a red bird with an orange belly"},
+                "a grey bird with a red belly",  # two change places
+                *{"a red bird with grey wings", "a red bird with a grey bill"},  # one moves to another part
+            },
+        ),
+        (
+            "a red bird with bright orange wings and a bill",
+            {
+                *{
+                    "a grey bird with bright orange wings and a bill",
+                    "an orange bird with bright orange wings and a bill",
+                },
+                *{"a red bird with bright red wings and a bill", "a red bird with bright grey wings and a bill"},
+                "an orange bird with bright red wings and a bill",
+                "a red bird with a bright orange belly and a bill",
+            },
+        ),
+        # A second thing of the same colour: a bird with red wings may well have a red belly, too.
+        (
+            "a red bird with red wings",
+            {
+                *{"a grey bird with red wings", "an orange bird with red wings"},
+                *{"a red bird with grey wings", "a red bird with orange wings"},
+            },
+        ),
+        ("a bird with a belly", {"a bird with a belly"}),
+    ],
+)
+def test_every_way_is_drawn(caption: str, expected: set[str]) -> None:
+    assert versions(caption) == expected
 
 
 def test_a_caption_stays_where_no_other_colour_is_known() -> None:
-    tokenizer = Tokenizer(build_vocabulary(["a gray or grey bird"]))
-    tokens = np.array([tokenizer.encode("a gray bird").ids], dtype=np.int64)
-    altered = ColourSwaps(tokenizer).altered(tokens, np.random.default_rng(0))
-    assert np.array_equal(altered, np.repeat(tokens[:, None], ALTERATIONS, axis=1))
+    assert versions("a gray bird", Tokenizer(build_vocabulary(["a gray or grey bird"]))) == {"a gray bird"}
 
 
 def test_a_batch_brings_them_along() -> None:
-    captions = [["a red bird"], ["a yellow bird"], ["a bird"]]
+    captions = [["a red bird with a grey belly"], ["a bird"], ["orange bird"]]
     corpus = Corpus(np.zeros((3, 4, 4, 3), np.uint8), captions, TOKENIZER, 18, mirror=False)
     batch = corpus.batch(0, 0, 3)
-    differ = (batch.tokens[:, None] != batch.altered).sum(2)
-    coloured = [TOKENIZER.words.index(word) for word in ("red", "yellow")]
-    assert differ.tolist() == [[int(any(i in coloured for i in row))] * ALTERATIONS for row in batch.tokens.tolist()]
+    assert batch.altered.shape[:2] == batch.altered_lengths.shape == batch.differs.shape == (3, ALTERATIONS)
+    for row, length, altered, lengths, differs in zip(*batch[1:3], *batch[4:6], batch.differs, strict=True):
+        caption = " ".join(TOKENIZER.words[i] for i in row[:length])
+        for version, count, differ in zip(altered, lengths, differs, strict=True):
+            text = " ".join(TOKENIZER.words[i] for i in version[:count])
+            assert not version[count:].any()
+            assert text in versions(caption)
+            assert bool(differ) == (caption != "a bird")

@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.distributions import Normal, kl_divergence
 
 from training.losses.adversarial import fake_hinge, generator_loss, matching_aware_gradient_penalty, real_hinge
-from training.losses.contrastive import nt_xent
+from training.losses.contrastive import HardNegatives, nt_xent
 from training.losses.damsm import Smoothing, sentence_loss, word_loss, word_similarities
 from training.losses.kl import kl_to_standard_normal
 from training.losses.pairs import mismatched_partners, related_pairs
@@ -28,17 +28,19 @@ def test_kl_is_that_of_the_two_gaussians_per_dimension() -> None:
     assert kl_to_standard_normal(torch.zeros(2, 3), torch.zeros(2, 3)) == 0
 
 
-def test_nt_xent_is_its_formula_and_leaves_related_pairs_out() -> None:
+@pytest.mark.parametrize("hard", [None, HardNegatives(torch.randn(4, 2, 6), torch.tensor([[1, 1], [1, 0]] * 2) > 0)])
+def test_nt_xent_is_its_formula_and_leaves_related_pairs_out(hard: HardNegatives | None) -> None:
     torch.manual_seed(0)
     anchors, targets, eta = torch.randn(4, 6), torch.randn(4, 6), 0.3
     related = torch.eye(4, dtype=torch.bool)
     related[0, 2] = related[2, 0] = True
     expected = 0.0
     for i in range(4):
-        allowed = [j for j in range(4) if j == i or not related[i, j]]
-        total = sum(math.exp(cosine(anchors[i], targets[j]) / eta) for j in allowed)
+        candidates = [targets[j] for j in range(4) if j == i or not related[i, j]]
+        candidates += [] if hard is None else list(hard.vectors[i][hard.there[i]])
+        total = sum(math.exp(cosine(anchors[i], candidate) / eta) for candidate in candidates)
         expected -= math.log(math.exp(cosine(anchors[i], targets[i]) / eta) / total) / 4
-    assert float(nt_xent(anchors, targets, related, eta)) == pytest.approx(expected, rel=1e-5)
+    assert float(nt_xent(anchors, targets, related, eta, hard)) == pytest.approx(expected, rel=1e-5)
 
 
 def test_nt_xent_pulls_an_anchor_to_its_target() -> None:
@@ -83,6 +85,16 @@ def test_damsm_losses_are_small_where_pictures_and_captions_match() -> None:
     assert word_loss(swapped, text, lengths, related, smoothing) > 10
     assert sentence_loss(matching, text, related, smoothing) < 0.1
     assert sentence_loss(swapped, text, related, smoothing) > 10
+
+
+def test_a_picture_must_be_told_from_captions_that_nearly_fit() -> None:
+    smoothing, related, vectors = Smoothing(), torch.eye(4, dtype=torch.bool), torch.eye(4)
+    image, text = EncodedImage(vectors[:, :, None], vectors), EncodedText(vectors[:, :, None], vectors)
+    alone = sentence_loss(image, text, related, smoothing)
+    alike = HardNegatives(vectors[:, None], torch.ones(4, 1, dtype=torch.bool))
+    assert sentence_loss(image, text, related, smoothing, alike) == pytest.approx(float(alone) + math.log(2), abs=1e-3)
+    absent = alike._replace(there=~alike.there)
+    assert sentence_loss(image, text, related, smoothing, absent) == pytest.approx(float(alone))
 
 
 def test_padding_words_count_for_nothing() -> None:
