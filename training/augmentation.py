@@ -1,7 +1,8 @@
-"""DiffAugment: what the discriminator sees, real or generated, is altered at random (Zhao et al., 2020, "DiffAugment").
+"""Images altered at random, for the two networks that judge them.
 
-Colour, translation and cutout, differentiable by the image to any order, so that the generator learns through them and
-the gradient penalty is that of discriminator and alteration together.
+What the discriminator sees, real or generated: DiffAugment's colour, translation and cutout (Zhao et al., 2020),
+differentiable by the image to any order, so that the generator learns through them and the gradient penalty is that of
+discriminator and alteration together. What DAMSM's image encoder learns from: Random Erasing (Zhong et al., 2020).
 """
 
 import torch
@@ -13,6 +14,10 @@ CHANCES = 7
 LARGEST_SHIFT = 1 / 8
 CUT = 1 / 2
 """Of the side, like the shift."""
+SPOTS, SPOT_CHANCES = 4, 7
+"""Spots of an image, and the random numbers that one of them takes."""
+SMALLEST_SPOT, LARGEST_SPOT = 1 / 32, 1 / 6
+"""Of the side."""
 
 
 def augmented(image: Tensor, chances: Tensor) -> Tensor:
@@ -20,6 +25,26 @@ def augmented(image: Tensor, chances: Tensor) -> Tensor:
     brightness, saturation, contrast, down, right, row, column = chances[:, :, None, None, None].unbind(1)
     image = _coloured(image.float(), brightness, saturation, contrast)
     return _cut(_shifted(image, down, right), row, column)
+
+
+def spotted(image: Tensor, chances: Tensor) -> Tensor:
+    """Paints rectangles of random colours over `image`, float (B, 3, R, R), by `chances`, float (B, SPOTS, 7).
+
+    A generator that is judged by an image encoder finds the spots of colour by which that can be pleased; one that has
+    seen such spots on true pictures thinks little of them.
+    """
+    side = image.shape[2]
+    places = torch.arange(side, device=image.device)
+
+    def inside(length: Tensor, middle: Tensor) -> Tensor:
+        half = side * (SMALLEST_SPOT + length * (LARGEST_SPOT - SMALLEST_SPOT)) / 2
+        return (places - middle[:, None] * side).abs() <= half[:, None]  # (B, R)
+
+    for spot in chances.unbind(1):
+        height, width, row, column, *colour = spot.unbind(1)
+        covered = inside(height, row)[:, None, :, None] & inside(width, column)[:, None, None, :]
+        image = torch.where(covered, 2 * torch.stack(colour, dim=1)[:, :, None, None] - 1, image)
+    return image
 
 
 def _coloured(image: Tensor, brightness: Tensor, saturation: Tensor, contrast: Tensor) -> Tensor:

@@ -96,6 +96,8 @@ class DamsmConfig(_Section):
     gradient_clip: PositiveFloat = 0.25
     hard_negatives: Annotated[int, Field(ge=0, le=ALTERATIONS)] = 0
     """A picture's sentence is told from so many that nearly fit, too (data/altered.py); 0 is AttnGAN."""
+    spots: bool = False
+    """Paint spots over half of the pictures (Random Erasing; augmentation.py), against generators that draw them."""
     gamma1: PositiveFloat = 4.0
     gamma2: PositiveFloat = 5.0
     gamma3: PositiveFloat = 10.0

@@ -5,9 +5,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from training.augmentation import SPOT_CHANCES, SPOTS, spotted
 from training.config import RunConfig
 from training.data.corpus import Batches
-from training.distributed import gathered, means, replicated
+from training.distributed import gathered, means, replicated, share, world
 from training.losses.contrastive import HardNegatives
 from training.losses.damsm import sentence_loss, word_loss
 from training.losses.pairs import own_columns, related_pairs
@@ -87,7 +88,7 @@ class DamsmTrainer:
         related = related_pairs(batch.tokens, batch.groups)
         few = slice(settings.hard_negatives)
         text, image, nearly = self._encode(
-            batch.tokens, batch.lengths, batch.image, batch.altered[:, few], batch.altered_lengths[:, few]
+            batch.tokens, batch.lengths, self._seen(batch.image), batch.altered[:, few], batch.altered_lengths[:, few]
         )
         hard = None if nearly is None else HardNegatives(nearly, batch.differs[:, few])
         losses = {
@@ -104,6 +105,14 @@ class DamsmTrainer:
             similarities = nn.functional.normalize(text.sentence) @ pictures.T
             losses["found"] = (similarities.argmax(1) == own_columns(related)).float().mean()
         return means([losses])
+
+    def _seen(self, image: Tensor) -> Tensor:
+        if not self.config.damsm.spots:
+            return image
+        count = world() * len(image)
+        chances = share(torch.rand(count, SPOTS, SPOT_CHANCES, device=image.device))
+        spoilt = share(torch.rand(count, device=image.device)) < 0.5
+        return torch.where(spoilt[:, None, None, None], spotted(image, chances), image)
 
     @property
     def learning_rates(self) -> dict[str, float]:

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from tests.training.test_learning import config, trainers
-from training.augmentation import augmented
+from training.augmentation import SPOT_CHANCES, SPOTS, augmented, spotted
 from training.losses.adversarial import matching_aware_gradient_penalty
 
 NEUTRAL = 0.5
@@ -84,3 +84,29 @@ def test_all_that_the_discriminator_sees_is_altered() -> None:
     for look in looks:
         cut = (look == 0).all(1).sum((1, 2))  # a centre at the border leaves a quarter of the square
         assert (cut >= 8 * 8).all()
+
+
+def test_spots_are_rectangles_of_one_colour_and_nothing_else_changes() -> None:
+    image = torch.full((2, 3, 48, 48), 0.3)
+    spot = torch.tensor([1.0, 0.0, 0.5, 0.25, 1.0, 0.0, 0.75])  # as high and as narrow as can be, red and some blue
+    seen = spotted(image, spot.expand(2, SPOTS, SPOT_CHANCES))
+    painted = (seen != image).any(1)
+    rows, columns = painted[0].nonzero().unbind(1)
+    assert rows.unique().tolist() == list(range(20, 29))
+    assert columns.unique().tolist() == [12]
+    assert painted.sum() == 2 * 9
+    assert (seen.permute(0, 2, 3, 1)[painted] == torch.tensor([1.0, -1.0, 0.5])).all()
+
+
+def test_damsm_sees_spots_on_half_of_the_pictures() -> None:
+    settings = config()
+    settings = settings.model_copy(update={"damsm": settings.damsm.model_copy(update={"spots": True})})
+    damsm, _ = trainers(settings)
+    shown: list[Tensor] = []
+    damsm.image_encoder.register_forward_pre_hook(lambda _, inputs: shown.append(inputs[0]))
+    altered = 0
+    for number in range(20):
+        damsm.step(number)
+        original = damsm.corpus.batch(settings.seed, number, settings.damsm.batch_size).image
+        altered += int((shown[-1] != original).flatten(1).any(1).sum())
+    assert 20 < altered < 60  # of 80
