@@ -51,18 +51,17 @@ class Recipe:
 
 
 class AttributeNetwork(nn.Module):
-    """The small CNN of DAMSM with one linear layer for all attributes, which sees where in the picture features lie."""
+    """The small CNN of DAMSM with one linear layer for all attributes."""
 
     def __init__(self) -> None:
         super().__init__()
         self.backbone = SmallCNN()
-        self.head = nn.Linear(SmallCNN.summary_channels * (SIDE // 16) ** 2, _OFFSETS[-1])
+        self.head = nn.Linear(SmallCNN.summary_channels, _OFFSETS[-1])
 
     def forward(self, image: Tensor) -> list[Tensor]:
         """Maps `image` float (B, 3, 64, 64) in [−1, 1] to logits, one (B, values) for each attribute."""
-        backbone = self.backbone
-        features = backbone.to_summary(backbone.to_regions(backbone.stem(image)))
-        logits: Tensor = self.head(features.flatten(1))
+        _, summary = self.backbone(image)
+        logits: Tensor = self.head(summary)
         return [logits[:, start:end] for start, end in pairwise(_OFFSETS)]
 
 

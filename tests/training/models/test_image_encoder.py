@@ -13,11 +13,23 @@ from training.models.image_encoder import BackboneName, EfficientNetLite0, Image
 IMAGENET_BIRDS = (*range(7, 25), *range(80, 101), *range(127, 147))
 
 
-@pytest.mark.parametrize(("side", "regions"), [(32, 16), (64, 64)])
-def test_small_cnn_gives_regions_and_a_picture_vector(side: int, regions: int) -> None:
+@pytest.mark.parametrize("side", [32, 64, 128])
+def test_small_cnn_gives_regions_and_a_picture_vector(side: int) -> None:
     encoded = ImageEncoder(SmallCNN(), sentence_width=10)(torch.zeros(2, 3, side, side))
-    assert encoded.regions.shape == (2, 10, regions)
+    assert encoded.regions.shape == (2, 10, 8 * 8)
     assert encoded.picture.shape == (2, 10)
+
+
+def test_small_cnn_knows_where_in_the_picture_it_saw_what() -> None:
+    """Two squares change places, far from each other and from the edges: what is there is the same."""
+    torch.manual_seed(0)
+    backbone, red, blue = SmallCNN().eval(), torch.tensor([1.0, -1, -1]), torch.tensor([-1.0, -1, 1])
+    image = torch.zeros(2, 3, 64, 64)
+    for picture, (left, right) in zip(image, [(red, blue), (blue, red)], strict=True):
+        picture[:, 24:32, 16:24], picture[:, 24:32, 48:56] = left[:, None, None], right[:, None, None]
+    _, summary = backbone(image)
+    difference = (summary[0] - summary[1]).norm() / summary[0].norm()
+    assert difference > 0.2  # of the mean over all places: 0.03
 
 
 @pytest.mark.parametrize("name", ["cnn", "efficientnet-lite0"])
