@@ -31,14 +31,16 @@ class EncodedImage(NamedTuple):
 class SmallCNN(nn.Module):
     """A residual CNN, trained with the heads, for pictures far from photographs: regions at stride 8, summary at 16.
 
-    It looks at 64² of any picture, so that it serves a generator that grows as it is. Its summary keeps where in the
-    picture it saw what: their mean cannot tell a white belly from white wings (docs/experiments.md).
+    Larger pictures than 64² are shrunk to that, so that it serves a generator that grows as it is. Its summary keeps
+    where in the picture it saw what, in 4 × 4 places: their mean cannot tell a white belly from white wings
+    (docs/experiments.md).
     """
 
-    side = 64
+    largest_side = 64
+    places = 4
     region_channels = 128
     place_channels = 256
-    summary_channels = place_channels * (side // 16) ** 2
+    summary_channels = place_channels * places**2
 
     def __init__(self) -> None:
         super().__init__()
@@ -47,11 +49,12 @@ class SmallCNN(nn.Module):
         self.to_summary = _Residual(self.region_channels, self.place_channels)
 
     def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
-        """Maps `image` (B, 3, R, R) in [−1, 1] to regions (B, 128, 8, 8) and a summary (B, 4096)."""
-        if image.shape[-1] != self.side:
-            image = F.interpolate(image, size=(self.side, self.side), mode="bilinear", antialias=True)
+        """Maps `image` (B, 3, R, R) in [−1, 1] to at most 8 × 8 regions (B, 128, R/8, R/8), and a summary (B, 4096)."""
+        side = self.largest_side
+        if image.shape[-1] > side:
+            image = F.interpolate(image, size=(side, side), mode="bilinear", antialias=True)
         regions = self.to_regions(self.stem(image))
-        return regions, self.to_summary(regions).flatten(1)
+        return regions, F.adaptive_avg_pool2d(self.to_summary(regions), self.places).flatten(1)
 
 
 class _Frozen(nn.Module):
