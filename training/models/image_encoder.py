@@ -145,11 +145,20 @@ class ImageEncoder(nn.Module):
         self.backbone = backbone
         self.region_head = nn.Conv2d(backbone.region_channels, sentence_width, 1, bias=False)
         self.picture_head = nn.Linear(backbone.summary_channels, sentence_width)
+        if isinstance(backbone, SmallCNN):
+            self.register_load_state_dict_pre_hook(_spread_over_places)  # type: ignore[no-untyped-call]  # PyTorch's
 
     def forward(self, image: Tensor) -> EncodedImage:
         """Encodes `image` float (B, 3, R, R) in [−1, 1], of any precision."""
         regions, summary = self.backbone(image.float())  # on a CPU, antialiased resizing knows no bfloat16
         return EncodedImage(self.region_head(regions).flatten(2), self.picture_head(summary))
+
+
+def _spread_over_places(encoder: nn.Module, state: dict[str, Tensor], prefix: str, *_: object) -> None:
+    """Brings a head that was trained on the mean over all places into the shape of now, the same function."""
+    weight, places = state.get(f"{prefix}picture_head.weight"), SmallCNN.places**2
+    if weight is not None and weight.shape[1] == SmallCNN.place_channels:
+        state[f"{prefix}picture_head.weight"] = (weight / places).repeat_interleave(places, dim=1)
 
 
 class _Residual(nn.Module):

@@ -32,6 +32,16 @@ def test_small_cnn_knows_where_in_the_picture_it_saw_what() -> None:
     assert difference > 0.2  # of the mean over all places: 0.03
 
 
+def test_a_head_of_the_mean_over_all_places_is_read_as_the_same_function() -> None:
+    torch.manual_seed(0)
+    encoder, image = ImageEncoder(SmallCNN(), sentence_width=10).eval(), torch.rand(2, 3, 64, 64)
+    mean = torch.nn.Linear(SmallCNN.place_channels, 10)
+    encoder.load_state_dict(encoder.state_dict() | {f"picture_head.{k}": v for k, v in mean.state_dict().items()})
+    _, summary = encoder.backbone(image)
+    expected = mean(summary.unflatten(1, (SmallCNN.place_channels, -1)).mean(2))
+    torch.testing.assert_close(encoder(image).picture, expected)
+
+
 @pytest.mark.parametrize("name", ["cnn", "efficientnet-lite0"])
 def test_pictures_that_a_generator_drew_in_bf16_are_resized_too(name: BackboneName) -> None:
     encoder = ImageEncoder(open_backbone(name, pretrained=False), sentence_width=10).eval()
