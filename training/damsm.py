@@ -44,11 +44,8 @@ class Encoders(nn.Module):
 
         Behind them, the sentence vectors (B, A, S) of `altered` (B, A, U) of `altered_lengths`; None where A = 0.
         """
-        text, nearly = self.text_encoder(tokens, lengths), None
-        if count := altered.shape[1]:
-            nearly = self.text_encoder(altered.flatten(0, 1), altered_lengths.flatten()).sentence.unflatten(
-                0, (-1, count)
-            )
+        text = self.text_encoder(tokens, lengths)
+        nearly = self.text_encoder.sentences(altered, altered_lengths) if altered.shape[1] else None
         with autocast(image.device, self.precision):
             return text, self.image_encoder(image), nearly
 

@@ -139,10 +139,9 @@ class GanTrainer:
         mismatched = sentences[partners]
         hard = None
         if count := self.config.gan.hard_mismatches:
-            altered, lengths = batch.altered[:, :count], batch.altered_lengths[:, :count]
             with torch.no_grad():
-                found = self.text_encoder(altered.flatten(0, 1), lengths.flatten()).sentence
-            hard = HardNegatives(found.unflatten(0, (-1, count)), batch.differs[:, :count])
+                found = self.text_encoder.sentences(batch.altered[:, :count], batch.altered_lengths[:, :count])
+            hard = HardNegatives(found, batch.differs[:, :count])
             mismatched = torch.cat([mismatched, hard.vectors], dim=1)
             mismatches = torch.cat([mismatches, hard.there], dim=1)
         noise = share(torch.randn(world() * size, model.noise_width, device=self.device))

@@ -146,7 +146,7 @@ class ImageEncoder(nn.Module):
         self.region_head = nn.Conv2d(backbone.region_channels, sentence_width, 1, bias=False)
         self.picture_head = nn.Linear(backbone.summary_channels, sentence_width)
         if isinstance(backbone, SmallCNN):
-            self.register_load_state_dict_pre_hook(_spread_over_places)  # type: ignore[no-untyped-call]  # PyTorch's
+            self.register_load_state_dict_pre_hook(_spread_over_places)  # type: ignore[no-untyped-call]  # in PyTorch
 
     def forward(self, image: Tensor) -> EncodedImage:
         """Encodes `image` float (B, 3, R, R) in [−1, 1], of any precision."""

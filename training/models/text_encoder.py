@@ -41,3 +41,8 @@ class TextEncoder(nn.Module):
         words, _ = pad_packed_sequence(outputs, batch_first=True, total_length=tokens.shape[1])
         sentence = torch.cat(last_states.unbind(0), dim=1)
         return EncodedText(words.transpose(1, 2), sentence)
+
+    def sentences(self, tokens: Tensor, lengths: Tensor) -> Tensor:
+        """Sentence vectors, float (B, A, S), of A captions of each picture: `tokens` (B, A, T), `lengths` (B, A)."""
+        encoded: EncodedText = self(tokens.flatten(0, 1), lengths.flatten())
+        return encoded.sentence.view(*tokens.shape[:2], -1)
