@@ -24,7 +24,7 @@ from training.evaluation.evaluate import evaluate
 from training.evaluation.subject import open_subject
 from training.run import train_files
 
-ENCODERS = "encoders"
+ENCODERS, JUDGE = "encoders", "judge"
 
 
 class ExperimentError(UserError):
@@ -51,6 +51,8 @@ class Experiment(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     config: Path
+    judge: dict[str, Any] = {}
+    """What is changed in the config for encoders that judge R-precision alone; without it, the rows' own judge."""
     rows: Annotated[tuple[Row, ...], Field(min_length=1)]
 
 
@@ -63,6 +65,10 @@ def load_experiment(path: Path) -> Experiment:
         reasons = [f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in _details(error)] or [str(error)]
         raise ExperimentError(f"experiment '{path}' cannot be read: {' '.join('; '.join(reasons).split())}") from error
     return experiment.model_copy(update={"config": path.parent / experiment.config})
+
+
+def _assignments(changes: dict[str, Any]) -> list[str]:
+    return [f"{key}={json.dumps(value)}" for key, value in changes.items()]
 
 
 def _details(error: Exception) -> list[Any]:
@@ -81,14 +87,16 @@ class Laboratory:
 
     @property
     def encoders(self) -> Path:
-        """The checkpoint whose encoders all rows are trained with and judged by."""
+        """The checkpoint whose encoders all rows are trained with."""
         return self.out / ENCODERS / "checkpoint.pt"
 
     def train_encoders(self) -> None:
-        """Trains DAMSM, and one step of a GAN that nobody uses."""
+        """Trains DAMSM for the rows and for their judge, each with one step of a GAN that nobody uses."""
         config = load_config(self.experiment.config, self.assignments)
         if config.damsm.initial is None:
             self._train(ENCODERS, [*self.assignments, "gan.steps=1"])
+        if judge := self.experiment.judge:
+            self._train(JUDGE, [*self.assignments, *_assignments(judge), "gan.steps=1"])
 
     def findings(self) -> Iterator[Finding]:
         """Trains and measures the rows: with their first seeds, so that they can soon be compared, then the others."""
@@ -100,7 +108,7 @@ class Laboratory:
 
     def _finding(self, row: Row, seed: int) -> Finding:
         assignments = [f"damsm.initial={json.dumps(str(self.encoders))}", *self.assignments, f"seed={seed}"]
-        assignments += [f"{key}={json.dumps(value)}" for key, value in row.set.items()]
+        assignments += _assignments(row.set)
         checkpoint = self._train(row.folder(seed), assignments)
         file = checkpoint.parent / "evaluation.json"
         figures = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
@@ -115,7 +123,7 @@ class Laboratory:
         return train_files(self.experiment.config, out, out.exists(), None, assignments)
 
     def _measure(self, checkpoint: Path, config: RunConfig) -> dict[str, Any]:
-        encoders = config.damsm.initial
+        encoders = str(self.out / JUDGE / "checkpoint.pt") if self.experiment.judge else config.damsm.initial
         assert encoders is not None
         found = evaluate(
             open_subject(str(checkpoint)), config.data.source, ("fid", "r-precision"), encoders, self.count

@@ -1,5 +1,6 @@
 """Experiments: rows trained alike with the same encoders, each measured once, and a report of what was found."""
 
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
@@ -14,6 +15,8 @@ from tests.training.runs import TINY
 from training.checkpoint import load_checkpoint, load_model
 from training.config import load_config
 from training.evaluation.evaluate import Instruments, evaluate
+from training.evaluation.report import Report
+from training.evaluation.subject import Subject
 
 ROWS = (
     {"name": "DF-GAN", "set": {"model.adaptive_block": False, "gan.contrastive.enabled": False}},
@@ -22,9 +25,9 @@ ROWS = (
 EXPERIMENTS = Path(__file__).parents[2] / "training" / "configs" / "experiments"
 
 
-def run(folder: Path, *options: str) -> Result:
+def run(folder: Path, *options: str, **further: object) -> Result:
     path = folder / "rows.yaml"
-    path.write_text(yaml.safe_dump({"config": str(TINY), "rows": list(ROWS)}), encoding="utf-8")
+    path.write_text(yaml.safe_dump({"config": str(TINY), "rows": list(ROWS), **further}), encoding="utf-8")
     arguments = [
         str(path),
         "--out",
@@ -74,11 +77,30 @@ def test_every_row_is_trained_with_the_same_encoders_and_measured_once(
         run(tmp_path, "--set", "gan.steps=7")
 
 
+def test_a_judge_of_its_own_measures_the_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    judges = []
+
+    def quick(subject: Subject, data: str, metrics: Sequence[str], encoders: str, count: int) -> Report:
+        judges.append(encoders)
+        tools = Instruments(MeanColours())
+        return evaluate(subject, data, metrics, encoders, count, cache=tmp_path / "cache", instruments=tools)
+
+    monkeypatch.setattr("benchmarks.experiment.evaluate", quick)
+    assert run(tmp_path, judge={"seed": 7}).exit_code == 0
+    out = tmp_path / "out"
+    assert judges == [str(out / "judge" / "checkpoint.pt")] * 3
+    judge, encoders = (load_model(out / name / "checkpoint.pt") for name in ("judge", "encoders"))
+    assert judge.provenance["config"]["seed"] == 7
+    row = load_model(out / "df-gan-0" / "checkpoint.pt").model.text_encoder.encoder.weight
+    assert row.equal(encoders.model.text_encoder.encoder.weight)
+    assert not row.equal(judge.model.text_encoder.encoder.weight)
+
+
 def test_the_shipped_experiments_fit_their_configs() -> None:
     for path in EXPERIMENTS.glob("*.yaml"):
         experiment = load_experiment(path)
-        for row in experiment.rows:
-            load_config(experiment.config, [f"{key}={yaml.safe_dump(value)}" for key, value in row.set.items()])
+        for changes in (experiment.judge, *(row.set for row in experiment.rows)):
+            load_config(experiment.config, [f"{key}={yaml.safe_dump(value)}" for key, value in changes.items()])
 
 
 @pytest.mark.parametrize(
