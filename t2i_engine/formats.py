@@ -91,9 +91,11 @@ _ONNX_FILES = {TEXT_ENCODER: "text_encoder.onnx", GENERATOR: "generator.onnx"}
 _INT8_FILES = {TEXT_ENCODER: "text_encoder.onnx", GENERATOR: "generator.int8.onnx"}
 _ONNXRUNTIME = "t2i_engine.backends.onnxruntime:open_runner"
 _OPENVINO = "t2i_engine.backends.openvino:open_runner"
+_SENTENCE = 1e-4
+"""Of every fp32 text encoder: 1e-7 per LSTM state, which 64 words of a well-trained one have enlarged to 3e-5."""
 _SAME_ARITHMETIC = (
-    "the same fp32 arithmetic summed in another order: about 1e-7 per LSTM state and 7e-6 per image value; "
-    "a value that close to a rounding border moves one level"
+    "the same fp32 arithmetic summed in another order: about 1e-7 per LSTM state, enlarged by every word up to 3e-5, "
+    "and 7e-6 per image value; a value that close to a rounding border moves one level"
 )
 _INT8 = "256 levels per layer, chosen on real captions: about 40 dB; the text encoder stays in fp32"
 
@@ -105,7 +107,7 @@ def _tensorrt(backend: str, precision: str) -> Format:
     name, graphs = f"{backend}-{precision}", (TEXT_ENCODER, GENERATOR)
     engines = [f"{graph}.{name}.engine" for graph in graphs]
     ahead = backend == "tensorrt-rtx"
-    strict = Differences(sentence=1e-5, image=1e-4, pixels=1)
+    strict = Differences(sentence=_SENTENCE, image=1e-4, pixels=1)
     return Format(
         name=name,
         files={graph: f"{graph}.tensorrt-{precision}.onnx" for graph in graphs},
@@ -136,7 +138,7 @@ FORMATS: tuple[Format, ...] = (
         extras={"cpu": "openvino"},
         builder="export.onnx_graphs:build",
         opener=_OPENVINO,
-        tolerance=Differences(sentence=1e-5, psnr=45),
+        tolerance=Differences(sentence=_SENTENCE, psnr=45),
         reason="8 bits of mantissa: about 52 dB, 4 levels where there is contrast; the text encoder stays in fp32",
     ),
     Format(
@@ -147,7 +149,7 @@ FORMATS: tuple[Format, ...] = (
         extras={"cuda": "gpu", "cpu": "cpu"},
         builder="export.onnx_graphs:build",
         opener=_ONNXRUNTIME,
-        tolerance=Differences(sentence=1e-5, image=1e-4, pixels=1),
+        tolerance=Differences(sentence=_SENTENCE, image=1e-4, pixels=1),
         reason=_SAME_ARITHMETIC,
     ),
     Format(
@@ -158,7 +160,7 @@ FORMATS: tuple[Format, ...] = (
         extras={"cpu": "openvino"},
         builder="export.onnx_graphs:build",
         opener=_OPENVINO,
-        tolerance=Differences(sentence=1e-5, image=1e-4, pixels=1),
+        tolerance=Differences(sentence=_SENTENCE, image=1e-4, pixels=1),
         reason=_SAME_ARITHMETIC,
     ),
     Format(
@@ -169,7 +171,7 @@ FORMATS: tuple[Format, ...] = (
         extras={"cuda": "export", "cpu": "export"},
         builder="export.weights:build",
         opener="t2i_engine.backends.pytorch:open_runner",
-        tolerance=Differences(sentence=1e-5, image=1e-4, pixels=1),
+        tolerance=Differences(sentence=_SENTENCE, image=1e-4, pixels=1),
         reason="the same weights in the same code; batch size and number of threads change the order of sums",
     ),
     Format(
@@ -192,7 +194,7 @@ FORMATS: tuple[Format, ...] = (
         extras={"cpu": "openvino"},
         builder="export.int8:build",
         opener=_OPENVINO,
-        tolerance=Differences(sentence=1e-5, psnr=35),
+        tolerance=Differences(sentence=_SENTENCE, psnr=35),
         reason=_INT8,
         calibrated=True,
     ),
@@ -204,7 +206,7 @@ FORMATS: tuple[Format, ...] = (
         extras={"cpu": "cpu"},
         builder="export.int8:build",
         opener=_ONNXRUNTIME,
-        tolerance=Differences(sentence=1e-5, psnr=35),
+        tolerance=Differences(sentence=_SENTENCE, psnr=35),
         reason=_INT8,
         calibrated=True,
     ),
