@@ -112,8 +112,13 @@ class Laboratory:
         checkpoint = self._train(row.folder(seed), assignments)
         file = checkpoint.parent / "evaluation.json"
         figures = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
-        if figures.get("provenance") != load_model(checkpoint).provenance or figures.get("count") != self.count:
-            figures = self._measure(checkpoint, load_config(self.experiment.config, assignments))
+        measured = {
+            "provenance": load_model(checkpoint).provenance,
+            "count": self.count,
+            "judge": self.experiment.judge,
+        }
+        if any(figures.get(key) != value for key, value in measured.items()):
+            figures = self._measure(checkpoint, load_config(self.experiment.config, assignments)) | measured
             file.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
         return Finding(row.name, seed, checkpoint.parent, figures)
 
@@ -130,7 +135,7 @@ class Laboratory:
         ).as_json()
         trained = load_model(checkpoint)
         parameters = {name: sum(p.numel() for p in net.parameters()) for name, net in trained.model.named_children()}
-        return {**found, "count": self.count, "parameters": parameters, "provenance": trained.provenance}
+        return {**found, "parameters": parameters}
 
 
 @click.command()

@@ -86,7 +86,7 @@ def _table(findings: Iterable[Finding]) -> str:
                 f"{fid['value']:.2f}",
                 f"{precision['generated']:.1f}",
                 f"{figures['parameters']['generator']:,}",
-                f"{images / (3600 * hours):.0f}" if hours else "",
+                f"{images / finding.logged()[-1]['seconds']:.0f}",
                 f"{hours:.2f}",
             )
         )
