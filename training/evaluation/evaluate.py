@@ -28,7 +28,6 @@ Metric = Literal["fid", "fid-floor", "kid", "r-precision", "attributes", "divers
 METRICS: tuple[Metric, ...] = get_args(Metric)
 OF_SYNTHBIRDS: tuple[Metric, ...] = ("attributes", "diversity")
 PAPERS_COUNT = 30_000
-FAITHFUL_CAPTIONS = 1_000
 
 
 @dataclass(frozen=True)
@@ -143,7 +142,7 @@ class _Session:
                 self.progress.start(phase, total)
             self._report(done)
 
-        return Faithfulness(trained_classifier(show, recipe, self.cache), FAITHFUL_CAPTIONS)
+        return Faithfulness(trained_classifier(show, recipe, self.cache))
 
     def draw(self, real: Rendered, measures: Sequence[Measure]) -> int:
         """Shows every batch to all measures; returns how many captions could be drawn."""

@@ -21,26 +21,22 @@ class Tally:
 
 
 class Faithfulness:
-    """Takes in samples up to a number of captions, and judges both of their pictures with the classifier.
+    """Takes in samples, and judges both of their pictures with the classifier.
 
     The renders are what the captions were written for: what the classifier misses in them is its own fault, or too
     small to be seen, so they are the ceiling.
     """
 
-    def __init__(self, classifier: Classifier, captions: int) -> None:
+    def __init__(self, classifier: Classifier) -> None:
         self.classifier = classifier
-        self.most = captions
         self.captions = 0
         self.tallies = {name: Tally() for name in (*ATTRIBUTES, EVERYTHING)}
 
     def update(self, sample: Sample) -> None:
         """Takes in a batch."""
-        room = self.most - self.captions
-        if room <= 0:
-            return
-        generated = self.classifier.classify(sample.pixels[:room])
-        renders = self.classifier.classify(sample.real[:room])
-        for caption, drawn, real in zip(sample.captions[:room], generated, renders, strict=True):
+        generated = self.classifier.classify(sample.pixels)
+        renders = self.classifier.classify(sample.real)
+        for caption, drawn, real in zip(sample.captions, generated, renders, strict=True):
             self.captions += 1
             wanted = asked(caption)
             for name, value in wanted.items():
