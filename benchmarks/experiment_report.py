@@ -78,7 +78,7 @@ def _table(findings: Iterable[Finding]) -> str:
         figures, provenance = finding.figures, finding.figures["provenance"]
         fid, precision = figures["fid"], figures["r_precision"]
         settings, hours = provenance["config"]["gan"], provenance["hours"]
-        images = provenance["steps"]["gan"] * settings["batch_size"] * settings["accumulate"]
+        images = provenance["steps"]["gan"] * settings["batch_size"] * settings["gradient_accumulation"]
         rows.append(
             (
                 finding.row,

@@ -7,9 +7,9 @@ from itertools import product
 from benchmarks.material import paper_name
 from benchmarks.report import Case
 from benchmarks.rows import BUNDLE, COMPILED, PLAIN, REFERENCE, ROWS, UNFOLDED, Row, find_row
+from t2i_engine.backend_selection import backend_status
 from t2i_engine.backends.base import available_threads
 from t2i_engine.bundle import Bundle
-from t2i_engine.choice import backend_status
 from t2i_engine.engine import LARGEST_BATCH, MOST_THREADS
 from t2i_engine.errors import BackendError, OptionError
 from t2i_engine.formats import FORMATS, load
@@ -80,7 +80,7 @@ def make_plan(bundle: Bundle, options: Options) -> Plan:
     available, unavailable = _available(bundle, named, ALL in names, options.quick)
     _check_profiles((row for row, _ in available), batches)
     sides = () if options.quick else SIDES
-    networks = [(bundle.name, bundle.sizes.picture_side, batches, threads)]
+    networks = [(bundle.name, bundle.sizes.resolution, batches, threads)]
     networks += [(paper_name(side), side, (1,), threads[-1:]) for side in sides]
     cases = [
         Case(row.name, network, side, row.format.precision, device, batch, count)
@@ -126,10 +126,10 @@ def _devices(bundle: Bundle, row: Row) -> tuple[list[str], str]:
         name = row.name if row.name in {form.name for form in FORMATS} else table.name
         if name not in {form.name for form in bundle.formats}:
             return [], f"not in the bundle: t2i-engine export {bundle.name} --formats {name}"
-        if row.format.unready and not backend_status(row.format.backend).lacks:
-            unready = load(row.format.unready)(bundle, row.format)
-            if unready:
-                return [], unready
+        if row.format.needs_build and not backend_status(row.format.backend).lacks:
+            needs_build = load(row.format.needs_build)(bundle, row.format)
+            if needs_build:
+                return [], needs_build
     return devices, ""
 
 

@@ -3,8 +3,8 @@
 from collections.abc import Callable, Iterator, Mapping
 
 from benchmarks.report import Quality
+from t2i_engine.backend_selection import row_lacks
 from t2i_engine.bundle import Bundle
-from t2i_engine.choice import row_lacks
 from t2i_engine.engine import Engine
 from t2i_engine.errors import MissingExtra, OptionError
 

@@ -22,9 +22,9 @@ def section(report: Report) -> str:
     threads = max(one.case.threads for one in cases)
     shown = [one for one in cases if one.case.batch in (min(batches), max(batches)) and one.case.threads == threads]
     machine, sizes = report.machine, report.network.sizes
-    side = sizes["picture_side"]
+    side = sizes["resolution"]
     where = (
-        f"`{report.network.name}`, {side} × {side} pixels, base width {sizes['base_width']}, on {machine.cpu} with "
+        f"`{report.network.name}`, {side} × {side} pixels, base width {sizes['base_channels']}, on {machine.cpu} with "
         f"{threads} processors, {report.created[:10]}. A request is captions in, PNG files out; medians with their "
         "95 % confidence intervals. × PyTorch: how many times PyTorch eager's speed. Of the limit: how near the "
         "generator comes to what this machine's own matrix products and memory allow. Conditions, latencies, scaling "

@@ -10,7 +10,7 @@ from pathlib import Path
 from benchmarks.machine import Load, Machine
 from benchmarks.statistics import Estimate, Timing
 from t2i_engine.errors import OutputError, UserError, quoted
-from t2i_engine.records import RecordError, read_record
+from t2i_engine.schema import SchemaError, read_dataclass
 
 SCHEMA = 1
 FILE = "report.json"
@@ -213,8 +213,8 @@ def read_report(file: Path, any_schema: bool = False) -> Report:
             "or add --compare-anyway"
         )
     try:
-        return read_record(Report, found)
-    except RecordError as error:
+        return read_dataclass(Report, found)
+    except SchemaError as error:
         raise BaselineError(f"{shown} cannot be read as a report: {error}; measure the baseline again") from None
 
 

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from benchmarks.machine import has_bf16
-from t2i_engine.choice import row_lacks
+from t2i_engine.backend_selection import row_lacks
 from t2i_engine.errors import OptionError, unknown
 from t2i_engine.formats import FORMATS, Form, Format, find
 

@@ -35,7 +35,7 @@ def all_tables(report: Report) -> list[Table]:
         work(report),
         *operators(report),
         scaling(report),
-        left_out(report),
+        rejected(report),
         conditions(report),
     ]
     return [table for table in tables if table.rows]
@@ -248,7 +248,7 @@ def scaling(report: Report) -> Table:
     return Table("Other picture sides", head, rows, "The paper's network (random weights) at side R, batch 1.")
 
 
-def left_out(report: Report) -> Table:
+def rejected(report: Report) -> Table:
     """What was not measured."""
     rows = [*report.unavailable.items(), *((case, "interrupted") for case in report.missing)]
     return Table("Not measured", ("row", "why"), rows)

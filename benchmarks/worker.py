@@ -17,9 +17,9 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.rows import find_row
+from t2i_engine.backend_selection import BackendSelection
 from t2i_engine.backends.base import Array, Runner
 from t2i_engine.bundle import Bundle
-from t2i_engine.choice import Choice
 from t2i_engine.engine import Engine
 from t2i_engine.errors import UserError
 from t2i_engine.formats import GENERATOR, TEXT_ENCODER, load
@@ -61,7 +61,7 @@ class OpenCase:
             TimedRunner(open_runner(self.bundle, self.row, graph, device, threads))
             for graph in (TEXT_ENCODER, GENERATOR)
         )
-        choice = Choice(self.row, device, "")
+        choice = BackendSelection(self.row, device, "")
         self.engine = Engine(self.bundle, choice, self.bundle.tokenizer(), self.text_encoder, self.generator)
         self.importing, self.opening = 1000 * (imported - started), 1000 * (time.perf_counter() - imported)
 

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from t2i_engine.bundle import FileRecord
+from t2i_engine.bundle import FileEntry
 from t2i_engine.formats import Format
 
 
@@ -20,7 +20,7 @@ class BuiltFile:
     """What else is worth knowing of how it was made: goes into the manifest's provenance."""
 
     @property
-    def record(self) -> FileRecord:
+    def record(self) -> FileEntry:
         """The manifest's record of the file."""
         format_name, precision = (self.row.name, self.row.precision) if self.row else (None, None)
-        return FileRecord.of(self.content, self.graph, format_name, precision, self.opset)
+        return FileEntry.of(self.content, self.graph, format_name, precision, self.opset)

@@ -9,8 +9,8 @@ from export.gate import Proof
 from export.reference import make_reference
 from export.source import Source
 from export.weights import to_safetensors
-from t2i_engine.bundle import PAPER, VOCABULARY, FileRecord, Manifest, is_name, paper_folder
-from t2i_engine.choice import backend_status
+from t2i_engine.backend_selection import backend_status
+from t2i_engine.bundle import PAPER, VOCABULARY, FileEntry, Manifest, is_name, paper_folder
 from t2i_engine.errors import OptionError, quoted
 from t2i_engine.formats import Format
 from t2i_engine.reference import REFERENCE
@@ -44,22 +44,25 @@ class Draft:
             self.notes[file.name] = dict(file.notes)
 
     def proved(
-        self, rows: Iterable[Format], unproved: Mapping[str, str], proof: Proof, versions: Mapping[str, str]
+        self, rows: Iterable[Format], unverified: Mapping[str, str], proof: Proof, versions: Mapping[str, str]
     ) -> Manifest:
         """The manifest of what is to be written: without the formats of `rows` that missed their tolerance."""
         missed = proof.missed
         kept = [row for row in rows if row.name not in missed]
         before = self.manifest
         needed = self.first_files.union(*(row.all_files for row in kept))
-        parity = {**before.parity, **{row.name: proof.parity(row) for row in kept if row.name not in unproved}}
+        parity = {**before.parity, **{row.name: proof.parity(row) for row in kept if row.name not in unverified}}
         return replace(
             before,
             files={name: record for name, record in before.files.items() if name in needed},
             parity=parity,
-            unproved={**before.unproved, **{row.name: unproved[row.name] for row in kept if row.name in unproved}},
-            left_out={
+            unverified={
+                **before.unverified,
+                **{row.name: unverified[row.name] for row in kept if row.name in unverified},
+            },
+            rejected={
                 name: reason
-                for name, reason in {**before.left_out, **missed}.items()
+                for name, reason in {**before.rejected, **missed}.items()
                 if name not in [row.name for row in kept]
             },
             provenance=self._provenance(kept, needed, versions),
@@ -103,7 +106,7 @@ def start_draft(source: Source, folder: Path | None, name: str | None) -> Draft:
     ]
     judges = {IMAGE_ENCODER: source.judges.image_encoder, DISCRIMINATOR: source.judges.discriminator}
     common += [BuiltFile(file, to_safetensors(state)) for file, state in judges.items() if state]
-    records: dict[str, FileRecord] = {file.name: file.record for file in common}
+    records: dict[str, FileEntry] = {file.name: file.record for file in common}
     manifest = Manifest(name, source.model.sizes, records, reference=REFERENCE, provenance=source.provenance)
     return Draft(target, manifest, {file.name: file.content for file in common}, False, frozenset(records))
 

@@ -13,10 +13,9 @@ from export.gate import Proof, prove
 from export.selection import ALWAYS, DEFAULT, select
 from export.source import Source, read_source
 from t2i_engine.bundle import Bundle, check_target, write_bundle
-from t2i_engine.errors import MissingExtra
+from t2i_engine.errors import MissingExtra, ParityError
 from t2i_engine.files import read_captions
 from t2i_engine.formats import Form, Format, load
-from t2i_engine.parity import ParityError
 from t2i_engine.table import size
 
 TOOLS = ("t2i-engine", "torch", "onnx", "onnxscript", "safetensors")
@@ -30,7 +29,7 @@ class Exported:
     """A bundle that was written."""
 
     folder: Path
-    left_out: Mapping[str, str]
+    rejected: Mapping[str, str]
     """The formats that were asked for and missed their tolerance, and by how much."""
 
 
@@ -71,9 +70,9 @@ def export_bundle(
     with tempfile.TemporaryDirectory(prefix="t2i-engine-") as staging:
         # The gate runs what the user's engine will run: files of a bundle, opened through their backends.
         staged = Bundle.open(write_bundle(Path(staging) / "bundle", draft.manifest, draft.files))
-        proof = prove(source.model, staged, [row for row in forms if row.name not in selection.unproved], report)
+        proof = prove(source.model, staged, [row for row in forms if row.name not in selection.unverified], report)
     _check_worth_writing(draft, rows, proof)
-    manifest = draft.proved(rows, selection.unproved, proof, versions)
+    manifest = draft.proved(rows, selection.unverified, proof, versions)
     write_bundle(draft.target, manifest, {name: draft.files[name] for name in manifest.files})
     return Exported(draft.target, proof.missed)
 

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from t2i_engine.choice import backend_status, row_lacks
+from t2i_engine.backend_selection import backend_status, row_lacks
 from t2i_engine.errors import BackendError
 from t2i_engine.formats import FORMATS, Format, find
 from t2i_engine.parity import proving_device
@@ -18,7 +18,7 @@ class Selection:
     """The formats to make, in the table's order."""
 
     rows: tuple[Format, ...]
-    unproved: Mapping[str, str]
+    unverified: Mapping[str, str]
     """Those of `rows` that are built here without being run, and what is lacking."""
     impossible: Mapping[str, str]
     """Those that `all` leaves out, and what is lacking."""
@@ -32,7 +32,7 @@ def select(formats: str) -> Selection:
     """
     names = [name.strip() for name in formats.split(",")]
     named = {find(name).name for name in names if name != ALL} | {ALWAYS}
-    rows, unproved, impossible = [], {}, {}
+    rows, unverified, impossible = [], {}, {}
     for row in FORMATS:
         if row.name not in named and ALL not in names:
             continue
@@ -41,9 +41,9 @@ def select(formats: str) -> Selection:
             rows.append(row)
         elif row.built_ahead and (row.name in named or backend_status(row.backend).lacks is None):
             rows.append(row)
-            unproved[row.name] = lacks
+            unverified[row.name] = lacks
         elif row.name in named:
             raise BackendError(f"format {row.name!r} cannot be made and proved here: {lacks}")
         else:
             impossible[row.name] = lacks
-    return Selection(tuple(rows), unproved, impossible)
+    return Selection(tuple(rows), unverified, impossible)

@@ -12,10 +12,10 @@ from t2i_engine.caches import cache_folder
 from t2i_engine.checksums import check_file, sha256
 from t2i_engine.errors import BundleError, OutputError, listed, quoted, unknown
 from t2i_engine.formats import FORMATS, GENERATOR, TEXT_ENCODER, Differences, Format
-from t2i_engine.records import RecordError, read_record
+from t2i_engine.schema import SchemaError, read_dataclass
 from t2i_engine.tokenizer import RULE, Tokenizer
 
-SCHEMA = 1
+SCHEMA = 2
 MANIFEST = "bundle.json"
 VOCABULARY = "vocabulary.json"
 EMBEDDED = Path(__file__).parent / "bundles"
@@ -25,13 +25,13 @@ _LARGEST_MANIFEST = 16 << 20
 _FILE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", re.ASCII)
 _SHA256 = re.compile(r"[0-9a-f]{64}", re.ASCII)
 _LARGEST_SIZES = {
-    "picture_side": 4096,
-    "base_width": 1024,
+    "resolution": 4096,
+    "base_channels": 1024,
     "noise_width": 4096,
     "sentence_width": 4096,
     "embedding_width": 4096,
     "vocabulary_size": 1_000_000,
-    "width_limit": 64,
+    "max_channel_multiple": 64,
 }
 
 
@@ -39,8 +39,8 @@ _LARGEST_SIZES = {
 class ModelSizes:
     """The sizes that fix a model; training, export and runtime share this record."""
 
-    picture_side: int  # R, a power of two from 32
-    base_width: int  # nf
+    resolution: int  # R, a power of two from 32
+    base_channels: int  # nf
     noise_width: int  # Z
     sentence_width: int  # S, even: half of it per direction of the LSTM
     embedding_width: int
@@ -48,15 +48,15 @@ class ModelSizes:
     conditioning_augmentation: bool  # False: the generator has no input condition_noise (DF-GAN)
     adaptive_block: bool
     first_generation: bool = False  # the generator of DF-GAN's first code: see training/models/generator.py
-    width_limit: int = 8  # no feature map has more than this times nf channels
+    max_channel_multiple: int = 8  # no feature map has more than this times nf channels
 
     def __post_init__(self) -> None:
         for name, largest in _LARGEST_SIZES.items():
             size = getattr(self, name)
             if not 1 <= size <= largest:
                 raise ValueError(f"{name} is {size}; 1 to {largest} expected")
-        if self.picture_side < 32 or self.picture_side.bit_count() != 1:
-            raise ValueError(f"picture_side is {self.picture_side}; a power of two from 32 expected")
+        if self.resolution < 32 or self.resolution.bit_count() != 1:
+            raise ValueError(f"resolution is {self.resolution}; a power of two from 32 expected")
         if self.sentence_width % 2:
             raise ValueError(f"sentence_width is {self.sentence_width}; an even number expected")
 
@@ -80,7 +80,7 @@ class Graph:
 
 def graphs_of(sizes: ModelSizes) -> dict[str, Graph]:
     """The public contract: the graphs that a model of these sizes has, whatever the format."""
-    side, width = sizes.picture_side, sizes.sentence_width
+    side, width = sizes.resolution, sizes.sentence_width
     sentence = TensorSpec("sentence", "float32", ("B", width))
     noise = [TensorSpec("noise", "float32", ("B", sizes.noise_width)), sentence]
     if sizes.conditioning_augmentation:
@@ -92,7 +92,7 @@ def graphs_of(sizes: ModelSizes) -> dict[str, Graph]:
 
 
 @dataclass(frozen=True)
-class FileRecord:
+class FileEntry:
     """What the manifest says of one file; `graph` is None for a file that holds no or every graph."""
 
     sha256: str
@@ -116,7 +116,7 @@ class FileRecord:
         format: str | None = None,  # noqa: A002  (the manifest's word)
         precision: str | None = None,
         opset: int | None = None,
-    ) -> "FileRecord":
+    ) -> "FileEntry":
         """The record of a file, given as its bytes or its path."""
         size = len(content) if isinstance(content, bytes) else content.stat().st_size
         return cls(sha256(content), size, graph, format, precision, opset)
@@ -145,10 +145,10 @@ class Manifest:
 
     name: str
     model: ModelSizes
-    files: Mapping[str, FileRecord]
+    files: Mapping[str, FileEntry]
     parity: Mapping[str, Parity] = field(default_factory=dict)  # by format
-    unproved: Mapping[str, str] = field(default_factory=dict)  # format that was built, not run -> what was lacking
-    left_out: Mapping[str, str] = field(default_factory=dict)  # format that missed its tolerance -> by how much
+    unverified: Mapping[str, str] = field(default_factory=dict)  # format that was built, not run -> what was lacking
+    rejected: Mapping[str, str] = field(default_factory=dict)  # format that missed its tolerance -> by how much
     tokenizer: TokenizerSpec = TokenizerSpec()
     reference: str | None = None  # the file with captions, noise and PyTorch's outputs
     provenance: Mapping[str, object] = field(default_factory=dict)
@@ -174,7 +174,7 @@ class Manifest:
                 for name, parity in self.parity.items()
             },
         }
-        for name in ("unproved", "left_out"):
+        for name in ("unverified", "rejected"):
             if not content[name]:
                 del content[name]
         ordered = {"schema": SCHEMA, "name": content.pop("name"), "model": content.pop("model")} | content
@@ -182,23 +182,23 @@ class Manifest:
 
     @classmethod
     def from_json(cls, content: bytes) -> "Manifest":
-        """Reads and checks a manifest. Raises `RecordError` with the first thing that is wrong."""
+        """Reads and checks a manifest. Raises `SchemaError` with the first thing that is wrong."""
         try:
             found = json.loads(content, parse_constant=_refuse)
         except (ValueError, RecursionError) as error:
-            raise RecordError(f"it is not JSON ({error})") from None
+            raise SchemaError(f"it is not JSON ({error})") from None
         if not isinstance(found, dict):
-            raise RecordError("a JSON object was expected")
+            raise SchemaError("a JSON object was expected")
         schema = found.pop("schema", None)
         if type(schema) is int and schema > SCHEMA:
-            raise RecordError(f"its schema is {schema}, this t2i-engine reads {SCHEMA}: update t2i-engine")
+            raise SchemaError(f"its schema is {schema}, this t2i-engine reads {SCHEMA}: update t2i-engine")
         if type(schema) is not int or schema != SCHEMA:
-            raise RecordError(f"its schema is {quoted(str(schema))}, {SCHEMA} expected")
+            raise SchemaError(f"its schema is {quoted(str(schema))}, {SCHEMA} expected")
         declared = found.pop("graphs", None)
-        manifest = read_record(cls, found)
+        manifest = read_dataclass(cls, found)
         contract = json.loads(json.dumps({name: asdict(graph) for name, graph in graphs_of(manifest.model).items()}))
         if declared != contract:
-            raise RecordError("its graphs are not those that its model has")
+            raise SchemaError("its graphs are not those that its model has")
         return manifest
 
 
@@ -226,7 +226,7 @@ class Bundle:
             raise BundleError(
                 f"{file} cannot be read ({error.strerror}); a bundle is a folder with a {MANIFEST}"
             ) from None
-        except RecordError as error:
+        except SchemaError as error:
             raise BundleError(f"{file} cannot be used: {error}") from None
         return cls(folder, manifest)
 
@@ -248,7 +248,7 @@ class Bundle:
     @property
     def formats(self) -> tuple[Format, ...]:
         """The formats that were proved, or built where they could not run, in the table's order."""
-        listed_formats = self.manifest.parity.keys() | self.manifest.unproved.keys()
+        listed_formats = self.manifest.parity.keys() | self.manifest.unverified.keys()
         files = self.manifest.files.keys()
         return tuple(row for row in FORMATS if row.name in listed_formats and row.all_files <= files)
 
@@ -377,7 +377,7 @@ def _check_replaceable(folder: Path) -> None:
         raise OutputError(f"{folder} exists and is not a bundle; choose a new folder")
     try:
         replaced = {MANIFEST, *Manifest.from_json((folder / MANIFEST).read_bytes()).files}
-    except RecordError as error:
+    except SchemaError as error:
         raise OutputError(f"{folder / MANIFEST} is not a bundle's ({error}); choose a new folder") from None
     kept = [name for name in names if name not in replaced]
     if kept:

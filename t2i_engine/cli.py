@@ -18,7 +18,7 @@ import click
 from click.exceptions import NoArgsIsHelpError
 
 from t2i_engine.cli_benchmark import benchmark
-from t2i_engine.errors import CaptionError, MissingExtra, OptionError, UserError, quoted
+from t2i_engine.errors import CaptionError, MissingExtra, OptionError, ParityError, UserError, quoted
 
 if TYPE_CHECKING:
     from t2i_engine.pictures import Picture
@@ -69,7 +69,15 @@ def _one_line_errors() -> Iterator[None]:
         raise
     except click.UsageError as error:
         command = error.ctx.command_path if error.ctx else "t2i-engine"
-        raise UserError(f"{error.format_message()} See {command} --help.") from None
+        raise _Failure(f"{error.format_message()} See {command} --help.", 2) from None
+    except UserError as error:
+        raise _Failure(error.message, 1 if isinstance(error, ParityError) else 2) from None
+
+
+class _Failure(click.ClickException):
+    def __init__(self, message: str, code: int) -> None:
+        super().__init__(message)
+        self.exit_code = code  # type: ignore[misc]
 
 
 @click.group(cls=_OneLineErrors, context_settings={"help_option_names": ["-h", "--help"]})
@@ -139,13 +147,13 @@ def generate(
     engine = Engine.open(bundle, backend, precision, device, threads)
     pictures = engine.generate_all(texts, seeds, truncation, batch_size)
     if "auto" in (backend, precision, device):
-        click.echo(f"bundle {engine.bundle.name}: auto chose {engine.choice}", err=True)
+        click.echo(f"bundle {engine.bundle.name}: auto chose {engine.selection}", err=True)
     made = destination.save(pictures, as_grid)
     if as_json:
         chosen = {
-            "backend": engine.choice.format.backend,
-            "precision": engine.choice.format.precision,
-            "device": engine.choice.device,
+            "backend": engine.selection.format.backend,
+            "precision": engine.selection.format.precision,
+            "device": engine.selection.device,
         }
         click.echo(json.dumps([_described(picture, path) | chosen for picture, path in made], indent=2))
     else:
@@ -314,8 +322,8 @@ def export(
     click.echo(bytes(exported.folder))
     bundle = shlex.quote(str(exported.folder))
     _progress(f'Try:  t2i-engine verify {bundle}\n      t2i-engine generate "a yellow bird" --bundle {bundle}')
-    if exported.left_out:
-        raise click.ClickException("; ".join(f"left out {name}: {why}" for name, why in exported.left_out.items()))
+    if exported.rejected:
+        raise click.ClickException("; ".join(f"left out {name}: {why}" for name, why in exported.rejected.items()))
 
 
 @main.command(epilog="Example:  t2i-engine build birds --formats tensorrt-fp16")
@@ -326,14 +334,14 @@ def build(bundle: str, formats: str) -> None:
 
     They are kept in this machine's cache, and compared with the bundle's reference. Neither PyTorch nor ONNX is needed.
     """
+    from t2i_engine.backend_selection import backend_status
     from t2i_engine.bundle import Bundle
-    from t2i_engine.choice import backend_status
     from t2i_engine.formats import find
     from t2i_engine.tensorrt.opening import build_engines
 
     opened = Bundle.open(bundle)
     named = None if formats == "all" else [find(name.strip()).name for name in formats.split(",")]
-    rows = [row for row in opened.formats if row.unready and (named is None or row.name in named)]
+    rows = [row for row in opened.formats if row.needs_build and (named is None or row.name in named)]
     installed = [row for row in rows if not backend_status(row.backend).lacks]
     build_engines(opened, rows if named or not installed else installed)
 

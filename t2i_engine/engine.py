@@ -12,9 +12,9 @@ from typing import NamedTuple
 import numpy as np
 
 from t2i_engine import latents
+from t2i_engine.backend_selection import AUTO, BackendSelection, choose, startable
 from t2i_engine.backends.base import Array, Runner
 from t2i_engine.bundle import Bundle
-from t2i_engine.choice import AUTO, Choice, choose, startable
 from t2i_engine.errors import OptionError, listed, quoted
 from t2i_engine.formats import GENERATOR, TEXT_ENCODER, load
 from t2i_engine.pictures import Picture
@@ -38,10 +38,10 @@ class _Request(NamedTuple):
 
 @dataclass(frozen=True)
 class Engine:
-    """A bundle, opened with the backend and on the device that `choice` names."""
+    """A bundle, opened with the backend and on the device that `selection` names."""
 
     bundle: Bundle
-    choice: Choice
+    selection: BackendSelection
     tokenizer: Tokenizer
     text_encoder: Runner
     generator: Runner
@@ -60,12 +60,13 @@ class Engine:
             raise OptionError(f"{threads} threads are out of range; 1 to {MOST_THREADS} expected")
         bundle = Bundle.open(name_or_folder)
         rows = startable(bundle) if backend == AUTO else bundle.formats
-        choice = choose(rows, backend, precision, device, shlex.quote(str(name_or_folder)))
-        open_runner = load(choice.format.opener)
+        selection = choose(rows, backend, precision, device, shlex.quote(str(name_or_folder)))
+        open_runner = load(selection.format.opener)
         text_encoder, generator = (
-            open_runner(bundle, choice.format, graph, choice.device, threads) for graph in (TEXT_ENCODER, GENERATOR)
+            open_runner(bundle, selection.format, graph, selection.device, threads)
+            for graph in (TEXT_ENCODER, GENERATOR)
         )
-        return cls(bundle, choice, bundle.tokenizer(), text_encoder, generator)
+        return cls(bundle, selection, bundle.tokenizer(), text_encoder, generator)
 
     def generate(self, caption: str, seed: int = 0, truncation: float = 1.0) -> Picture:
         """Draws one picture; `generate_all` says what is raised."""

@@ -2,16 +2,13 @@
 
 from collections.abc import Iterable
 
-import click
 
-
-class UserError(click.ClickException):
+class UserError(Exception):
     """An input or a machine that cannot give what was asked for; the command line prints it and exits with 2."""
 
-    exit_code = 2
-
     def __init__(self, message: str) -> None:
-        super().__init__(" ".join(message.split()))
+        self.message = " ".join(message.split())
+        super().__init__(self.message)
 
 
 class OptionError(UserError):
@@ -28,6 +25,10 @@ class BundleError(UserError):
 
 class BackendError(UserError):
     """A backend or device that was asked for and cannot be had here."""
+
+
+class ParityError(UserError):
+    """A format whose outputs are too far from PyTorch's; the command line exits with 1."""
 
 
 class OutputError(UserError):

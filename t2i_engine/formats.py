@@ -74,7 +74,7 @@ class Format:
     calibrated: bool = False  # the builder takes token ids of real captions, and the files there are, besides
     built_ahead: bool = False  # can be built where it cannot run; the bundle then marks it "built, not run"
     beside: tuple[str, ...] = ()  # further files that its builder gives and its opener reads
-    unready: str | None = None  # lazy name: (bundle, format) -> what must be built first, which `auto` never does
+    needs_build: str | None = None  # lazy name: (bundle, format) -> what must be built first, which `auto` never does
 
     @property
     def devices(self) -> tuple[str, ...]:
@@ -121,7 +121,7 @@ def _tensorrt(backend: str, precision: str) -> Format:
         form=Form.TRANSPOSED,
         built_ahead=True,
         beside=tuple(file for engine in engines for file in (engine, f"{engine}.json")) if ahead else (),
-        unready="t2i_engine.tensorrt.opening:lacks_engines",
+        needs_build="t2i_engine.tensorrt.opening:lacks_engines",
     )
 
 

@@ -8,9 +8,9 @@ from pathlib import PurePath
 
 from click import format_filename
 
+from t2i_engine.backend_selection import backend_names, backend_status, choose, startable
 from t2i_engine.backends.base import Status
 from t2i_engine.bundle import Bundle, embedded_names
-from t2i_engine.choice import backend_names, backend_status, choose, startable
 from t2i_engine.errors import UserError, listed
 from t2i_engine.formats import FORMATS, Format
 from t2i_engine.table import aligned, size
@@ -104,8 +104,8 @@ def _bundle_lines(bundle: Bundle) -> Iterator[str]:
 def _format_rows(bundle: Bundle) -> Iterator[tuple[str, ...]]:
     for row in bundle.formats:
         parity = bundle.manifest.parity.get(row.name)
-        if row.name in bundle.manifest.unproved:
-            proof = f"built, not run: {bundle.manifest.unproved[row.name]}"
+        if row.name in bundle.manifest.unverified:
+            proof = f"built, not run: {bundle.manifest.unverified[row.name]}"
         elif parity is None:
             proof = "parity not measured"
         else:
@@ -116,7 +116,7 @@ def _format_rows(bundle: Bundle) -> Iterator[tuple[str, ...]]:
                 + (f", psnr {worst.psnr:.1f} dB" if worst.psnr is not None else "")
             )
         yield row.name, row.backend, row.precision, proof
-    for name, reason in bundle.manifest.left_out.items():
+    for name, reason in bundle.manifest.rejected.items():
         yield name, "", "", f"left out: {reason}"
 
 

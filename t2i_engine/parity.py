@@ -4,7 +4,6 @@ import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-import click
 import numpy as np
 
 from t2i_engine.backends.base import Array, Runner
@@ -13,10 +12,6 @@ from t2i_engine.formats import PSNR, Differences, Format, load, meets
 from t2i_engine.table import aligned
 
 CPU = "cpu"  # the one device that every machine has: what runs there is proved there
-
-
-class ParityError(click.ClickException):
-    """A format that misses its tolerance; the command line prints it and exits with 1."""
 
 
 @dataclass(frozen=True)

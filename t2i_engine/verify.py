@@ -6,8 +6,8 @@ from dataclasses import asdict, dataclass
 
 import numpy as np
 
+from t2i_engine.backend_selection import backend_status, row_lacks
 from t2i_engine.bundle import Bundle
-from t2i_engine.choice import backend_status, row_lacks
 from t2i_engine.errors import BackendError, BundleError, CaptionError, OptionError, UserError, listed
 from t2i_engine.formats import load
 from t2i_engine.latents import draw

@@ -44,7 +44,7 @@ def tiny_bundle(tmp_path_factory: pytest.TempPathFactory, tiny_checkpoint: Path,
         # Ten pictures: among 120 of random weights there is one whose int8 is further off than a trained model's.
         patch.setattr("export.parity.ROUNDS", 1)
         exported = export_bundle(tiny_checkpoint, folder, "tiny", lambda _: None, names, captions_file=captions_file)
-    assert exported.left_out == {}
+    assert exported.rejected == {}
     return exported.folder
 
 
@@ -58,7 +58,7 @@ def plain_bundle(tmp_path_factory: pytest.TempPathFactory, tiny_bundle: Path) ->
         manifest,
         files={name: record for name, record in manifest.files.items() if name in kept},
         parity={row.name: manifest.parity[row.name] for row in rows},
-        left_out={},
+        rejected={},
     )
     folder = tmp_path_factory.mktemp("bundles") / "plain"
     return write_bundle(folder, plain, {name: tiny_bundle / name for name in plain.files})

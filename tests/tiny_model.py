@@ -4,16 +4,16 @@ from pathlib import Path
 
 import torch
 
+from t2i_engine.backend_selection import row_lacks
 from t2i_engine.bundle import ModelSizes
-from t2i_engine.choice import row_lacks
 from t2i_engine.formats import FORMATS
 from training.checkpoint import save_checkpoint
 from training.models.text_to_image import TextToImage
 
 WORDS = ("<end>", "this", "bird", "a", "has", "yellow", "red", "blue", "belly", "wings", "black", "and", "short")
 SIZES = ModelSizes(
-    picture_side=32,
-    base_width=4,
+    resolution=32,
+    base_channels=4,
     noise_width=8,
     sentence_width=6,
     embedding_width=300,

@@ -33,15 +33,15 @@ class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
 
-def _power_of_two_from_32(side: int) -> int:
-    if side < 32 or side & (side - 1):
-        raise ValueError("a picture side is a power of two from 32: 32, 64, 128, 256")
-    return side
+def _power_of_two_from_32(resolution: int) -> int:
+    if resolution < 32 or resolution & (resolution - 1):
+        raise ValueError("a resolution is a power of two from 32: 32, 64, 128, 256")
+    return resolution
 
 
 NonNegative = Annotated[float, Field(ge=0)]
 Decay = Annotated[float, Field(ge=0, lt=1)]
-PictureSide = Annotated[int, AfterValidator(_power_of_two_from_32)]
+Resolution = Annotated[int, AfterValidator(_power_of_two_from_32)]
 
 
 class DataConfig(_Section):
@@ -51,13 +51,13 @@ class DataConfig(_Section):
     """synthbirds, cub:PATH, cub+attributes:PATH, coco:PATH, folder:PATH, webdataset:PATTERN, or a bare path."""
     pictures: PositiveInt = 20_000
     """How many synthbirds are drawn; other sources have as many as they have."""
-    side: PictureSide = 256
+    resolution: Resolution = 256
     max_words: PositiveInt = 18
     """Captions longer than this keep that many of their words, in order, drawn at random (AttnGAN)."""
-    mirror: bool = True
+    horizontal_flip: bool = True
     """Show half of the pictures mirrored (DF-GAN); for captions that tell left from right, switch it off."""
     crop: bool = False
-    """Keep pictures 76/64 as large as `side`, and cut another part out of them each time (AttnGAN, DF-GAN)."""
+    """Keep pictures 76/64 as large as `resolution`, and cut another part out of them each time (AttnGAN, DF-GAN)."""
     workers: PositiveInt = 2
     """Processes that read a webdataset. Their number is part of what a batch holds; other sources need none."""
 
@@ -65,9 +65,9 @@ class DataConfig(_Section):
 class ModelConfig(_Section):
     """Sizes, and the switches of the contributions that live in the generator."""
 
-    base_width: PositiveInt = 32
-    width_limit: Annotated[int, Field(ge=8)] = 8
-    """No feature map has more than this times base_width channels. DF-GAN's 8; 16 for a run that grows (growth.py)."""
+    base_channels: PositiveInt = 32
+    max_channel_multiple: Annotated[int, Field(ge=8)] = 8
+    """Feature maps have at most this many times base_channels channels: 8 as in DF-GAN, 16 for a run that grows."""
     noise_width: PositiveInt = 100
     sentence_width: Annotated[int, Field(gt=0, multiple_of=2)] = 256
     embedding_width: PositiveInt = 300
@@ -96,7 +96,7 @@ class DamsmConfig(_Section):
     gradient_clip: PositiveFloat = 0.25
     hard_negatives: Annotated[int, Field(ge=0, le=ALTERATIONS)] = 0
     """A picture's sentence is told from so many that nearly fit, too (data/altered.py); 0 is AttnGAN."""
-    spots: bool = False
+    random_erasing: bool = False
     """Paint spots over half of the pictures (Random Erasing; augmentation.py), against generators that draw them."""
     gamma1: PositiveFloat = 4.0
     gamma2: PositiveFloat = 5.0
@@ -129,7 +129,7 @@ class GanConfig(_Section):
     steps: PositiveInt = 600_000
     batch_size: Annotated[int, Field(ge=2)] = 16
     """Of each process, where several train together."""
-    accumulate: PositiveInt = 1
+    gradient_accumulation: PositiveInt = 1
     """So many batches make one update, for a GPU that holds too few pictures. Contrastive negatives and mismatches are
     those of one batch, of all processes."""
     generator_learning_rate: PositiveFloat = 1e-4
@@ -144,7 +144,7 @@ class GanConfig(_Section):
     mismatches: PositiveInt = 1
     """The discriminator meets every real picture with so many captions that do not fit, of others in the batch; 1 is
     DF-GAN. Features are computed once, so more cost little."""
-    hard_mismatches: Annotated[int, Field(ge=0, le=ALTERATIONS)] = 0
+    hard_negatives: Annotated[int, Field(ge=0, le=ALTERATIONS)] = 0
     """And with so many that nearly fit (data/altered.py), which are negatives of L_text, too."""
     kl_weight: NonNegative = 1.0
     contrastive: ContrastiveConfig = ContrastiveConfig()
@@ -152,7 +152,7 @@ class GanConfig(_Section):
     discriminator_initialization: Literal["dfgan", "he"] = "dfgan"
     """he: residuals that can be heard from the first step on (models/discriminator.py); for runs of thousands of steps,
     not hundreds of thousands."""
-    discriminator_head_start: Annotated[int, Field(ge=0)] = 0
+    discriminator_warmup: Annotated[int, Field(ge=0)] = 0
     """The first steps, so many, teach the discriminator alone: a new one would spoil a generator that was given."""
 
 

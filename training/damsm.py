@@ -104,7 +104,7 @@ class DamsmTrainer:
         return means([losses])
 
     def _seen(self, image: Tensor) -> Tensor:
-        if not self.config.damsm.spots:
+        if not self.config.damsm.random_erasing:
             return image
         count = world() * len(image)
         chances = share(torch.rand(count, SPOTS, SPOT_CHANCES, device=image.device))

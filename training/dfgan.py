@@ -114,7 +114,7 @@ def _sizes(drawing: Tensors, generator: Path, reading: Tensors, encoder: Path, f
     pattern = re.compile(r"block(\d+)\." if first_generation else r"GBlocks\.(\d+)\.")
     blocks = {match[1] for name in drawing if (match := pattern.match(name))}
     doublings = len(blocks) - 1 if first_generation else len(blocks)
-    _, base_width, *_ = _shape(drawing, output, 4, generator)
+    _, base_channels, *_ = _shape(drawing, output, 4, generator)
     _, noise_width = _shape(drawing, "fc.weight", 2, generator)
     vocabulary_size, embedding_width = _shape(reading, "encoder.weight", 2, encoder)
     _, hidden_width = _shape(reading, "rnn.weight_hh_l0", 2, encoder)
@@ -128,8 +128,8 @@ def _sizes(drawing: Tensors, generator: Path, reading: Tensors, encoder: Path, f
         )
     try:
         return ModelSizes(
-            picture_side=SMALLEST_SIDE << min(doublings, 30),
-            base_width=base_width,
+            resolution=SMALLEST_SIDE << min(doublings, 30),
+            base_channels=base_channels,
             noise_width=noise_width,
             sentence_width=sentence_width,
             embedding_width=embedding_width,

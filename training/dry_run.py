@@ -92,7 +92,7 @@ def _measure(
     weights = {id(tensor): tensor for net in networks for tensor in (*net.parameters(), *net.buffers())}.values()
     interval = config.gan.penalty_interval
     # Regular steps: the generator learns from here on, and every interval-th step has the penalty.
-    regular = interval * (-(-config.gan.discriminator_head_start // interval) + 1)
+    regular = interval * (-(-config.gan.discriminator_warmup // interval) + 1)
     costs: dict[str, Cost] = {}
     # Without these libraries an LSTM consists of matrix products, which are counted.
     with (
@@ -214,7 +214,7 @@ class _Shapes:
     config: RunConfig
 
     def batch(self, seed: int, step: int, size: int, rank: int = 0, world: int = 1) -> Batch:
-        side, words = self.config.data.side, self.config.data.max_words
+        side, words = self.config.data.resolution, self.config.data.max_words
         image = torch.empty(size, 3, side, side).contiguous(memory_format=torch.channels_last)
         tokens = torch.ones(size, words, dtype=torch.int64)
         lengths, versions = torch.full((size,), words), tokens[:, None].repeat(1, ALTERATIONS, 1)

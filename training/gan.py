@@ -76,7 +76,10 @@ class GanTrainer:
         self.generator = channels_last(generator, device)
         self.generator.folded = config.folded
         self.discriminator = channels_last(
-            Discriminator(config.data.side, model.base_width, model.sentence_width, model.width_limit), device
+            Discriminator(
+                config.data.resolution, model.base_channels, model.sentence_width, model.max_channel_multiple
+            ),
+            device,
         )
         if settings.discriminator_initialization == "he":
             self.discriminator.initialise_he()
@@ -114,13 +117,13 @@ class GanTrainer:
     def step(self, number: int) -> Losses:
         """Makes one update of the discriminator and one of the generator; returns the parts of both losses.
 
-        With `gan.accumulate` the gradients of several batches, one after the other, make one update. Each of them has
-        negatives and mismatches of its own.
+        With `gan.gradient_accumulation` the gradients of several batches, one after the other, make one update. Each of
+        them has negatives and mismatches of its own.
         """
         settings = self.config.gan
         seed_step(self.config.seed, "gan", number)
-        parts = [self._part(number * settings.accumulate + i) for i in range(settings.accumulate)]
-        learns = number >= settings.discriminator_head_start
+        parts = [self._part(number * settings.gradient_accumulation + i) for i in range(settings.gradient_accumulation)]
+        learns = number >= settings.discriminator_warmup
         # The generator learns from the images that the discriminator saw. Of several parts they are drawn twice, so
         # that only one part's graph is in memory.
         drawn = self._draw(parts[0]) if learns and len(parts) == 1 else None
@@ -138,7 +141,7 @@ class GanTrainer:
         partners, mismatches = mismatched_partners(related, self.config.gan.mismatches)
         mismatched = sentences[partners]
         hard = None
-        if count := self.config.gan.hard_mismatches:
+        if count := self.config.gan.hard_negatives:
             with torch.no_grad():
                 found = self.text_encoder.sentences(batch.altered[:, :count], batch.altered_lengths[:, :count])
             hard = HardNegatives(found, batch.differs[:, :count])

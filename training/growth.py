@@ -1,8 +1,9 @@
 """A trained model for pictures of twice the side: what was learned at 64² is not learned again at 128².
 
-A block comes in at the end, as in progressive growing (Karras et al., 2018), with half as many channels: `base_width`
-is halved and `width_limit` doubled, so that everything before it stays as it is. It first learns to draw what the
-smaller generator draws, enlarged; then the whole goes on training. The discriminator gets its mirror image in front.
+A block comes in at the end, as in progressive growing (Karras et al., 2018), with half as many channels:
+`base_channels` is halved and `max_channel_multiple` doubled, so that everything before it stays as it is. It first
+learns to draw what the smaller generator draws, enlarged; then the whole goes on training. The discriminator gets its
+mirror image in front.
 """
 
 from collections.abc import Callable, Mapping
@@ -25,15 +26,18 @@ Sentences = Callable[[int], Tensor]
 
 def grown_sizes(sizes: ModelSizes, side: int) -> ModelSizes:
     """The sizes of a model for pictures of `side`, a multiple of its own by a power of two."""
-    times = side // sizes.picture_side
+    times = side // sizes.resolution
     return replace(
-        sizes, picture_side=side, base_width=sizes.base_width // times, width_limit=sizes.width_limit * times
+        sizes,
+        resolution=side,
+        base_channels=sizes.base_channels // times,
+        max_channel_multiple=sizes.max_channel_multiple * times,
     )
 
 
 def grown(model: TextToImage, side: int, sentences: Sentences) -> TextToImage:
     """The model for pictures of `side`, a multiple of its own by a power of two; `model` stays as it is."""
-    while model.sizes.picture_side < side:
+    while model.sizes.resolution < side:
         model = _doubled(model, sentences)
     return model
 
@@ -57,7 +61,7 @@ def _blocks(state: Mapping[str, Tensor]) -> int:
 
 
 def _doubled(model: TextToImage, sentences: Sentences) -> TextToImage:
-    larger = TextToImage(grown_sizes(model.sizes, 2 * model.sizes.picture_side))
+    larger = TextToImage(grown_sizes(model.sizes, 2 * model.sizes.resolution))
     kept = {name: tensor for name, tensor in model.state_dict().items() if ".to_rgb." not in name}
     larger.load_state_dict(larger.state_dict() | kept)
     _learn_to_enlarge(larger.generator, model.generator, set(kept), sentences)

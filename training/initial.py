@@ -54,10 +54,10 @@ class InitialModel:
     def require_fits(self, sizes: ModelSizes) -> None:
         """Raises `InitialError` naming what differs from `sizes`, once it is grown to their side."""
         name, theirs = f"'{self.name}'", self.model.sizes
-        if not self.encoders_only and sizes.picture_side > theirs.picture_side:
-            name = f"{name}, grown to {sizes.picture_side}²,"
+        if not self.encoders_only and sizes.resolution > theirs.resolution:
+            name = f"{name}, grown to {sizes.resolution}²,"
             try:
-                theirs = grown_sizes(theirs, sizes.picture_side)
+                theirs = grown_sizes(theirs, sizes.resolution)
             except ValueError as error:
                 raise InitialError(f"{name} is beyond what can be: {error}") from None
         keys = ENCODER_SIZES if self.encoders_only else tuple(asdict(sizes))
@@ -68,7 +68,7 @@ class InitialModel:
 
     def grown(self, side: int, batches: Batches) -> "InitialModel":
         """The same model for pictures of a larger side, fitted to captions of `batches`; the same side is no change."""
-        if self.encoders_only or side == self.model.sizes.picture_side:
+        if self.encoders_only or side == self.model.sizes.resolution:
             return self
         encoder = self.model.text_encoder.eval()
 

@@ -30,7 +30,7 @@ class PeriodicFid:
         listing = source.listing("test")
         require_usable(source.name, "test", len(listing.items), listing.problems)
         progress.start("pictures to test with", len(listing.items))
-        real = render(listing, config.data.side, cache_folder(), lambda done: progress.report(done, {}))
+        real = render(listing, config.data.resolution, cache_folder(), lambda done: progress.report(done, {}))
         require_usable(source.name, "test", len(real.keys), real.broken)
         self.requests = Requests(subject, real, config.fid.pictures)
         if min(self.requests.drawable(), len(real.keys)) < 2:

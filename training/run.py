@@ -70,7 +70,7 @@ def train(config: RunConfig, folder: RunFolder, progress: Progress, initial: Ini
     damsm = DamsmTrainer(config, corpus, model.text_encoder, device, plan.train_text_encoder, stored is None)
     if initial:
         initial.require_fits(model.sizes)
-        initial = initial.grown(config.data.side, corpus)
+        initial = initial.grown(config.data.resolution, corpus)
         initial.load_model_into(model)  # before the trainer copies its generator for the average
     gan = GanTrainer(config, corpus, damsm.text_encoder, damsm.image_encoder, model.generator, device)
     if initial:
@@ -105,7 +105,7 @@ def train(config: RunConfig, folder: RunFolder, progress: Progress, initial: Ini
     if plan.train_image_encoder:
         schedule.run("damsm", damsm, config.damsm.steps, config.damsm.batch_size * world())
     gan.freeze_encoders()
-    schedule.run("gan", gan, config.gan.steps, config.gan.batch_size * config.gan.accumulate * world())
+    schedule.run("gan", gan, config.gan.steps, config.gan.batch_size * config.gan.gradient_accumulation * world())
 
 
 @joined()
@@ -143,7 +143,9 @@ def configured(config: Path, initial: str | None, assignments: Sequence[str]) ->
 def model_sizes(config: RunConfig, vocabulary_size: int) -> ModelSizes:
     """The sizes of the model that a run trains. Raises `ConfigError` where they are beyond what a bundle may have."""
     try:
-        return ModelSizes(picture_side=config.data.side, vocabulary_size=vocabulary_size, **config.model.model_dump())
+        return ModelSizes(
+            resolution=config.data.resolution, vocabulary_size=vocabulary_size, **config.model.model_dump()
+        )
     except ValueError as error:
         raise ConfigError(f"config '{config.name}': {error}") from error
 

@@ -16,7 +16,7 @@ from t2i_engine.bundle import Bundle
 from t2i_engine.caches import cache_folder
 from t2i_engine.errors import OutputError
 from t2i_engine.formats import Format
-from t2i_engine.records import RecordError
+from t2i_engine.schema import SchemaError
 from t2i_engine.tensorrt.builder import CURRENT, BuiltEngine, build_engine
 from t2i_engine.tensorrt.cuda import Gpu
 from t2i_engine.tensorrt.flavour import Flavour
@@ -156,7 +156,7 @@ def _record_of(engine: Path) -> Path:
 def _read_record(content: bytes) -> EngineRecord | None:
     try:
         return EngineRecord.from_json(content)
-    except RecordError:
+    except SchemaError:
         return None
 
 

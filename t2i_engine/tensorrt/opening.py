@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from t2i_engine.bundle import Bundle
-from t2i_engine.errors import BackendError, BundleError, UserError
+from t2i_engine.errors import BackendError, BundleError, ParityError, UserError
 from t2i_engine.formats import GENERATOR, Format
-from t2i_engine.parity import OpenFormat, ParityError, compare
+from t2i_engine.parity import OpenFormat, compare
 from t2i_engine.reference import read_reference
 from t2i_engine.tensorrt.cuda import CudaBindings
 from t2i_engine.tensorrt.engines import PROFILE, Wanted, write_whole

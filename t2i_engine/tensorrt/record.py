@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from t2i_engine.errors import BackendError
-from t2i_engine.records import RecordError, read_record
+from t2i_engine.schema import SchemaError, read_dataclass
 
 HALF, FLOAT = "Half", "Float"
 DATATYPES = {"fp16": HALF, "fp32": FLOAT}
@@ -86,12 +86,12 @@ class EngineRecord:
 
     @classmethod
     def from_json(cls, content: bytes) -> "EngineRecord":
-        """Reads a record's file. Raises `RecordError`."""
+        """Reads a record's file. Raises `SchemaError`."""
         try:
             found = json.loads(content)
         except (ValueError, RecursionError) as error:
-            raise RecordError(f"it is not JSON ({error})") from None
-        return read_record(cls, found)
+            raise SchemaError(f"it is not JSON ({error})") from None
+        return read_dataclass(cls, found)
 
 
 def network_layers(network: Any) -> tuple[Layer, ...]:  # noqa: ANN401  (TensorRT's INetworkDefinition)

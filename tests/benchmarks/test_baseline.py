@@ -63,7 +63,7 @@ def test_no_case_in_common_fails(done: Done) -> None:
 def test_another_machine_or_network_is_compared_only_if_asked(done: Done) -> None:
     report = done.report
     machine = replace(report.machine, cpu="Z80", versions={"onnxruntime": "0.1"})
-    network = replace(report.network, sizes={**report.network.sizes, "picture_side": 512})
+    network = replace(report.network, sizes={**report.network.sizes, "resolution": 512})
     with pytest.raises(BaselineError, match="another machine"):
         check_comparable(report, machine, report.network, anyway=False)
     with pytest.raises(BaselineError, match="another network"):

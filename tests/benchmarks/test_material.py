@@ -47,7 +47,7 @@ def test_the_papers_network_is_made_at_another_side(material: Material) -> None:
     found = case.differences(str(material.reference(name)), batch=2)
     assert found["psnr"] is not None
     assert found["psnr"] > 80
-    assert case.bundle.sizes.picture_side == SIDE
+    assert case.bundle.sizes.resolution == SIDE
     assert len(case.call(material.captions)) == 3
 
 

@@ -38,8 +38,8 @@ def image(generator: Generator, feeds: list[Tensor]) -> Tensor:
     "sizes",
     [
         SIZES,
-        replace(SIZES, picture_side=128),
-        replace(SIZES, base_width=6),
+        replace(SIZES, resolution=128),
+        replace(SIZES, base_channels=6),
         replace(SIZES, conditioning_augmentation=False, adaptive_block=False),
         replace(SIZES, first_generation=True),
     ],

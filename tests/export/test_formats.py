@@ -118,7 +118,7 @@ def test_a_format_that_misses_its_tolerance_is_left_out_with_the_reason(
     assert "left out onnx-int8: format onnx-int8, graph generator, output psnr" in result.stderr.splitlines()[-1]
     bundle = Bundle.open(plain)
     assert names(plain) == ["onnx", "pytorch"]
-    assert "35 allowed" in bundle.manifest.left_out["onnx-int8"]
+    assert "35 allowed" in bundle.manifest.rejected["onnx-int8"]
     assert not (plain / "generator.int8.onnx").exists()
 
 
@@ -167,7 +167,7 @@ def test_emulated_half_is_close_and_shows_what_overflows() -> None:
 
 def test_a_manifest_of_exact_formats_has_no_fields_that_they_do_not_need(plain: Path) -> None:
     text = (plain / "bundle.json").read_text()
-    assert [field for field in ("psnr", "left_out", "unproved") if field in text] == []
+    assert [field for field in ("psnr", "rejected", "unverified") if field in text] == []
 
 
 def test_paper_is_a_bundle_only_once_it_was_exported(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -180,7 +180,7 @@ def test_paper_is_a_bundle_only_once_it_was_exported(monkeypatch: pytest.MonkeyP
 def test_paper_has_the_papers_sizes_and_the_contrast_of_pictures() -> None:
     source = read_source("paper")
     sizes = source.model.sizes
-    assert (sizes.picture_side, sizes.base_width, sizes.noise_width, sizes.sentence_width) == (256, 32, 100, 256)
+    assert (sizes.resolution, sizes.base_channels, sizes.noise_width, sizes.sentence_width) == (256, 32, 100, 256)
     tokens, lengths = pad([source.tokenizer.encode("a small yellow bird").ids])
     with torch.inference_mode():
         sentence = source.model.text_encoder(torch.from_numpy(tokens), torch.from_numpy(lengths)).sentence

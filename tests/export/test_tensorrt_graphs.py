@@ -13,7 +13,7 @@ from export.built import BuiltFile
 from export.parity import image_case, sentence_case
 from export.tensorrt_graphs import build, build_with_engines
 from t2i_engine.backends.base import Array
-from t2i_engine.bundle import Bundle, FileRecord, Manifest, graphs_of, write_bundle
+from t2i_engine.bundle import Bundle, FileEntry, Manifest, graphs_of, write_bundle
 from t2i_engine.formats import GENERATOR, TEXT_ENCODER, find
 from t2i_engine.info import report
 from t2i_engine.parity import Case
@@ -142,9 +142,9 @@ def test_engines_built_ahead_are_in_the_bundle_and_info_shows_their_records(
     monkeypatch.setattr(tensorrt_graphs, "build", lambda *_: [built["fp16", graph] for graph in GRAPHS])
     files = {file.name: file for file in build_with_engines(make_model(), row)}
     assert files.keys() == row.all_files
-    records = {name: file.record for name, file in files.items()} | {"vocabulary.json": FileRecord.of(b"[]")}
+    records = {name: file.record for name, file in files.items()} | {"vocabulary.json": FileEntry.of(b"[]")}
     contents: dict[str, bytes | Path] = {name: file.content for name, file in files.items()}
-    manifest = Manifest("b", SIZES, records, unproved={row.name: "no GPU"})
+    manifest = Manifest("b", SIZES, records, unverified={row.name: "no GPU"})
     bundle = Bundle.open(write_bundle(tmp_path / "b", manifest, contents | {"vocabulary.json": b"[]"}))
     assert [one.name for one in bundle.formats] == [row.name]
     text = report(bundle).as_text()

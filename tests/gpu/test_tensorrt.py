@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from export.pipeline import export_bundle
+from t2i_engine.backend_selection import backend_status
 from t2i_engine.backends.base import Array, cuda_device_count
 from t2i_engine.bundle import Bundle
-from t2i_engine.choice import backend_status
 from t2i_engine.engine import Engine
 from t2i_engine.errors import BackendError
 from t2i_engine.formats import FORMATS, GENERATOR, Format, load
@@ -19,13 +19,13 @@ pytestmark = [
     pytest.mark.gpu,
     pytest.mark.skipif(cuda_device_count() == 0, reason="no NVIDIA GPU with a driver was found"),
 ]
-every_row = pytest.mark.parametrize("row", [row for row in FORMATS if row.unready], ids=lambda row: row.name)
+every_row = pytest.mark.parametrize("row", [row for row in FORMATS if row.needs_build], ids=lambda row: row.name)
 
 
 @pytest.fixture(scope="module")
 def bundle(tmp_path_factory: pytest.TempPathFactory, tiny_checkpoint: Path) -> Bundle:
     """The tiny model with every format of TensorRT that is installed."""
-    names = [row.name for row in FORMATS if row.unready and not backend_status(row.backend).lacks]
+    names = [row.name for row in FORMATS if row.needs_build and not backend_status(row.backend).lacks]
     if not names:
         pytest.skip('no TensorRT is installed: pip install "t2i-engine[tensorrt]", or "t2i-engine[tensorrt-rtx]"')
     folder = tmp_path_factory.mktemp("gpu") / "tiny"

@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from t2i_engine.backend_selection import backend_status
 from t2i_engine.backends import base, onnxruntime, pytorch
 from t2i_engine.backends.base import Array, Runner, ShapeError
-from t2i_engine.bundle import Bundle, FileRecord, Manifest, write_bundle
-from t2i_engine.choice import backend_status
+from t2i_engine.bundle import Bundle, FileEntry, Manifest, write_bundle
 from t2i_engine.errors import BackendError, BundleError, MissingExtra
 from t2i_engine.formats import GENERATOR, TEXT_ENCODER, Format, find, load
 from t2i_engine.latents import draw
@@ -104,7 +104,7 @@ def test_file_that_the_manifest_vouches_for_but_no_runtime_can_read_is_named(
     manifest = Bundle.open(folder).manifest
     contents: dict[str, bytes | Path] = {name: tiny_bundle / name for name in manifest.files}
     contents[row.files[GENERATOR]] = b"nonsense"
-    files = {**manifest.files, row.files[GENERATOR]: FileRecord.of(b"nonsense")}
+    files = {**manifest.files, row.files[GENERATOR]: FileEntry.of(b"nonsense")}
     write_bundle(folder, type(manifest)(manifest.name, manifest.model, files), contents)
     with pytest.raises(BundleError, match=row.files[GENERATOR]):
         _open(folder, row, GENERATOR)
@@ -113,7 +113,7 @@ def test_file_that_the_manifest_vouches_for_but_no_runtime_can_read_is_named(
 def test_graph_of_another_model_is_named(tiny_bundle: Path, tmp_path: Path) -> None:
     vocabulary, graph = (tiny_bundle / name for name in ("vocabulary.json", "text_encoder.onnx"))
     contents = {"vocabulary.json": vocabulary, "text_encoder.onnx": graph, "generator.onnx": graph}
-    files = {name: FileRecord.of(path) for name, path in contents.items()}
+    files = {name: FileEntry.of(path) for name, path in contents.items()}
     folder = write_bundle(tmp_path / "mixed", Manifest("mixed", SIZES, files), contents)
     with pytest.raises(BundleError, match=r"generator\.onnx does not have the inputs and outputs of its manifest"):
         _open(folder, find("onnx"), GENERATOR)

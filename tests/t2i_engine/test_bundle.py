@@ -11,10 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import t2i_engine.bundle
-from t2i_engine.bundle import MANIFEST, Bundle, FileRecord, Manifest, Parity, graphs_of, write_bundle
+from t2i_engine.bundle import MANIFEST, Bundle, FileEntry, Manifest, Parity, graphs_of, write_bundle
 from t2i_engine.errors import BundleError, OutputError, UserError
 from t2i_engine.formats import Differences
-from t2i_engine.records import RecordError
+from t2i_engine.schema import SchemaError
 from t2i_engine.tokenizer import Tokenizer
 from tests.tiny_model import SIZES, WORDS
 
@@ -68,10 +68,10 @@ def test_generator_without_conditioning_augmentation_has_no_condition_noise() ->
 @pytest.mark.parametrize(
     "changes",
     [
-        {"picture_side": 16},
-        {"picture_side": 48},
-        {"picture_side": 1 << 20},
-        {"base_width": 0},
+        {"resolution": 16},
+        {"resolution": 48},
+        {"resolution": 1 << 20},
+        {"base_channels": 0},
         {"noise_width": -1},
         {"sentence_width": 7},
         {"vocabulary_size": 10**9},
@@ -139,16 +139,16 @@ def test_file_that_is_not_listed_is_refused(tiny_bundle: Path) -> None:
 
 
 def test_newer_schema_is_an_error_that_says_to_upgrade(copied: Path) -> None:
-    _change_manifest(copied, lambda content: content.update(schema=2))
-    with pytest.raises(BundleError, match="schema is 2, this t2i-engine reads 1: update"):
+    _change_manifest(copied, lambda content: content.update(schema=3))
+    with pytest.raises(BundleError, match="schema is 3, this t2i-engine reads 2: update"):
         Bundle.open(copied)
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda content: content["model"].update(picture_side="64"), "model.picture_side is '64', a whole number"),
-        (lambda content: content["model"].update(picture_side=48), "a power of two from 32"),
+        (lambda content: content["model"].update(resolution="64"), "model.resolution is '64', a whole number"),
+        (lambda content: content["model"].update(resolution=48), "a power of two from 32"),
         (lambda content: content["model"].pop("noise_width"), "model.noise_width is missing"),
         (lambda content: content["model"].update(noise_width=9), "its graphs are not those that its model has"),
         (
@@ -159,8 +159,8 @@ def test_newer_schema_is_an_error_that_says_to_upgrade(copied: Path) -> None:
         (lambda content: content["files"]["vocabulary.json"].update(sha256="0"), "64 hexadecimal digits"),
         (lambda content: content["tokenizer"].update(rule="spaces"), "the tokenizer's rule is 'spaces'"),
         (lambda content: content.update(colour="red"), "colour is not a known field"),
-        (lambda content: content.update(schema="1x"), "its schema is '1x', 1 expected"),
-        (lambda content: content.clear(), "its schema is 'None', 1 expected"),
+        (lambda content: content.update(schema="1x"), "its schema is '1x', 2 expected"),
+        (lambda content: content.clear(), "its schema is 'None', 2 expected"),
     ],
 )
 def test_broken_manifest_is_an_error_that_names_the_field(
@@ -213,7 +213,7 @@ def test_any_change_to_a_manifest_gives_a_bundle_or_a_user_error(
 
 def test_vocabulary_of_another_model_is_refused(tmp_path: Path) -> None:
     vocabulary = Tokenizer([*WORDS, "owl"]).to_json()
-    manifest = Manifest("mixed", SIZES, {"vocabulary.json": FileRecord.of(vocabulary)})
+    manifest = Manifest("mixed", SIZES, {"vocabulary.json": FileEntry.of(vocabulary)})
     write_bundle(tmp_path / "mixed", manifest, {"vocabulary.json": vocabulary})
     with pytest.raises(BundleError, match="they belong to different models"):
         Bundle.open(tmp_path / "mixed").tokenizer()
@@ -221,7 +221,7 @@ def test_vocabulary_of_another_model_is_refused(tmp_path: Path) -> None:
 
 def _manifest(content: bytes) -> Manifest:
     vocabulary = Tokenizer(WORDS).to_json()
-    records = {"vocabulary.json": FileRecord.of(vocabulary), "extra.bin": FileRecord.of(content)}
+    records = {"vocabulary.json": FileEntry.of(vocabulary), "extra.bin": FileEntry.of(content)}
     return Manifest("written", SIZES, records)
 
 
@@ -294,5 +294,5 @@ def test_files_that_differ_from_the_manifest_are_a_mistake_of_the_caller(tmp_pat
 
 def test_manifest_refuses_numbers_that_json_does_not_have(tiny_bundle: Path) -> None:
     content = (tiny_bundle / MANIFEST).read_bytes().replace(b'"steps": 0', b'"steps": NaN')
-    with pytest.raises(RecordError, match="NaN is not JSON"):
+    with pytest.raises(SchemaError, match="NaN is not JSON"):
         Manifest.from_json(content)

@@ -14,9 +14,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+from t2i_engine.backend_selection import backend_status
 from t2i_engine.backends import onnxruntime
 from t2i_engine.bundle import MANIFEST
-from t2i_engine.choice import backend_status
 from t2i_engine.cli import main, parse_seeds
 from t2i_engine.engine import Engine
 from t2i_engine.errors import OptionError
@@ -206,7 +206,7 @@ def test_bad_input_gives_one_line_and_writes_nothing(generate: Generate, argumen
         ("vocabulary.json", None, "vocabulary.json is missing"),
         (MANIFEST, None, "bundle.json cannot be read"),
         (MANIFEST, b"{", "bundle.json cannot be used: it is not JSON"),
-        (MANIFEST, b'{"schema": 99}', "its schema is 99, this t2i-engine reads 1: update"),
+        (MANIFEST, b'{"schema": 99}', "its schema is 99, this t2i-engine reads 2: update"),
     ],
 )
 def test_bad_bundle_gives_one_line_that_names_the_file(

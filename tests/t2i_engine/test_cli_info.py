@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
-from t2i_engine.bundle import FileRecord, Manifest, write_bundle
+from t2i_engine.bundle import FileEntry, Manifest, write_bundle
 from t2i_engine.cli import main
 from t2i_engine.tokenizer import Tokenizer
 from tests.tiny_model import SIZES, WORDS
@@ -31,14 +31,14 @@ def test_missing_backend_is_listed_with_the_cure(monkeypatch: pytest.MonkeyPatch
 def test_bundle_is_described(tiny_bundle: Path) -> None:
     text = _info(str(tiny_bundle)).stdout
     assert f"Bundle tiny in {tiny_bundle}" in text
-    for word in ("generator.onnx", "vocabulary.json", "largest differences from PyTorch", "picture_side", "dataset"):
+    for word in ("generator.onnx", "vocabulary.json", "largest differences from PyTorch", "resolution", "dataset"):
         assert word in text
 
 
 def test_provenance_cannot_write_to_the_terminal(tmp_path: Path) -> None:
     vocabulary = Tokenizer(WORDS).to_json()
     provenance = {"dataset": "\x1b[2J", "no\nte": "\ud800", "steps": None}
-    manifest = Manifest("odd", SIZES, {"vocabulary.json": FileRecord.of(vocabulary)}, provenance=provenance)
+    manifest = Manifest("odd", SIZES, {"vocabulary.json": FileEntry.of(vocabulary)}, provenance=provenance)
     text = _info(str(write_bundle(tmp_path / "odd", manifest, {"vocabulary.json": vocabulary}))).stdout
     assert '"\\u001b[2J"' in text
     assert "\x1b" not in text

@@ -2,8 +2,8 @@ import re
 
 import pytest
 
+from t2i_engine.backend_selection import backend_status
 from t2i_engine.backends.base import Status
-from t2i_engine.choice import backend_status
 from t2i_engine.errors import OptionError
 from t2i_engine.formats import FORMATS, GENERATOR, TEXT_ENCODER, Differences, Format, find, load
 

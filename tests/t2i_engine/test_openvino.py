@@ -82,7 +82,7 @@ def test_phases_are_transposed_without_changing_the_picture(tiny_bundle: Path) -
     (before, image), (after, rewritten) = (
         kinds_and_image(tiny_bundle / "generator.onnx", rewritten) for rewritten in (False, True)
     )
-    blocks = len(channel_widths(SIZES.picture_side, SIZES.base_width)) - 1
+    blocks = len(channel_widths(SIZES.resolution, SIZES.base_channels)) - 1
     assert (before["ConvolutionBackpropData"], after["ConvolutionBackpropData"]) == (0, blocks)
     assert before["Convolution"] - after["Convolution"] == 4 * blocks
     np.testing.assert_allclose(rewritten, image, atol=1e-5)

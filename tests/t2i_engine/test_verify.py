@@ -13,7 +13,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from t2i_engine.backends.base import Status
-from t2i_engine.bundle import MANIFEST, Bundle, FileRecord
+from t2i_engine.bundle import MANIFEST, Bundle, FileEntry
 from t2i_engine.cli import main
 from t2i_engine.reference import Reference, read_reference
 
@@ -49,7 +49,7 @@ def with_reference(folder: Path, change: Callable[[Reference], Reference]) -> Pa
     """Changes the reference, and the manifest with it, so that every SHA-256 is right."""
     bundle = Bundle.open(folder)
     content = change(read_reference(bundle)).to_npz()
-    files = {**bundle.manifest.files, "reference.npz": FileRecord.of(content)}
+    files = {**bundle.manifest.files, "reference.npz": FileEntry.of(content)}
     (folder / "reference.npz").write_bytes(content)
     (folder / MANIFEST).write_bytes(replace(bundle.manifest, files=files).to_json())
     return folder
@@ -144,7 +144,7 @@ def test_a_format_that_is_off_fails_by_name(copied: Path, change: Callable[[Refe
 
 def test_a_reference_that_is_none_fails(copied: Path) -> None:
     bundle = Bundle.open(copied)
-    files = {**bundle.manifest.files, "reference.npz": FileRecord.of(b"PK no archive")}
+    files = {**bundle.manifest.files, "reference.npz": FileEntry.of(b"PK no archive")}
     (copied / "reference.npz").write_bytes(b"PK no archive")
     (copied / MANIFEST).write_bytes(replace(bundle.manifest, files=files).to_json())
     result = run(copied)

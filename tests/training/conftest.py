@@ -9,8 +9,8 @@ from t2i_engine.bundle import ModelSizes
 from tests.training.runs import TINY, train
 
 SIZES = ModelSizes(
-    picture_side=32,
-    base_width=4,
+    resolution=32,
+    base_channels=4,
     noise_width=6,
     sentence_width=8,
     embedding_width=5,
@@ -30,8 +30,8 @@ def dfgan_sizes() -> ModelSizes:
     """DF-GAN as published, without this method's contributions."""
     return replace(
         SIZES,
-        picture_side=256,
-        base_width=32,
+        resolution=256,
+        base_channels=32,
         noise_width=100,
         sentence_width=256,
         conditioning_augmentation=False,

@@ -100,7 +100,7 @@ def test_spots_are_rectangles_of_one_colour_and_nothing_else_changes() -> None:
 
 def test_damsm_sees_spots_on_half_of_the_pictures() -> None:
     settings = config()
-    settings = settings.model_copy(update={"damsm": settings.damsm.model_copy(update={"spots": True})})
+    settings = settings.model_copy(update={"damsm": settings.damsm.model_copy(update={"random_erasing": True})})
     damsm, _ = trainers(settings)
     shown: list[Tensor] = []
     damsm.image_encoder.register_forward_pre_hook(lambda _, inputs: shown.append(inputs[0]))

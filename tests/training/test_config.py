@@ -31,8 +31,8 @@ def test_numbers_may_be_written_as_powers_of_ten(tmp_path: Path) -> None:
 
 def test_defaults_are_the_papers() -> None:
     config = parse_config({"name": "x"}, "x")
-    assert config.data.side == 256
-    assert (config.model.base_width, config.model.noise_width, config.model.sentence_width) == (32, 100, 256)
+    assert config.data.resolution == 256
+    assert (config.model.base_channels, config.model.noise_width, config.model.sentence_width) == (32, 100, 256)
     assert config.model.conditioning_augmentation
     assert config.model.adaptive_block
     assert config.gan.contrastive.enabled
@@ -52,7 +52,7 @@ def test_defaults_are_the_papers() -> None:
         ({"name": "x", "zzz": 1}, ["unknown key zzz", "there are: name, data"]),
         ({"name": "x", "gan": {"steps": "many"}}, ["gan.steps"]),
         ({"name": "x", "gan": {"steps": 0}}, ["gan.steps"]),
-        ({"name": "x", "data": {"side": 48}}, ["data.side", "power of two"]),
+        ({"name": "x", "data": {"resolution": 48}}, ["data.resolution", "power of two"]),
         ({"name": "x", "data": {"source": "cats"}}, ["data.source", "synthbirds"]),
         ({"name": "x", "model": {"sentence_width": 7}}, ["model.sentence_width"]),
         ({"name": "no/slash"}, ["name"]),

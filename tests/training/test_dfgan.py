@@ -246,7 +246,7 @@ def test_files_of_the_public_sizes_fit(files: Files) -> None:
     files.write(tensors, text_encoder(embedding=300, sentence=256))
     assert files.convert().exit_code == 0, files.convert().output
     sizes = load_model(files.out).model.sizes
-    assert (sizes.picture_side, sizes.base_width, sizes.noise_width, sizes.sentence_width) == (256, 32, 100, 256)
+    assert (sizes.resolution, sizes.base_channels, sizes.noise_width, sizes.sentence_width) == (256, 32, 100, 256)
 
 
 def test_nested_files_and_prefixes_are_understood(files: Files) -> None:
@@ -374,4 +374,4 @@ def test_a_folder_that_cannot_be_written_is_named(files: Files) -> None:
 
 def test_sizes_out_of_range_are_refused(files: Files) -> None:
     files.write(new_generation(blocks=SMALL_BLOCKS[:2]))
-    assert "of no size that can be used: picture_side is 16" in files.refused()
+    assert "of no size that can be used: resolution is 16" in files.refused()

@@ -21,9 +21,9 @@ from training.distributed import joined
 
 VARIANTS: dict[str, dict[str, object]] = {
     "plain": {},
-    "accumulated": {"accumulate": 2},
+    "accumulated": {"gradient_accumulation": 2},
     "augmented": {"diffaugment": True},
-    "many mismatches": {"mismatches": 3, "hard_mismatches": 2},
+    "many mismatches": {"mismatches": 3, "hard_negatives": 2},
 }
 """Settings of the GAN."""
 SEEDS = (1, 2, 3)
@@ -35,7 +35,7 @@ def first_step(variant: str, seed: int, processes: int) -> Found:
     size = 8 // processes
     # A discriminator that hardly moves: Adam's first step is as long where a gradient is rounding alone.
     settings = config(**VARIANTS[variant], batch_size=size, discriminator_learning_rate=1e-9)
-    damsm_settings = settings.damsm.model_copy(update={"batch_size": size, "hard_negatives": 2, "spots": True})
+    damsm_settings = settings.damsm.model_copy(update={"batch_size": size, "hard_negatives": 2, "random_erasing": True})
     settings = settings.model_copy(update={"damsm": damsm_settings, "seed": seed})
     damsm, _ = trainers(settings)
     found: Found = {"losses of DAMSM": damsm.step(0), "gradients of DAMSM": gradients(damsm.optimizer)}

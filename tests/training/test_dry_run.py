@@ -41,7 +41,7 @@ def test_it_prints_the_config_that_would_run_with_sizes_and_writes_nothing(
     assert parse_config(yaml.safe_load(result.stdout), "printed") == load_config(TINY, settings)
     assert not list(tmp_path.iterdir())
     config, networks = load_config(TINY), table(result.stdout, "network")
-    sizes = ModelSizes(picture_side=32, vocabulary_size=9, **config.model.model_dump())
+    sizes = ModelSizes(resolution=32, vocabulary_size=9, **config.model.model_dump())
     for name, network in (("generator", Generator(sizes)), ("discriminator", Discriminator(32, 4, 16))):
         count = sum(parameter.numel() for parameter in network.parameters())
         assert networks[name] == [f"{count:,}", f"{count:,}"]
@@ -72,5 +72,5 @@ def test_twice_the_pictures_take_twice_the_flops_and_activations_and_the_same_we
 
 
 def test_a_head_start_of_the_discriminator_does_not_hide_what_the_generator_takes() -> None:
-    plain, delayed = (describe(load_config(TINY, [f"gan.discriminator_head_start={steps}"])) for steps in (0, 3))
+    plain, delayed = (describe(load_config(TINY, [f"gan.discriminator_warmup={steps}"])) for steps in (0, 3))
     assert table(plain, "phase") == table(delayed, "phase")

@@ -27,7 +27,7 @@ def test_a_grown_generator_draws_what_the_smaller_one_draws_enlarged(
 ) -> None:
     """A random generator draws noise, the hardest to enlarge; 300 steps leave an eighth of its variance, 60 this."""
     monkeypatch.setattr("training.growth.STEPS", 60)
-    sizes = replace(sizes, base_width=8)
+    sizes = replace(sizes, base_channels=8)
     small = make_model(sizes)
     torch.manual_seed(0)
     large = grown(small, 64, sentences)
@@ -51,7 +51,9 @@ def test_what_a_grown_generator_had_learned_stays_as_it_is(
     small = make_model(sizes)
     before = {name: tensor.clone() for name, tensor in small.state_dict().items()}
     large = grown(small, 32 * times, sentences)
-    assert large.sizes == replace(sizes, picture_side=32 * times, base_width=4 // times, width_limit=8 * times)
+    assert large.sizes == replace(
+        sizes, resolution=32 * times, base_channels=4 // times, max_channel_multiple=8 * times
+    )
     assert large.generator(*feeds(sizes)).image.shape == (2, 3, 32 * times, 32 * times)
     assert all(parameter.requires_grad for parameter in large.parameters())
     for name, tensor in before.items():
@@ -60,7 +62,7 @@ def test_what_a_grown_generator_had_learned_stays_as_it_is(
 
 
 def test_a_grown_discriminator_judges_maps_as_the_smaller_one_does() -> None:
-    small, large = Discriminator(32, 8, 6), Discriminator(64, 4, 6, width_limit=16)
+    small, large = Discriminator(32, 8, 6), Discriminator(64, 4, 6, max_channel_multiple=16)
     large.load_state_dict(grown_discriminator(small.state_dict(), large.state_dict()))
     maps, sentence = torch.randn(2, 8, 32, 32), torch.randn(2, 6)
     expected = maps
@@ -74,11 +76,13 @@ def test_a_grown_discriminator_judges_maps_as_the_smaller_one_does() -> None:
 def test_a_run_grows_what_it_starts_from(straight: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """With a rate of next to nothing, all that was there before the new layers is as it was."""
     monkeypatch.setattr("training.growth.STEPS", 2)
-    config = config_file(tmp_path, data={"side": 64}, model={"base_width": 2, "width_limit": 16}, gan=SLOW)
+    config = config_file(
+        tmp_path, data={"resolution": 64}, model={"base_channels": 2, "max_channel_multiple": 16}, gan=SLOW
+    )
     result = train(config, "--out", tmp_path / "run", "--init", straight / "checkpoint.pt")
     assert result.exit_code == 0, result.output
     start, end = (load_model(folder / "checkpoint.pt").model for folder in (straight, tmp_path / "run"))
-    assert end.sizes == replace(start.sizes, picture_side=64, base_width=2, width_limit=16)
+    assert end.sizes == replace(start.sizes, resolution=64, base_channels=2, max_channel_multiple=16)
     for name in ("generator.fc.weight", "generator.GBlocks.2.c1.weight", "text_encoder.encoder.weight"):
         torch.testing.assert_close(end.state_dict()[name], start.state_dict()[name], rtol=0, atol=1e-6)
     before, after = (

@@ -13,9 +13,13 @@ from training.checkpoint import load_checkpoint, load_model
 @pytest.mark.parametrize(
     ("data", "model", "said"),
     [
-        ({"side": 64}, {}, "grown to 64², does not fit the config: it has base_width 2 instead of 4, width_limit 16"),
-        ({"side": 256}, {}, "grown to 256², is beyond what can be: base_width is 0"),
-        ({}, {"base_width": 8}, "does not fit the config: it has base_width 4 instead of 8"),
+        (
+            {"resolution": 64},
+            {},
+            "grown to 64², does not fit the config: it has base_channels 2 instead of 4, max_channel_multiple 16",
+        ),
+        ({"resolution": 256}, {}, "grown to 256², is beyond what can be: base_channels is 0"),
+        ({}, {"base_channels": 8}, "does not fit the config: it has base_channels 4 instead of 8"),
     ],
 )
 def test_a_model_that_does_not_fit_once_it_has_grown_is_an_error(

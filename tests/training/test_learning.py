@@ -20,8 +20,8 @@ def config(**gan: object) -> RunConfig:
     return parse_config(
         {
             "name": "colours",
-            "data": {"side": 32},
-            "model": {"base_width": 4, "noise_width": 8, "sentence_width": 16, "embedding_width": 12},
+            "data": {"resolution": 32},
+            "model": {"base_channels": 4, "noise_width": 8, "sentence_width": 16, "embedding_width": 12},
             "damsm": {"image_encoder": "cnn", "batch_size": 4},
             "gan": {"batch_size": 8, "generator_learning_rate": 1e-3, "discriminator_learning_rate": 2e-3, **gan},
             "precision": "fp32",

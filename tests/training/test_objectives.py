@@ -35,7 +35,7 @@ def test_a_step_reports_the_methods_losses(mismatches: int, hard: int) -> None:
         contrastive={"text_weight": LAMBDA_TEXT, "image_weight": LAMBDA_IMAGE, "temperature": ETA},
         kl_weight=KL_WEIGHT,
         mismatches=mismatches,
-        hard_mismatches=hard,
+        hard_negatives=hard,
         batch_size=6,
         generator_learning_rate=1e-9,
         discriminator_learning_rate=1e-9,

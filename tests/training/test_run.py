@@ -141,7 +141,7 @@ def test_resuming_a_finished_run_changes_nothing(straight: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "model", [{"conditioning_augmentation": False}, {"adaptive_block": False}, {"base_width": 3}], ids=str
+    "model", [{"conditioning_augmentation": False}, {"adaptive_block": False}, {"base_channels": 3}], ids=str
 )
 def test_every_switch_and_size_trains(tmp_path: Path, model: dict[str, object]) -> None:
     config = config_file(tmp_path, model=model, precision="fp32", folded=False)
@@ -196,7 +196,7 @@ def test_a_retrained_text_encoder_keeps_its_words_and_learns_those_it_lacks(stra
 
 
 def test_in_its_head_start_the_discriminator_learns_alone(straight: Path, tmp_path: Path) -> None:
-    config = config_file(tmp_path, gan={"discriminator_head_start": 6}, precision="fp32")
+    config = config_file(tmp_path, gan={"discriminator_warmup": 6}, precision="fp32")
     result = train(config, "--out", tmp_path / "run", "--init", straight / "checkpoint.pt")
     assert result.exit_code == 0, result.output
     start, end = (load_checkpoint(folder / "checkpoint.pt") for folder in (straight, tmp_path / "run"))
@@ -252,7 +252,7 @@ def test_a_failed_start_leaves_no_folder_behind(straight: Path, tmp_path: Path) 
         {"gan": {"batch_size": 65}},
         {"model": {"noise_width": 5000}},
         {"gan": {"adam_betas": [0.0, 1.5]}},
-        {"model": {"base_width": 8}, "initial": str(straight / "checkpoint.pt")},
+        {"model": {"base_channels": 8}, "initial": str(straight / "checkpoint.pt")},
     ]
     for number, changes in enumerate(starts):
         folder = tmp_path / f"run{number}"
@@ -278,10 +278,10 @@ def test_a_full_disk_is_one_line_and_keeps_the_last_checkpoint(tmp_path: Path, m
 
 
 def test_init_with_other_sizes_is_an_error_naming_them(straight: Path, tmp_path: Path) -> None:
-    config = config_file(tmp_path, model={"base_width": 8})
+    config = config_file(tmp_path, model={"base_channels": 8})
     result = train(config, "--out", tmp_path / "run", "--init", straight / "checkpoint.pt")
     assert result.exit_code == 2
-    assert "base_width 4 instead of 8" in result.stderr
+    assert "base_channels 4 instead of 8" in result.stderr
 
 
 def test_a_loss_that_is_no_number_stops_the_run_and_keeps_the_last_checkpoint(

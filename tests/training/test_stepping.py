@@ -48,7 +48,7 @@ def test_fp16_steps_are_nearly_those_of_fp32_and_go_on_from_their_state() -> Non
 
 
 def test_accumulated_batches_make_one_update_by_the_mean_of_their_gradients() -> None:
-    _, gan = trainers(config(accumulate=2, batch_size=4, penalty_weight=0.0))
+    _, gan = trainers(config(gradient_accumulation=2, batch_size=4, penalty_weight=0.0))
     for network in (gan.generator, gan.discriminator, gan.text_encoder):
         randomised(network, scale=0.1)
     gan.freeze_encoders()

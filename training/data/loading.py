@@ -84,7 +84,13 @@ class _Kept:
     def batches(self, tokenizer: Tokenizer) -> Batches:
         found, config = self.rendered, self.config
         return Corpus(
-            found.pictures, found.captions, tokenizer, config.max_words, config.mirror, config.side, found.groups
+            found.pictures,
+            found.captions,
+            tokenizer,
+            config.max_words,
+            config.horizontal_flip,
+            config.resolution,
+            found.groups,
         )
 
     def describe(self) -> dict[str, Any]:
@@ -117,7 +123,9 @@ class _Streamed:
         return build_vocabulary(self._words)
 
     def batches(self, tokenizer: Tokenizer) -> Batches:
-        views = Views(self.config.side, self.config.max_words, self.config.mirror, Alterations(tokenizer))
+        views = Views(
+            self.config.resolution, self.config.max_words, self.config.horizontal_flip, Alterations(tokenizer)
+        )
         return Stream(self.shards, tokenizer, views, _kept_side(self.config), self.config.workers)
 
     def describe(self) -> dict[str, Any]:
@@ -135,4 +143,4 @@ def _described(
 
 
 def _kept_side(config: DataConfig) -> int:
-    return round(config.side * CROP_MARGIN) if config.crop else config.side
+    return round(config.resolution * CROP_MARGIN) if config.crop else config.resolution

@@ -80,12 +80,12 @@ def evaluate(
     conditions = Conditions(
         model=subject.name,
         runs_as=subject.runs_as,
-        picture_side=subject.side,
+        resolution=subject.side,
         data=public_name(data),
         split="test",
         note="; ".join(note for note in notes if note),
         captions=drawn or 0,
-        left_out=0 if drawn is None else count - drawn,
+        rejected=0 if drawn is None else count - drawn,
     )
     return Report(conditions, sections)
 

@@ -33,22 +33,22 @@ class Conditions:
 
     model: str
     runs_as: str
-    picture_side: int
+    resolution: int
     data: str
     split: str
     note: str
     """What has to be said of figures made with this data."""
     captions: int
     """How many captions were drawn, one picture each, with the seeds 0, 1, …; 0 where no measure asks for them."""
-    left_out: int
+    rejected: int
     """Captions without a word that the model knows."""
 
     def as_markdown(self) -> str:
         """Lines to stand above the tables."""
-        left_out = f"; {self.left_out:,} captions without a known word left out" if self.left_out else ""
-        drawn = f": {self.captions:,} captions, one picture each, seeds from 0{left_out}" if self.captions else ""
+        rejected = f"; {self.rejected:,} captions without a known word left out" if self.rejected else ""
+        drawn = f": {self.captions:,} captions, one picture each, seeds from 0{rejected}" if self.captions else ""
         lines = [
-            f"**{self.model}**, {self.runs_as}, {self.picture_side} × {self.picture_side}",
+            f"**{self.model}**, {self.runs_as}, {self.resolution} × {self.resolution}",
             f"{self.data}, split {self.split}{drawn}",
         ]
         return "  \n".join([*lines, self.note] if self.note else lines)

@@ -9,8 +9,8 @@ import torch
 from numpy.typing import NDArray
 
 from t2i_engine import latents
+from t2i_engine.backend_selection import AUTO
 from t2i_engine.bundle import ModelSizes
-from t2i_engine.choice import AUTO
 from t2i_engine.engine import Engine
 from t2i_engine.errors import OptionError
 from t2i_engine.tokenizer import Tokenizer, pad
@@ -57,8 +57,8 @@ def subject_of(engine: Engine) -> Subject:
         sentences = engine.text_encoder.run({"tokens": tokens, "lengths": lengths}, ["sentence"])["sentence"]
         return engine.draw(sentences, seeds)
 
-    side = engine.bundle.sizes.picture_side
-    return Subject(engine.bundle.name, str(engine.choice), side, engine.tokenizer, draw)
+    side = engine.bundle.sizes.resolution
+    return Subject(engine.bundle.name, str(engine.selection), side, engine.tokenizer, draw)
 
 
 def _checkpoint_subject(path: Path, device: torch.device) -> Subject:
@@ -84,4 +84,4 @@ def subject_of_networks(
         pixels: Pixels = to_pixels(generator(noise, sentence, condition_noise).image).cpu().numpy()
         return pixels
 
-    return Subject(name, runs_as, sizes.picture_side, tokenizer, draw)
+    return Subject(name, runs_as, sizes.resolution, tokenizer, draw)

@@ -34,9 +34,9 @@ class DownBlock(nn.Module):
 class Discriminator(nn.Module):
     """An image and a sentence vector to one logit: real and matching, or not (method.md, "Discriminator")."""
 
-    def __init__(self, picture_side: int, base_width: int, sentence_width: int, width_limit: int = 8) -> None:
+    def __init__(self, resolution: int, base_channels: int, sentence_width: int, max_channel_multiple: int = 8) -> None:
         super().__init__()
-        widths = channel_widths(picture_side, base_width, width_limit)[::-1]
+        widths = channel_widths(resolution, base_channels, max_channel_multiple)[::-1]
         joint_width = widths[-1] // 4  # 2·nf at DF-GAN's limit
         self.conv_img = nn.Conv2d(3, widths[0], 3, padding=1)
         self.DBlocks = nn.ModuleList(DownBlock(n, m) for n, m in pairwise(widths))

@@ -14,10 +14,10 @@ from training.models.fold import upsampled_convolution
 SMALLEST_SIDE = 4
 
 
-def channel_widths(picture_side: int, base_width: int, limit: int = 8) -> list[int]:
+def channel_widths(resolution: int, base_channels: int, limit: int = 8) -> list[int]:
     """Channels of the feature maps from side 4 to side R: nf · min(2^i, limit), widest first; DF-GAN's limit is 8."""
-    steps = picture_side.bit_length() - SMALLEST_SIDE.bit_length()
-    return [base_width * min(2**i, limit) for i in reversed(range(steps + 1))]
+    steps = resolution.bit_length() - SMALLEST_SIDE.bit_length()
+    return [base_channels * min(2**i, limit) for i in reversed(range(steps + 1))]
 
 
 class Affine(nn.Module):
@@ -128,7 +128,7 @@ class Generator(nn.Module):
     def __init__(self, sizes: ModelSizes, folded: bool = False) -> None:
         super().__init__()
         self.folded = folded
-        widths = channel_widths(sizes.picture_side, sizes.base_width, sizes.width_limit)
+        widths = channel_widths(sizes.resolution, sizes.base_channels, sizes.max_channel_multiple)
         condition_width = sizes.noise_width + sizes.sentence_width
         self.augmentation = ConditioningAugmentation(sizes.sentence_width) if sizes.conditioning_augmentation else None
         self.fc = nn.Linear(sizes.noise_width, widths[0] * SMALLEST_SIDE**2)

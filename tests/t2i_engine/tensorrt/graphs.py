@@ -7,7 +7,7 @@ from t2i_engine.bundle import graphs_of
 from t2i_engine.formats import GENERATOR
 from tests.tiny_model import SIZES
 
-SIDE = SIZES.picture_side
+SIDE = SIZES.resolution
 GRAPH = graphs_of(SIZES)[GENERATOR]
 _HALF = {"fp16": (TensorProto.FLOAT16, np.float16), "fp32": (TensorProto.FLOAT, np.float32)}
 _BORDERS = {"float32": TensorProto.FLOAT, "uint8": TensorProto.UINT8}

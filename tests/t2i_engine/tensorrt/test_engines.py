@@ -12,13 +12,12 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
+from t2i_engine.backend_selection import startable
 from t2i_engine.backends.base import Array, Status
-from t2i_engine.bundle import Bundle, FileRecord, Graph, Manifest, write_bundle
-from t2i_engine.choice import startable
+from t2i_engine.bundle import Bundle, FileEntry, Graph, Manifest, write_bundle
 from t2i_engine.cli import main
-from t2i_engine.errors import BackendError
+from t2i_engine.errors import BackendError, ParityError
 from t2i_engine.formats import GENERATOR, TEXT_ENCODER, Differences, Format
-from t2i_engine.parity import ParityError
 from t2i_engine.reference import REFERENCE, Reference
 from t2i_engine.tensorrt import engines, opening
 from t2i_engine.tensorrt.builder import BuiltEngine
@@ -51,7 +50,7 @@ def reference() -> Reference:
     def normal(*shape: int) -> Array:
         return random.normal(0, 0.3, shape).astype(np.float32)
 
-    side, width = SIZES.picture_side, SIZES.sentence_width
+    side, width = SIZES.resolution, SIZES.sentence_width
     return Reference(
         np.array(["a", "b"]), np.arange(B), np.ones((B, 3), np.int64), np.full(B, 3), normal(B, SIZES.noise_width),
         normal(B, width), normal(B, width), normal(B, 3, side, side), np.zeros((B, side, side, 3), np.uint8),
@@ -79,8 +78,8 @@ class Machine:
         contents: dict[str, bytes | Path] = {name: f"graph of the {graph}".encode() for name, graph in graphs.items()}
         contents |= {"vocabulary.json": str(list(WORDS)).replace("'", '"').encode(), REFERENCE: reference().to_npz()}
         contents |= self.files
-        records = {name: FileRecord.of(content, graphs.get(name)) for name, content in contents.items()}
-        manifest = Manifest("b", SIZES, records, reference=REFERENCE, unproved={"tensorrt-fp16": "no GPU"})
+        records = {name: FileEntry.of(content, graphs.get(name)) for name, content in contents.items()}
+        manifest = Manifest("b", SIZES, records, reference=REFERENCE, unverified={"tensorrt-fp16": "no GPU"})
         return Bundle.open(write_bundle(self.folder / "bundle", manifest, contents))
 
     def wanted(self, backend: str = TENSORRT, version: str = "10.16", gpu: Gpu = GPU) -> Wanted:
@@ -274,7 +273,7 @@ def test_the_command_builds_and_proves_both_engines(machine: Machine, monkeypatc
 
 def test_a_bundle_without_tensorrts_graphs_says_what_adds_them(tmp_path: Path) -> None:
     files = {"vocabulary.json": b"[]"}
-    manifest = Manifest("b", SIZES, {name: FileRecord.of(content) for name, content in files.items()})
+    manifest = Manifest("b", SIZES, {name: FileEntry.of(content) for name, content in files.items()})
     folder = write_bundle(tmp_path / "bundle", manifest, dict(files))
     result = CliRunner().invoke(main, ["build", str(folder)])
     assert result.exit_code == 2

@@ -19,7 +19,7 @@ from tests.tiny_model import SIZES
 
 DRAWING = graphs_of(SIZES)[GENERATOR]
 READING = graphs_of(SIZES)[TEXT_ENCODER]
-SIDE = SIZES.picture_side
+SIDE = SIZES.resolution
 PROFILE = Profile(batch=Range(1, 4, 16), tokens=Range(1, 8, 32))
 
 

@@ -45,7 +45,9 @@ def shards(tmp_path: Path) -> Path:
 
 
 def batches(pattern: object, **settings: object) -> Batches:
-    config = DataConfig.model_validate({"source": f"webdataset:{pattern}", "side": 32, "mirror": False, **settings})
+    config = DataConfig.model_validate(
+        {"source": f"webdataset:{pattern}", "resolution": 32, "horizontal_flip": False, **settings}
+    )
     data = load_training_data(config)
     return data.batches(Tokenizer(data.words()))
 
@@ -65,7 +67,7 @@ def test_an_epoch_shows_every_picture_once_whatever_reads_it(shards: Path) -> No
 
 
 def test_every_picture_comes_with_its_own_caption(shards: Path) -> None:
-    config = DataConfig.model_validate({"source": str(shards), "side": 32})
+    config = DataConfig.model_validate({"source": str(shards), "resolution": 32})
     data = load_training_data(config)
     words = data.words()
     batch = data.batches(Tokenizer(words)).batch(0, 0, 5)

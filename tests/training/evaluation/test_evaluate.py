@@ -35,7 +35,7 @@ def test_report_names_model_data_numbers_and_network_beside_the_figures(tiny_bun
     assert found["model"] == "tiny"
     assert found["data"] == "synthbirds"
     assert found["features"] == "mean colours"
-    assert found["captions"] + found["left_out"] == 12
+    assert found["captions"] + found["rejected"] == 12
     assert found["fid"]["pictures"] == found["captions"]
     assert found["fid"]["real"] == found["fid_floor"]["real"] == found["fid_floor"]["pictures"] == 12
     assert found["fid"]["value"] > found["fid_floor"]["value"]

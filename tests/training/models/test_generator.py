@@ -46,7 +46,7 @@ def test_without_contributions_it_is_dfgans_generator_tensor_for_tensor(dfgan_si
 @pytest.mark.parametrize("side", [32, 64, 128])
 @pytest.mark.parametrize("width", [3, 4])
 def test_draws_any_side_and_width(sizes: ModelSizes, side: int, width: int) -> None:
-    sizes = replace(sizes, picture_side=side, base_width=width)
+    sizes = replace(sizes, resolution=side, base_channels=width)
     image = Generator(sizes)(*inputs(sizes)).image
     assert image.shape == (3, 3, side, side)
     assert image.abs().max() <= 1

@@ -2,8 +2,8 @@ import importlib
 
 import pytest
 
+from t2i_engine.backend_selection import choose
 from t2i_engine.backends.base import Status
-from t2i_engine.choice import choose
 from t2i_engine.errors import BackendError, BundleError, OptionError
 from t2i_engine.formats import FORMATS, find
 
@@ -17,7 +17,7 @@ BROKEN = Status("1.0 and 1.1", lacks="uninstall one")
 
 @pytest.fixture
 def machine(monkeypatch: pytest.MonkeyPatch) -> "Machine":
-    monkeypatch.setattr("t2i_engine.choice.cuda_device_count", lambda: 1)
+    monkeypatch.setattr("t2i_engine.backend_selection.cuda_device_count", lambda: 1)
     return Machine(monkeypatch)
 
 

@@ -16,7 +16,7 @@ _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Choice:
+class BackendSelection:
     """A format, the device it runs on, and the backend's version."""
 
     format: Format
@@ -47,7 +47,7 @@ def row_lacks(row: Format, device: str) -> str | None:
 
 def choose(
     rows: Sequence[Format], backend: str = AUTO, precision: str = AUTO, device: str = AUTO, bundle: str = "BUNDLE"
-) -> Choice:
+) -> BackendSelection:
     """The first of `rows` that fits what was asked for and can run here; nothing asked for is ever replaced.
 
     Every row is tried on a GPU before any is tried on the CPU. `bundle` is what to call the bundle in the command that
@@ -74,7 +74,7 @@ def choose(
                 raise BackendError(status.lacks)
             lacks = row_lacks(row, name)
             if lacks is None:
-                return Choice(row, name, status.version or "")
+                return BackendSelection(row, name, status.version or "")
             lacking[f"{row.backend} ({lacks})"] = None
     wanted = "no backend can" if device == AUTO else f"device {device!r} cannot"
     raise BackendError(f"{wanted} be used here: {', '.join(lacking)}")
@@ -84,9 +84,11 @@ def startable(bundle: Bundle) -> list[Format]:
     """The bundle's formats that `auto` may choose: where engines must be built first, a line names the command."""
     rows = []
     for row in bundle.formats:
-        unready = load(row.unready)(bundle, row) if row.unready and not backend_status(row.backend).lacks else None
-        if unready:
-            _log.info("format %s is not ready: %s", row.name, unready)
+        needs_build = (
+            load(row.needs_build)(bundle, row) if row.needs_build and not backend_status(row.backend).lacks else None
+        )
+        if needs_build:
+            _log.info("format %s is not ready: %s", row.name, needs_build)
         else:
             rows.append(row)
     return rows

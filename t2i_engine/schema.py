@@ -16,31 +16,31 @@ class _Dataclass(Protocol):
 Record = TypeVar("Record", bound=_Dataclass)
 
 
-class RecordError(ValueError):
+class SchemaError(ValueError):
     """JSON that is not the record which was expected; the message names the field."""
 
 
-def read_record(kind: type[Record], found: object, where: str = "") -> Record:
-    """Builds a dataclass from parsed JSON, strictly. Raises `RecordError`, also for what its own checks refuse."""
+def read_dataclass(kind: type[Record], found: object, where: str = "") -> Record:
+    """Builds a dataclass from parsed JSON, strictly. Raises `SchemaError`, also for what its own checks refuse."""
     if not isinstance(found, dict):
         raise _mismatch(where or kind.__name__, found, "an object")
     hints = get_type_hints(kind)
     declared = {field.name: field for field in fields(kind)}
     strange = [name for name in found if name not in declared]
     if strange:
-        raise RecordError(f"{_join(where, strange[0])} is not a known field")
+        raise SchemaError(f"{_join(where, strange[0])} is not a known field")
     values: dict[str, Any] = {}
     for name, field in declared.items():
         if name in found:
             values[name] = _read(hints[name], found[name], _join(where, name))
         elif field.default is MISSING and field.default_factory is MISSING:
-            raise RecordError(f"{_join(where, name)} is missing")
+            raise SchemaError(f"{_join(where, name)} is missing")
     try:
         return kind(**values)
-    except RecordError:
+    except SchemaError:
         raise
     except ValueError as error:
-        raise RecordError(f"{where}: {error}" if where else str(error)) from None
+        raise SchemaError(f"{where}: {error}" if where else str(error)) from None
 
 
 def _read(kind: type, found: object, where: str) -> object:
@@ -48,7 +48,7 @@ def _read(kind: type, found: object, where: str) -> object:
     if kind is object:
         return found
     if is_dataclass(kind):
-        return read_record(kind, found, where)
+        return read_dataclass(kind, found, where)
     if origin in (types.UnionType, Union):
         return None if found is None and type(None) in arguments else _read(arguments[0], found, where)
     if origin is Mapping:
@@ -75,5 +75,5 @@ def _join(where: str, name: str) -> str:
     return f"{where}.{name}" if where else name
 
 
-def _mismatch(where: str, found: object, expected: str) -> RecordError:
-    return RecordError(f"{where} is {quoted(str(found))}, {expected} expected")
+def _mismatch(where: str, found: object, expected: str) -> SchemaError:
+    return SchemaError(f"{where} is {quoted(str(found))}, {expected} expected")
