@@ -10,13 +10,14 @@ from typing import Any
 from matplotlib.figure import Figure
 from PIL import Image
 
-from t2i_engine.caches import cache_folder
+from t2i_engine.files import cache_folder
+from t2i_engine.pictures import Pixels
 from training.config import load_config
 from training.data.rendered import render
 from training.data.sources import open_source
 from training.evaluation.report import table
 from training.evaluation.samples import Requests, Sample
-from training.evaluation.subject import Pixels, open_subject
+from training.evaluation.subject import open_subject
 
 CAPTIONS = 10
 FEW = 20
@@ -138,4 +139,4 @@ def _first_samples(finding: Finding) -> Sample:
     subject = open_subject(str(finding.checkpoint))
     source = load_config(finding.folder / "config.yaml").data.source
     listing = open_source(source, finding.figures["count"]).listing("test")
-    return next(Requests(subject, render(listing, subject.side, cache_folder()), CAPTIONS).draw())
+    return next(Requests(subject.sampler, render(listing, subject.resolution, cache_folder()), CAPTIONS).draw())

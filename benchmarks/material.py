@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from benchmarks.rows import BUNDLE, PLAIN, Row
-from t2i_engine.bundle import PAPER, VOCABULARY, Bundle, Manifest, graphs_of, write_bundle
+from t2i_engine.backends.pytorch import reference_runners
+from t2i_engine.bundle import VOCABULARY, Bundle, Manifest, graphs_of, write_bundle
 from t2i_engine.formats import GENERATOR, TEXT_ENCODER, Form, find
-from t2i_engine.parity import Case
+from t2i_engine.parity import Case, picture_case, sentence_case
 from t2i_engine.tokenizer import Tokenizer, pad, split
 
 if TYPE_CHECKING:
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
 WORDS = 12  # of each caption
 PICTURES = 8  # compared with PyTorch
+PAPER = "paper"
 
 
 @dataclass(frozen=True)
@@ -56,7 +58,7 @@ def make_captions(tokenizer: Tokenizer, count: int) -> tuple[str, ...]:
 
 def prepare(bundle: Bundle, materials: Sequence[str], sides: Sequence[int], batch: int, scratch: Path) -> Material:
     """Makes what is needed in `scratch`: of the unfolded and plain exports those that `materials` names."""
-    from training.weights import read_model
+    from training.models.text_to_image import read_model
 
     model, tokenizer = read_model(bundle), bundle.tokenizer()
     material = Material(make_captions(tokenizer, batch), {BUNDLE: bundle.folder.absolute()}, {}, scratch)
@@ -76,7 +78,7 @@ def paper_name(side: int) -> str:
 
 def write_paper(folder: Path, tokenizer: Tokenizer, side: int) -> Path:
     """The paper's network for pictures of another side, with random weights, as ONNX and for PyTorch."""
-    from export.paper import make_paper_model
+    from benchmarks.paper import make_paper_model
 
     model = make_paper_model(len(tokenizer.words), side)
     _write_reference(_reference_beside(folder), model, tokenizer)
@@ -116,13 +118,11 @@ def read_cases(reference: Path, batch: int) -> Iterator[Case]:
 
 def _write_reference(file: Path, model: "TextToImage", tokenizer: Tokenizer) -> None:
     """Draws `PICTURES` pictures in PyTorch, in fp32."""
-    from export.parity import image_case, one_thread, sentence_case
-
     captions = make_captions(tokenizer, PICTURES)
     tokens, lengths = pad([tokenizer.encode(caption).ids for caption in captions])
-    with one_thread():
-        text = sentence_case(model, tokens, lengths)
-        drawn = image_case(model, text.expected["sentence"], range(PICTURES))
+    pytorch = reference_runners(model)
+    text = sentence_case(pytorch, tokens, lengths)
+    drawn = picture_case(pytorch, model.sizes, text.expected["sentence"], range(PICTURES))
     arrays: dict[str, Any] = {**text.feeds, **drawn.feeds, **drawn.expected}
     np.savez(file, **arrays)
 

@@ -7,12 +7,12 @@ from itertools import product
 from benchmarks.material import paper_name
 from benchmarks.report import Case
 from benchmarks.rows import BUNDLE, COMPILED, PLAIN, REFERENCE, ROWS, UNFOLDED, Row, find_row
-from t2i_engine.backend_selection import backend_status
+from t2i_engine.backend_selection import build_needed
 from t2i_engine.backends.base import available_threads
 from t2i_engine.bundle import Bundle
 from t2i_engine.engine import LARGEST_BATCH, MOST_THREADS
 from t2i_engine.errors import BackendError, OptionError
-from t2i_engine.formats import FORMATS, load
+from t2i_engine.formats import all_formats
 from t2i_engine.tensorrt.profile import Profile
 
 ALL = "all"
@@ -122,14 +122,15 @@ def _devices(bundle: Bundle, row: Row) -> tuple[list[str], str]:
     if not devices:
         return [], reasons.get("cpu") or next(iter(reasons.values())) or ""
     if row.material == BUNDLE:
-        table = next(form for form in FORMATS if form.files == row.format.files and form.backend == row.format.backend)
-        name = row.name if row.name in {form.name for form in FORMATS} else table.name
+        table = next(
+            form for form in all_formats() if form.files == row.format.files and form.backend == row.format.backend
+        )
+        name = row.name if row.name in {form.name for form in all_formats()} else table.name
         if name not in {form.name for form in bundle.formats}:
             return [], f"not in the bundle: t2i-engine export {bundle.name} --formats {name}"
-        if row.format.needs_build and not backend_status(row.format.backend).lacks:
-            needs_build = load(row.format.needs_build)(bundle, row.format)
-            if needs_build:
-                return [], needs_build
+        needs_build = build_needed(bundle, row.format)
+        if needs_build:
+            return [], needs_build
     return devices, ""
 
 

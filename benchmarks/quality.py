@@ -33,7 +33,7 @@ def measure_quality(
     """FID and, for synthbirds, the attributes that captions name, of `count` pictures of each format that runs here."""
     from training.data.sources import SYNTHBIRDS, public_name
     from training.evaluation.evaluate import evaluate
-    from training.evaluation.subject import subject_of
+    from training.evaluation.subject import Subject
 
     metrics = FIGURES if data == SYNTHBIRDS else FIGURES[:1]
     for row in bundle.formats:
@@ -41,7 +41,9 @@ def measure_quality(
         if device and row.name in formats:
             report(f"quality of {row.name}, {count:,} pictures")
             engine = Engine.open(bundle.folder, row.backend, row.precision, device)
-            figures = evaluate(subject_of(engine), data, metrics, "", count).as_json()
+            figures = evaluate(
+                Subject(engine.bundle.name, str(engine.selection), engine), data, metrics, "", count
+            ).as_json()
             yield Quality(row.name, public_name(data), count, figures)
 
 

@@ -6,8 +6,11 @@ from dataclasses import dataclass, replace
 
 from benchmarks.machine import has_bf16
 from t2i_engine.backend_selection import row_lacks
+from t2i_engine.backends import find_backend
+from t2i_engine.backends.base import Runner
+from t2i_engine.bundle import Bundle
 from t2i_engine.errors import OptionError, unknown
-from t2i_engine.formats import FORMATS, Form, Format, find
+from t2i_engine.formats import Form, Format, all_formats, find, load
 
 REFERENCE = "pytorch"  # PyTorch eager in fp32: what differences and ratios are against
 COMPILED = "torch-compile"
@@ -23,6 +26,13 @@ class Row:
     what: str
     material: str = BUNDLE
     lacks: Callable[[str], str | None] = lambda device: None
+    opener: str | None = None  # lazy `module:function` name, in place of the backend's open_runner
+
+    def open(self, bundle: Bundle, graph: str, device: str, threads: int | None) -> Runner:
+        """Opens a graph of a bundle."""
+        open_runner = load(self.opener) if self.opener else find_backend(self.format.backend).open_runner
+        runner: Runner = open_runner(bundle, self.format, graph, device, threads)
+        return runner
 
     @property
     def name(self) -> str:
@@ -55,15 +65,17 @@ _WHAT = {
 }
 
 ROWS: tuple[Row, ...] = (
-    *(Row(row, _WHAT[row.backend]) for row in FORMATS),
+    *(Row(row, _WHAT[row.backend]) for row in all_formats()),
     Row(
-        replace(find(REFERENCE), name="pytorch-bf16", precision="bf16", opener="benchmarks.variants:open_bf16"),
+        replace(find(REFERENCE), name="pytorch-bf16", precision="bf16"),
         "PyTorch eager, generator in bf16 and channels-last",
+        opener="benchmarks.variants:open_bf16",
         lacks=_lacks_bf16,
     ),
     Row(
-        replace(find(REFERENCE), name=COMPILED, opener="benchmarks.variants:open_compiled"),
+        replace(find(REFERENCE), name=COMPILED),
         "torch.compile of the generator, as trained",
+        opener="benchmarks.variants:open_compiled",
         lacks=_lacks_compiler,
     ),
     Row(
@@ -72,9 +84,10 @@ ROWS: tuple[Row, ...] = (
         UNFOLDED,
     ),
     Row(
-        replace(find("onnx"), name="onnx-plain", form=Form.TRAINED, opener="benchmarks.variants:open_plain"),
+        replace(find("onnx"), name="onnx-plain", form=Form.TRAINED),
         "ONNX Runtime as it comes, on what torch.onnx.export makes of the generator; pixels in NumPy",
         PLAIN,
+        opener="benchmarks.variants:open_plain",
     ),
 )
 

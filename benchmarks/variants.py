@@ -4,20 +4,17 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from t2i_engine.backends import onnxruntime
+from t2i_engine.backends import onnxruntime, pytorch
 from t2i_engine.backends.base import Array, Runner, available_threads
-from t2i_engine.backends.pytorch import PyTorchRunner
 from t2i_engine.bundle import Bundle
 from t2i_engine.formats import GENERATOR, TEXT_ENCODER, Format
 
 
 def open_compiled(bundle: Bundle, row: Format, graph: str, device: str, threads: int | None) -> Runner:
     """PyTorch with the generator compiled at its first call; packed sequences do not compile, so the encoder is not."""
-    import torch
-
-    runner = PyTorchRunner(bundle, graph, device, threads)
+    runner = pytorch.open_runner(bundle, row, graph, device, threads)
     if graph == GENERATOR:
-        runner._module = torch.compile(runner._module)
+        runner.module.compile()
     return runner
 
 
@@ -38,9 +35,9 @@ def open_bf16(bundle: Bundle, row: Format, graph: str, device: str, threads: int
             image = self.generator(*(None if feed is None else feed.to(torch.bfloat16) for feed in feeds)).image
             return GeneratedImage(image.float(), None, None)
 
-    runner = PyTorchRunner(bundle, graph, device, threads)
+    runner = pytorch.open_runner(bundle, row, graph, device, threads)
     if graph == GENERATOR:
-        runner._module = Bf16(runner._module)
+        runner.module = Bf16(runner.module)
     return runner
 
 

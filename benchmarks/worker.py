@@ -22,7 +22,7 @@ from t2i_engine.backends.base import Array, Runner
 from t2i_engine.bundle import Bundle
 from t2i_engine.engine import Engine
 from t2i_engine.errors import UserError
-from t2i_engine.formats import GENERATOR, TEXT_ENCODER, load
+from t2i_engine.formats import GENERATOR, TEXT_ENCODER
 
 STEADY = 0.05  # warm where three calls take as long, within this, as the three before them
 SEED = 0
@@ -51,18 +51,19 @@ class OpenCase:
     """An engine for one row, as the user's, with its runners timed."""
 
     def __init__(self, folder: str, row: str, device: str, threads: int) -> None:
-        self.row, self.device, self.threads = find_row(row).format, device, threads
+        target = find_row(row)
+        self.row, self.device, self.threads = target.format, device, threads
         started = time.perf_counter()
         import_module(_PACKAGES.get(self.row.backend, "t2i_engine.tensorrt"))
         imported = time.perf_counter()
         self.bundle = Bundle.open(Path(folder))
-        open_runner = load(self.row.opener)
         self.text_encoder, self.generator = (
-            TimedRunner(open_runner(self.bundle, self.row, graph, device, threads))
-            for graph in (TEXT_ENCODER, GENERATOR)
+            TimedRunner(target.open(self.bundle, graph, device, threads)) for graph in (TEXT_ENCODER, GENERATOR)
         )
         choice = BackendSelection(self.row, device, "")
-        self.engine = Engine(self.bundle, choice, self.bundle.tokenizer(), self.text_encoder, self.generator)
+        self.engine = Engine(
+            self.bundle.sizes, self.bundle.tokenizer(), self.text_encoder, self.generator, self.bundle, choice
+        )
         self.importing, self.opening = 1000 * (imported - started), 1000 * (time.perf_counter() - imported)
 
     def call(self, captions: Sequence[str]) -> Call:

@@ -5,16 +5,14 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from export.built import BuiltFile
-from export.gate import Proof
-from export.reference import make_reference
+from export.gate import GateResult
 from export.source import Source
-from export.weights import to_safetensors
 from t2i_engine.backend_selection import backend_status
-from t2i_engine.bundle import PAPER, VOCABULARY, FileEntry, Manifest, is_name, paper_folder
+from t2i_engine.backends.pytorch import reference_runners
+from t2i_engine.bundle import VOCABULARY, FileEntry, Manifest, is_name
 from t2i_engine.errors import OptionError, quoted
 from t2i_engine.formats import Format
-from t2i_engine.reference import REFERENCE
-from training.judges import DISCRIMINATOR, IMAGE_ENCODER
+from t2i_engine.reference import REFERENCE, make_reference
 
 Content = bytes | Path
 
@@ -44,14 +42,14 @@ class Draft:
             self.notes[file.name] = dict(file.notes)
 
     def proved(
-        self, rows: Iterable[Format], unverified: Mapping[str, str], proof: Proof, versions: Mapping[str, str]
+        self, rows: Iterable[Format], unverified: Mapping[str, str], gate: GateResult, versions: Mapping[str, str]
     ) -> Manifest:
         """The manifest of what is to be written: without the formats of `rows` that missed their tolerance."""
-        missed = proof.missed
+        missed = gate.rejected
         kept = [row for row in rows if row.name not in missed]
         before = self.manifest
         needed = self.first_files.union(*(row.all_files for row in kept))
-        parity = {**before.parity, **{row.name: proof.parity(row) for row in kept if row.name not in unverified}}
+        parity = {**before.parity, **{row.name: gate.parity(row) for row in kept if row.name not in unverified}}
         return replace(
             before,
             files={name: record for name, record in before.files.items() if name in needed},
@@ -86,7 +84,7 @@ class Draft:
 
 
 def start_draft(source: Source, folder: Path | None, name: str | None) -> Draft:
-    """A bundle in `folder`; without one it is the bundle that the source is from, or `paper` in its place.
+    """A bundle in `folder`; without one it is the bundle that the source is from.
 
     Raises `OptionError` where there is no folder for it, or it cannot be called so.
     """
@@ -96,19 +94,20 @@ def start_draft(source: Source, folder: Path | None, name: str | None) -> Draft:
         files: dict[str, Content] = {file: bundle.path(file) for file in bundle.manifest.files}
         manifest = replace(bundle.manifest, name=name)
         return Draft(bundle.folder, manifest, files, True, frozenset(files), bundle.formats)
-    if folder is None and not source.is_paper:
+    if folder is None:
         raise OptionError("a checkpoint becomes a bundle of its own: give its folder with --out")
-    target = folder or paper_folder()
-    name = check_name(name or (PAPER if folder is None else target.resolve().name))
+    name = check_name(name or folder.resolve().name)
     common = [
         BuiltFile(VOCABULARY, source.tokenizer.to_json()),
-        BuiltFile(REFERENCE, make_reference(source.model, source.tokenizer).to_npz()),
+        BuiltFile(REFERENCE, _reference(source)),
     ]
-    judges = {IMAGE_ENCODER: source.judges.image_encoder, DISCRIMINATOR: source.judges.discriminator}
-    common += [BuiltFile(file, to_safetensors(state)) for file, state in judges.items() if state]
     records: dict[str, FileEntry] = {file.name: file.record for file in common}
     manifest = Manifest(name, source.model.sizes, records, reference=REFERENCE, provenance=source.provenance)
-    return Draft(target, manifest, {file.name: file.content for file in common}, False, frozenset(records))
+    return Draft(folder, manifest, {file.name: file.content for file in common}, False, frozenset(records))
+
+
+def _reference(source: Source) -> bytes:
+    return make_reference(reference_runners(source.model), source.model.sizes, source.tokenizer).to_npz()
 
 
 def check_name(name: str) -> str:

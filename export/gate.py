@@ -5,57 +5,58 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 
-from export.parity import gate_cases
+from t2i_engine.backends.pytorch import reference_runners
 from t2i_engine.bundle import Bundle, Parity
-from t2i_engine.errors import BackendError, BundleError
+from t2i_engine.errors import BackendError, BundleError, ParityError
 from t2i_engine.formats import GENERATOR, Format, load
-from t2i_engine.parity import OpenFormat, Worst, as_parity, as_table, compare
+from t2i_engine.parity import Finding, GateSize, MedianPsnr, OpenFormat, as_parity, as_table, compare, gate_cases
 from training.models.text_to_image import TextToImage
 
 EMULATED = 4  # batches of pictures: an emulator is slow, and sees each layer in every picture
 
-Report = Callable[[str], None]
-
 
 @dataclass(frozen=True)
-class Proof:
+class GateResult:
     """What the gate found."""
 
-    worst: Sequence[Worst]
+    findings: Sequence[Finding]
     unopened: Mapping[str, str]
     """Formats whose backend refused their files, and why."""
 
     @property
-    def missed(self) -> dict[str, str]:
-        """The formats that cannot be kept, and why; of several reasons the first."""
-        failures = {found.format: str(found) for found in reversed(self.worst) if not found.ok}
+    def rejected(self) -> dict[str, str]:
+        """The formats that are not kept, and why; of several reasons the first."""
+        failures = {found.format: str(found) for found in reversed(self.findings) if not found.ok}
         return {**failures, **self.unopened}
 
     def parity(self, row: Format) -> Parity:
-        """What the manifest records of a format that was not missed."""
-        return as_parity(self.worst, row)
+        """What the manifest says of a format that passed."""
+        return as_parity(self.findings, row)
 
 
-def prove(model: TextToImage, staged: Bundle, rows: Iterable[Format], report: Report) -> Proof:
-    """Compares formats of a bundle with the model; `report` gets the table of the worst differences."""
+def run_gate(
+    model: TextToImage, staged: Bundle, rows: Iterable[Format], on_progress: Callable[[str], None], size: GateSize
+) -> GateResult:
+    """Compares formats of a bundle with the model; `on_progress` gets the table of the worst differences."""
     rows = list(rows)
     if not rows:
-        return Proof([], {})
-    report("comparing with PyTorch")
+        return GateResult([], {})
+    on_progress("comparing with PyTorch")
     started = time.perf_counter()
     opened, unopened = [], {}
     for row in rows:
         try:
             opened.append(OpenFormat.open(staged, row))
-        except (BackendError, BundleError) as error:
+        except (BackendError, BundleError, ParityError) as error:
             unopened[row.name] = error.message
-    worst = compare(opened, gate_cases(model), "PyTorch")
+    reference = reference_runners(model)
+    findings = compare(opened, gate_cases(reference, model.sizes, size), "PyTorch", [MedianPsnr])
     for one in opened:
         if one.row.emulator is not None:
             emulated = OpenFormat(one.row, load(one.row.emulator)(model, one.row))
-            pictures = (case for case in gate_cases(model) if case.graph == GENERATOR)
-            worst += compare([emulated], islice(pictures, EMULATED), f"PyTorch, in {one.row.precision}")
-    for line in as_table(worst):
-        report(line)
-    report(f"compared in {time.perf_counter() - started:.1f} s")
-    return Proof(worst, unopened)
+            pictures = (case for case in gate_cases(reference, model.sizes, size) if case.graph == GENERATOR)
+            findings += compare([emulated], islice(pictures, EMULATED), f"PyTorch, in {one.row.precision}")
+    for line in as_table(findings):
+        on_progress(line)
+    on_progress(f"compared in {time.perf_counter() - started:.1f} s")
+    return GateResult(findings, unopened)

@@ -18,10 +18,11 @@ from onnxruntime.quantization.shape_inference import quant_pre_process
 
 from export.built import BuiltFile
 from export.onnx_graphs import OPSET, build_generator, build_text_encoder, checked
-from export.parity import LONGEST, image_feeds, one_thread, sentence_case
 from t2i_engine.backends.base import Array, available_threads
-from t2i_engine.formats import GENERATOR, Format, find
-from t2i_engine.tokenizer import pad
+from t2i_engine.backends.pytorch import reference_runners
+from t2i_engine.formats import GENERATOR, TEXT_ENCODER, Format, find
+from t2i_engine.parity import GATE
+from t2i_engine.sampler import generator_feeds, text_encoder_feeds
 from training.models.text_to_image import TextToImage
 
 PICTURES = 64
@@ -149,10 +150,12 @@ class _Calibration:
 
 def _random_words(model: TextToImage, count: int, seed: int) -> list[list[int]]:
     random = np.random.default_rng(seed)
-    return [random.integers(1, model.sizes.vocabulary_size, 1 + number % LONGEST).tolist() for number in range(count)]
+    return [
+        random.integers(1, model.sizes.vocabulary_size, 1 + number % GATE.longest).tolist() for number in range(count)
+    ]
 
 
 def _feeds(model: TextToImage, caption: Sequence[int], number: int) -> Mapping[str, Array]:
-    with one_thread():
-        sentence = sentence_case(model, *pad([tuple(caption)])).expected["sentence"]
-    return image_feeds(model, sentence, [FIRST_SEED + number])
+    encoder = reference_runners(model)[TEXT_ENCODER]
+    sentence = encoder.run(text_encoder_feeds([tuple(caption)]), ["sentence"])["sentence"]
+    return generator_feeds(model.sizes, sentence, [FIRST_SEED + number])

@@ -9,14 +9,15 @@ from pathlib import Path
 
 from export.built import BuiltFile
 from export.draft import Draft, check_name, start_draft
-from export.gate import Proof, prove
+from export.gate import GateResult, run_gate
 from export.selection import ALWAYS, DEFAULT, select
 from export.source import Source, read_source
 from t2i_engine.bundle import Bundle, check_target, write_bundle
 from t2i_engine.errors import MissingExtra, ParityError
-from t2i_engine.files import read_captions
 from t2i_engine.formats import Form, Format, load
+from t2i_engine.parity import GATE, GateSize
 from t2i_engine.table import size
+from t2i_engine.user_files import read_captions
 
 TOOLS = ("t2i-engine", "torch", "onnx", "onnxscript", "safetensors")
 
@@ -41,8 +42,9 @@ def export_bundle(
     formats: str = DEFAULT,
     folded: bool = True,
     captions_file: Path | None = None,
+    gate_size: GateSize = GATE,
 ) -> Exported:
-    """Makes a bundle of a checkpoint, a bundle's weights or `paper`; without a folder, formats are added to the bundle.
+    """Makes a bundle of a checkpoint or of a bundle's weights; without a folder, formats are added to the bundle.
 
     `report` gets a line per step. A format that misses its tolerance is left out, and the manifest says so; where none
     is left, `ParityError` is raised and the folder is as it was. Raises a `UserError` where the source, the folder or
@@ -70,11 +72,12 @@ def export_bundle(
     with tempfile.TemporaryDirectory(prefix="t2i-engine-") as staging:
         # The gate runs what the user's engine will run: files of a bundle, opened through their backends.
         staged = Bundle.open(write_bundle(Path(staging) / "bundle", draft.manifest, draft.files))
-        proof = prove(source.model, staged, [row for row in forms if row.name not in selection.unverified], report)
-    _check_worth_writing(draft, rows, proof)
-    manifest = draft.proved(rows, selection.unverified, proof, versions)
+        tested = [row for row in forms if row.name not in selection.unverified]
+        gate = run_gate(source.model, staged, tested, report, gate_size)
+    _check_worth_writing(draft, rows, gate)
+    manifest = draft.proved(rows, selection.unverified, gate, versions)
     write_bundle(draft.target, manifest, {name: draft.files[name] for name in manifest.files})
-    return Exported(draft.target, proof.missed)
+    return Exported(draft.target, gate.rejected)
 
 
 def _build(
@@ -92,9 +95,9 @@ def _build(
                 break
 
 
-def _check_worth_writing(draft: Draft, rows: Sequence[Format], proof: Proof) -> None:
+def _check_worth_writing(draft: Draft, rows: Sequence[Format], gate: GateResult) -> None:
     """Raises `ParityError` where the weights themselves are off, or a new bundle would have nothing else."""
-    missed = proof.missed
+    missed = gate.rejected
     others = [row.name for row in rows if row.name != ALWAYS]
     if ALWAYS in missed or (others and not draft.adding and missed.keys() >= set(others)):
         raise ParityError(f"no bundle is written: {next(iter(missed.values()))}")

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 
 from t2i_engine.backend_selection import backend_status, row_lacks
 from t2i_engine.errors import BackendError
-from t2i_engine.formats import FORMATS, Format, find
-from t2i_engine.parity import proving_device
+from t2i_engine.formats import Format, all_formats, find
+from t2i_engine.parity import verification_device
 
 ALL = "all"
 DEFAULT = "onnx"
@@ -33,10 +33,10 @@ def select(formats: str) -> Selection:
     names = [name.strip() for name in formats.split(",")]
     named = {find(name).name for name in names if name != ALL} | {ALWAYS}
     rows, unverified, impossible = [], {}, {}
-    for row in FORMATS:
+    for row in all_formats():
         if row.name not in named and ALL not in names:
             continue
-        lacks = row_lacks(row, proving_device(row))
+        lacks = row_lacks(row, verification_device(row))
         if lacks is None:
             rows.append(row)
         elif row.built_ahead and (row.name in named or backend_status(row.backend).lacks is None):

@@ -1,17 +1,14 @@
-"""Where an export starts: a checkpoint, a bundle's own weights, or `paper`."""
+"""Where an export starts: a checkpoint, or a bundle's own weights."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 from pathlib import Path
 
-from export.paper import make_paper_model, paper_words
-from t2i_engine.bundle import PAPER, Bundle
+from t2i_engine.bundle import Bundle
 from t2i_engine.errors import CaptionError
 from t2i_engine.tokenizer import Tokenizer, split
 from training.checkpoint import CheckpointError, TrainedModel, load_model
-from training.judges import Judges, backbone_of, judges_of_bundle
-from training.models.text_to_image import TextToImage
-from training.weights import read_model
+from training.models.text_to_image import TextToImage, read_model
 
 _SYNTHBIRDS = "synthbirds"
 _DESCRIBED = 64  # birds, of the ten captions of each
@@ -29,9 +26,6 @@ class Source:
     """Captions of the data set, where the user gave some."""
     bundle: Bundle | None = None
     """The bundle that the model is from."""
-    is_paper: bool = False
-    judges: Judges = field(default_factory=Judges)
-    """Without an ImageNet backbone, which is too large for a bundle."""
 
     def calibration(self) -> list[tuple[int, ...]]:
         """Token ids of real captions: those that were given, or synthbirds' where the model was trained on it.
@@ -51,23 +45,15 @@ class Source:
 
 
 def read_source(origin: str, captions: Sequence[str] = ()) -> Source:
-    """Reads a checkpoint (a file, or a name that ends with .pt), `paper`, or a bundle by name or folder.
+    """Reads a checkpoint (a file, or a name that ends with .pt), or a bundle by name or folder.
 
     Raises a `UserError` where that fails.
     """
-    if origin == PAPER:
-        words = paper_words()
-        provenance = {"dataset": _SYNTHBIRDS, "weights": "random"}
-        return Source(make_paper_model(len(words)), Tokenizer(words), provenance, captions, is_paper=True)
     if origin.endswith(".pt") or Path(origin).is_file():
         trained = load_model(Path(origin))
-        judges = trained.judges
-        if backbone_of(trained.provenance) != "cnn":
-            judges = replace(judges, image_encoder=None)
-        return Source(trained.model, _tokenizer(trained, origin), trained.provenance, captions, judges=judges)
+        return Source(trained.model, _tokenizer(trained, origin), trained.provenance, captions)
     bundle = Bundle.open(origin)
-    model, judges = read_model(bundle), judges_of_bundle(bundle)
-    return Source(model, bundle.tokenizer(), bundle.manifest.provenance, captions, bundle, judges=judges)
+    return Source(read_model(bundle), bundle.tokenizer(), bundle.manifest.provenance, captions, bundle)
 
 
 def _tokenizer(trained: TrainedModel, checkpoint: str) -> Tokenizer:

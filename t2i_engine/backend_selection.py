@@ -3,12 +3,12 @@
 import logging
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from importlib import import_module
 
+from t2i_engine.backends import find_backend
 from t2i_engine.backends.base import Status, cuda_device_count
 from t2i_engine.bundle import Bundle
 from t2i_engine.errors import BackendError, BundleError, OptionError, listed, unknown
-from t2i_engine.formats import DEVICES, FORMATS, Format, load
+from t2i_engine.formats import DEVICES, Format, all_formats
 
 AUTO = "auto"
 
@@ -29,13 +29,12 @@ class BackendSelection:
 
 def backend_names() -> list[str]:
     """Every backend of the table, in its order."""
-    return list(dict.fromkeys(row.backend for row in FORMATS))
+    return list(dict.fromkeys(row.backend for row in all_formats()))
 
 
 def backend_status(name: str) -> Status:
     """Asks a backend whether it can run here."""
-    status: Status = import_module(f"t2i_engine.backends.{name.replace('-', '_')}").status()
-    return status
+    return find_backend(name).status()
 
 
 def row_lacks(row: Format, device: str) -> str | None:
@@ -45,7 +44,7 @@ def row_lacks(row: Format, device: str) -> str | None:
     return status.lacks or status.precisions.get(row.precision) or status.devices.get(device, elsewhere)
 
 
-def choose(
+def select_backend(
     rows: Sequence[Format], backend: str = AUTO, precision: str = AUTO, device: str = AUTO, bundle: str = "BUNDLE"
 ) -> BackendSelection:
     """The first of `rows` that fits what was asked for and can run here; nothing asked for is ever replaced.
@@ -55,12 +54,12 @@ def choose(
     can run here.
     """
     _check("backend", backend, backend_names())
-    _check("precision", precision, (row.precision for row in FORMATS))
-    _check("device", device, (name for row in FORMATS for name in row.devices))
+    _check("precision", precision, (row.precision for row in all_formats()))
+    _check("device", device, (name for row in all_formats() for name in row.devices))
     fitting = _fitting(rows, backend, precision)
     if not fitting:
         there = listed(f"{row.name} ({row.backend}, {row.precision})" for row in rows)
-        made = [row.name for row in _fitting(FORMATS, backend, precision)]
+        made = [row.name for row in _fitting(all_formats(), backend, precision)]
         cure = f"add one with t2i-engine export {bundle} --formats {made[0]}" if made else "no format is made for both"
         raise BundleError(
             f"the bundle has no format for backend {backend!r} and precision {precision!r}; it has: {there}; {cure}"
@@ -80,18 +79,25 @@ def choose(
     raise BackendError(f"{wanted} be used here: {', '.join(lacking)}")
 
 
-def startable(bundle: Bundle) -> list[Format]:
+def selectable(bundle: Bundle) -> list[Format]:
     """The bundle's formats that `auto` may choose: where engines must be built first, a line names the command."""
     rows = []
     for row in bundle.formats:
-        needs_build = (
-            load(row.needs_build)(bundle, row) if row.needs_build and not backend_status(row.backend).lacks else None
-        )
+        needs_build = build_needed(bundle, row)
         if needs_build:
-            _log.info("format %s is not ready: %s", row.name, needs_build)
+            _log.info("format %s needs a build first: %s", row.name, needs_build)
         else:
             rows.append(row)
     return rows
+
+
+def build_needed(bundle: Bundle, row: Format) -> str | None:
+    """What must be built before a format's first use here, with the command; None where it can be used at once."""
+    needs_build = getattr(find_backend(row.backend), "needs_build", None)
+    if needs_build is None or backend_status(row.backend).lacks:
+        return None
+    reason: str | None = needs_build(bundle, row)
+    return reason
 
 
 def _devices(device: str) -> Sequence[str]:

@@ -8,10 +8,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from t2i_engine.caches import cache_folder
-from t2i_engine.checksums import check_file, sha256
 from t2i_engine.errors import BundleError, OutputError, listed, quoted, unknown
-from t2i_engine.formats import FORMATS, GENERATOR, TEXT_ENCODER, Differences, Format
+from t2i_engine.files import check_file, sha256
+from t2i_engine.formats import GENERATOR, TEXT_ENCODER, Differences, Format, all_formats
 from t2i_engine.schema import SchemaError, read_dataclass
 from t2i_engine.tokenizer import RULE, Tokenizer
 
@@ -19,7 +18,6 @@ SCHEMA = 2
 MANIFEST = "bundle.json"
 VOCABULARY = "vocabulary.json"
 EMBEDDED = Path(__file__).parent / "bundles"
-PAPER = "paper"  # the network of the paper's size with random weights (export/paper.py)
 
 _LARGEST_MANIFEST = 16 << 20
 _FILE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", re.ASCII)
@@ -250,7 +248,7 @@ class Bundle:
         """The formats that were proved, or built where they could not run, in the table's order."""
         listed_formats = self.manifest.parity.keys() | self.manifest.unverified.keys()
         files = self.manifest.files.keys()
-        return tuple(row for row in FORMATS if row.name in listed_formats and row.all_files <= files)
+        return tuple(row for row in all_formats() if row.name in listed_formats and row.all_files <= files)
 
     def path(self, file: str) -> Path:
         """The path of a file, checked. Raises `BundleError` where it is missing, truncated or altered."""
@@ -284,11 +282,6 @@ class Bundle:
 def is_name(text: str) -> bool:
     """True for what a bundle, or a file in it, may be called."""
     return _FILE_NAME.fullmatch(text) is not None
-
-
-def paper_folder() -> Path:
-    """Where `t2i-engine export paper` puts the network of the paper's size, which comes with no package."""
-    return cache_folder() / "bundles" / PAPER
 
 
 def embedded_names() -> list[str]:
@@ -346,15 +339,13 @@ def _locate(name_or_folder: str | Path) -> Path:
     name = str(name_or_folder)
     if isinstance(name_or_folder, str) and name in embedded_names():
         return EMBEDDED / name
-    folder = paper_folder() if name_or_folder == PAPER else Path(name_or_folder)
+    folder = Path(name_or_folder)
     try:
         _restore(folder)
         if folder.is_dir():
             return folder
     except (OSError, ValueError):  # a name too long for the file system, or with a NUL
         pass
-    if name_or_folder == PAPER:
-        raise BundleError(f"the bundle {PAPER!r} is made on the machine that uses it: t2i-engine export {PAPER}")
     raise BundleError(f"{unknown('bundle', name, embedded_names())}; or give a bundle's folder")
 
 

@@ -135,7 +135,7 @@ def generate(
     The paths of the files are printed.
     """
     from t2i_engine.engine import Engine
-    from t2i_engine.files import Destination, read_captions
+    from t2i_engine.user_files import Destination, read_captions
 
     texts = [*captions, *(read_captions(captions_file) if captions_file else ())]
     if not texts:
@@ -304,8 +304,15 @@ def check(context: click.Context, source: str, as_json: bool) -> None:
 )
 @click.option("--no-fold", is_flag=True, help="Keep upsample + convolution as trained: slower, the same pictures.")
 @click.option("--captions-file", type=Path, metavar="FILE", help="Captions to calibrate int8 with: UTF-8, one a line.")
+@click.pass_context
 def export(
-    source: str, out: Path | None, name: str | None, formats: str, no_fold: bool, captions_file: Path | None
+    context: click.Context,
+    source: str,
+    out: Path | None,
+    name: str | None,
+    formats: str,
+    no_fold: bool,
+    captions_file: Path | None,
 ) -> None:
     """Make a bundle, or add formats to one.
 
@@ -318,7 +325,10 @@ def export(
     except ModuleNotFoundError as error:
         raise MissingExtra("t2i-engine export", f"the package {error.name}", "export") from None
 
-    exported = export_bundle(source, out, name, _progress, formats, not no_fold, captions_file)
+    from t2i_engine.parity import GATE, GateSize
+
+    size = context.find_object(GateSize) or GATE
+    exported = export_bundle(source, out, name, _progress, formats, not no_fold, captions_file, size)
     click.echo(bytes(exported.folder))
     bundle = shlex.quote(str(exported.folder))
     _progress(f'Try:  t2i-engine verify {bundle}\n      t2i-engine generate "a yellow bird" --bundle {bundle}')
@@ -335,13 +345,18 @@ def build(bundle: str, formats: str) -> None:
     They are kept in this machine's cache, and compared with the bundle's reference. Neither PyTorch nor ONNX is needed.
     """
     from t2i_engine.backend_selection import backend_status
+    from t2i_engine.backends import find_backend
     from t2i_engine.bundle import Bundle
     from t2i_engine.formats import find
     from t2i_engine.tensorrt.opening import build_engines
 
     opened = Bundle.open(bundle)
     named = None if formats == "all" else [find(name.strip()).name for name in formats.split(",")]
-    rows = [row for row in opened.formats if row.needs_build and (named is None or row.name in named)]
+    rows = [
+        row
+        for row in opened.formats
+        if hasattr(find_backend(row.backend), "needs_build") and (named is None or row.name in named)
+    ]
     installed = [row for row in rows if not backend_status(row.backend).lacks]
     build_engines(opened, rows if named or not installed else installed)
 
@@ -357,9 +372,10 @@ def verify(context: click.Context, bundle: str, as_json: bool) -> None:
     is installed, with PyTorch. The last line is PASSED, or FAILED with exit code 1.
     """
     from t2i_engine.bundle import Bundle
+    from t2i_engine.parity import GATE, GateSize
     from t2i_engine.verify import verify
 
-    found = verify(Bundle.open(bundle), _progress)
+    found = verify(Bundle.open(bundle), _progress, context.find_object(GateSize) or GATE)
     click.echo(json.dumps(found.as_json(), indent=2) if as_json else found.as_text())
     context.exit(0 if found.passed else 1)
 

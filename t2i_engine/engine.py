@@ -1,24 +1,28 @@
-"""Engine: captions to pictures."""
+"""Engine: an opened bundle that turns captions into pictures."""
 
 import logging
 import shlex
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from contextlib import ExitStack
+from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
+from types import TracebackType
 from typing import NamedTuple
 
 import numpy as np
 
 from t2i_engine import latents
-from t2i_engine.backend_selection import AUTO, BackendSelection, choose, startable
+from t2i_engine.backend_selection import AUTO, BackendSelection, select_backend, selectable
+from t2i_engine.backends import find_backend
 from t2i_engine.backends.base import Array, Runner
 from t2i_engine.bundle import Bundle
-from t2i_engine.errors import OptionError, listed, quoted
-from t2i_engine.formats import GENERATOR, TEXT_ENCODER, load
+from t2i_engine.errors import CaptionError, OptionError, listed, quoted
+from t2i_engine.formats import GENERATOR, TEXT_ENCODER
 from t2i_engine.pictures import Picture
-from t2i_engine.tokenizer import Tokenizer, Tokens, pad
+from t2i_engine.sampler import Sampler
+from t2i_engine.tokenizer import Tokens
 
 DEFAULT_BUNDLE = "birds"
 LARGEST_BATCH = 1024
@@ -37,14 +41,16 @@ class _Request(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Engine:
-    """A bundle, opened with the backend and on the device that `selection` names."""
+class Engine(Sampler):
+    """A bundle, opened with the backend and on the device that `selection` names.
+
+    A context manager: `close` frees what the backend holds. May be used from several threads at once; each gets the
+    pictures that it would get alone.
+    """
 
     bundle: Bundle
     selection: BackendSelection
-    tokenizer: Tokenizer
-    text_encoder: Runner
-    generator: Runner
+    _resources: ExitStack = field(default_factory=ExitStack, repr=False, compare=False)
 
     @classmethod
     def open(
@@ -55,30 +61,44 @@ class Engine:
         device: str = AUTO,
         threads: int | None = None,
     ) -> "Engine":
-        """Opens a bundle by name or folder; raises a `UserError` where something that was asked for cannot be had."""
+        """Opens a bundle by name or folder; `threads` is per run on the CPU, by default one per processor.
+
+        Raises a `UserError` where something that was asked for cannot be had.
+        """
         if threads is not None and not 1 <= threads <= MOST_THREADS:
             raise OptionError(f"{threads} threads are out of range; 1 to {MOST_THREADS} expected")
         bundle = Bundle.open(name_or_folder)
-        rows = startable(bundle) if backend == AUTO else bundle.formats
-        selection = choose(rows, backend, precision, device, shlex.quote(str(name_or_folder)))
-        open_runner = load(selection.format.opener)
-        text_encoder, generator = (
-            open_runner(bundle, selection.format, graph, selection.device, threads)
-            for graph in (TEXT_ENCODER, GENERATOR)
-        )
-        return cls(bundle, selection, bundle.tokenizer(), text_encoder, generator)
+        rows = selectable(bundle) if backend == AUTO else bundle.formats
+        selection = select_backend(rows, backend, precision, device, shlex.quote(str(name_or_folder)))
+        open_runner = find_backend(selection.format.backend).open_runner
+        tokenizer = bundle.tokenizer()
+        with ExitStack() as opened:
+
+            def open_graph(graph: str) -> Runner:
+                runner = open_runner(bundle, selection.format, graph, selection.device, threads)
+                opened.callback(getattr(runner, "close", lambda: None))
+                return runner
+
+            text_encoder, generator = open_graph(TEXT_ENCODER), open_graph(GENERATOR)
+            return cls(bundle.sizes, tokenizer, text_encoder, generator, bundle, selection, opened.pop_all())
 
     def generate(self, caption: str, seed: int = 0, truncation: float = 1.0) -> Picture:
-        """Draws one picture; `generate_all` says what is raised."""
+        """Draws one picture; raises what `generate_all` raises."""
         return next(self.generate_all([caption], [seed], truncation))
 
     def generate_all(
-        self, captions: Iterable[str], seeds: Iterable[int], truncation: float = 1.0, batch_size: int = 16
+        self,
+        captions: Iterable[str],
+        seeds: Iterable[int],
+        truncation: float = 1.0,
+        batch_size: int = 16,
+        skip_unknown: bool = False,
     ) -> Iterator[Picture]:
         """Draws each caption once per seed, lazily and in that order; a picture does not depend on its batch.
 
         Everything is checked before the first picture: raises `CaptionError` for a caption that is empty, too long or
-        without a known word, and `OptionError` for what is out of range. Other unknown words are left out and logged.
+        without a known word, and `OptionError` for what is out of range. With `skip_unknown`, captions without a known
+        word are skipped, as long as one is left. Other unknown words are left out; both are logged.
         """
         captions = [captions] if isinstance(captions, str) else list(captions)
         seeds = [latents.check_seed(seed) for seed in seeds]
@@ -87,19 +107,38 @@ class Engine:
             raise OptionError("at least one caption and one seed are needed")
         if not 1 <= batch_size <= LARGEST_BATCH:
             raise OptionError(f"batch size {batch_size} is out of range; 1 to {LARGEST_BATCH} expected")
-        encoded = [(caption, self.tokenizer.encode(caption)) for caption in captions]
-        for caption, tokens in encoded:
-            self._warn_of_unknown_words(caption, tokens)
-        return self._draw_all(encoded, seeds, truncation, batch_size)
+        return self._draw_all(self._tokenize(captions, skip_unknown), seeds, truncation, batch_size)
 
-    def draw(self, sentences: Array, seeds: Sequence[int], truncation: float = 1.0) -> Array:
-        """Draws one picture for each sentence, float32 (B, S), and its seed, all at once: pixels uint8 (B, R, R, 3)."""
-        sizes = self.bundle.sizes
-        drawn = latents.draw(seeds, sizes.noise_width, sizes.sentence_width, truncation)
-        feeds = {"noise": drawn.noise, "sentence": sentences}
-        if sizes.conditioning_augmentation:
-            feeds["condition_noise"] = drawn.condition_noise
-        return self.generator.run(feeds, ["pixels"])["pixels"]
+    def close(self) -> None:
+        """Frees what the backend holds, such as GPU memory; the engine cannot draw afterwards."""
+        self._resources.close()
+
+    def __enter__(self) -> "Engine":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _tokenize(self, captions: Sequence[str], skip_unknown: bool) -> list[tuple[str, Tokens]]:
+        encoded: list[tuple[str, Tokens]] = []
+        skipped: list[CaptionError] = []
+        for caption in captions:
+            try:
+                tokens = self.tokenizer.encode(caption)
+            except CaptionError as error:
+                if not skip_unknown:
+                    raise
+                skipped.append(error)
+                continue
+            encoded.append((caption, tokens))
+            self._warn_of_unknown_words(caption, tokens)
+        if not encoded:
+            raise skipped[0]
+        for left_out in skipped:
+            _log.warning("skipped: %s", left_out.message)
+        return encoded
 
     def _draw_all(
         self, encoded: Iterable[tuple[str, Tokens]], seeds: Sequence[int], truncation: float, batch_size: int
@@ -107,26 +146,19 @@ class Engine:
         requests = (
             _Request(caption, tokens.unknown, sentence, seed)
             for caption, tokens in encoded
-            for sentence in [self._sentence(tokens)]
+            for sentence in [self.encode_tokens([tokens.ids])]
             for seed in seeds
         )
         start = time.perf_counter()
         while batch := list(islice(requests, batch_size)):
-            pixels = self._draw(batch, truncation)
+            sentences = np.concatenate([request.sentence for request in batch])
+            pixels = self.draw(sentences, [request.seed for request in batch], truncation)
             milliseconds = (time.perf_counter() - start) * 1000 / len(batch)
             for request, image in zip(batch, pixels, strict=True):
                 yield Picture(
                     image, request.caption, request.seed, self.bundle.name, request.unknown, milliseconds, truncation
                 )
             start = time.perf_counter()
-
-    def _sentence(self, tokens: Tokens) -> Array:
-        ids, lengths = pad([tokens.ids])
-        return self.text_encoder.run({"tokens": ids, "lengths": lengths}, ["sentence"])["sentence"]
-
-    def _draw(self, batch: Sequence[_Request], truncation: float) -> Array:
-        sentences = np.concatenate([request.sentence for request in batch])
-        return self.draw(sentences, [request.seed for request in batch], truncation)
 
     def _warn_of_unknown_words(self, caption: str, tokens: Tokens) -> None:
         if not tokens.unknown:

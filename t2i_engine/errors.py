@@ -1,6 +1,11 @@
 """Every error that a user can cause: one line that says what was found, what was expected and what to do."""
 
-from collections.abc import Iterable
+import sys
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+OUR_PACKAGES = ("t2i_engine", "export", "training", "benchmarks")
 
 
 class UserError(Exception):
@@ -40,6 +45,44 @@ class MissingExtra(UserError):  # noqa: N818  (reads as what it is: raise Missin
 
     def __init__(self, what: str, needs: str, extra: str) -> None:
         super().__init__(f'{what} needs {needs}: pip install "t2i-engine[{extra}]"')
+
+
+class ShadowedPackage(UserError):  # noqa: N818
+    """A folder or module of the user's that Python finds in place of one of this project's packages."""
+
+    def __init__(self, package: str, found: str) -> None:
+        super().__init__(
+            f"{found} shadows t2i-engine's own package {package!r}: rename it, or take its folder off Python's path"
+        )
+
+
+@contextmanager
+def needs_extra(what: str, extra: str) -> Iterator[None]:
+    """Around imports: a third-party package that is not installed is a `MissingExtra`.
+
+    A module of this project's own that is missing is a fault, and stays one, unless a folder of the user's is found in
+    its place: that is a `ShadowedPackage`.
+    """
+    try:
+        yield
+    except ImportError as error:
+        for package in OUR_PACKAGES:
+            if found := _shadow(package):
+                raise ShadowedPackage(package, found) from error
+        missing = (error.name or "").partition(".")[0]
+        if not isinstance(error, ModuleNotFoundError) or missing in OUR_PACKAGES:
+            raise
+        raise MissingExtra(what, f"the package {missing}", extra) from None
+
+
+def _shadow(package: str) -> str | None:
+    """Where Python found a package of this project's name that is not this project's."""
+    module = sys.modules.get(package)
+    if module is None:
+        return None
+    found = [Path(place) for place in (getattr(module, "__path__", None) or [getattr(module, "__file__", None) or "."])]
+    ours = Path(__file__).parents[1]
+    return None if any(place.resolve().is_relative_to(ours.resolve()) for place in found) else str(found[0])
 
 
 def quoted(text: str, limit: int = 60) -> str:

@@ -1,89 +1,89 @@
-"""The files that a user names: captions to read, and the place where pictures go."""
+"""Files that the project writes and trusts: atomic writes, SHA-256 sums, and the cache of what can be made again."""
 
-import errno
+import contextlib
+import hashlib
 import os
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+import platform
+from collections.abc import Callable
+from itertools import takewhile
 from pathlib import Path
 
-from t2i_engine.errors import CaptionError, OptionError, OutputError, listed, quoted
-from t2i_engine.pictures import SUFFIXES, Picture, grid
-
-LARGEST_CAPTIONS_FILE = 64 << 20
+from t2i_engine.errors import BundleError, OutputError, quoted
 
 
-def read_captions(file: Path) -> list[str]:
-    """One caption a line of a UTF-8 file, blank lines left out. Raises `CaptionError` where there is none to read."""
-    shown = quoted(str(file), 200)
+def write_atomically(path: Path, content: bytes | Callable[[Path], object], cure: str = "choose another place") -> Path:
+    """Writes a file completely or not at all, and returns its path; its folder is made if it is missing.
+
+    `content` is the bytes, or a function that writes the temporary file it is given. A crash at any moment leaves what
+    was there before. Raises `OutputError`, ending in `cure`, where the file cannot be written.
+    """
+    digest = hashlib.sha256(path.name.encode("utf-8", "surrogatepass")).hexdigest()[:8]  # a name may be at its limit
+    temporary = path.with_name(f".{os.getpid()}-{digest}.partial{path.suffix[:10]}")
     try:
-        with file.open("rb") as opened:  # a device or pipe says nothing of its size
-            content = opened.read(LARGEST_CAPTIONS_FILE + 1)
-        if len(content) > LARGEST_CAPTIONS_FILE:
-            raise CaptionError(f"captions file {shown} is larger than {LARGEST_CAPTIONS_FILE >> 20} MiB; split it")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if callable(content):
+            content(temporary)
+        else:
+            temporary.write_bytes(content)
+        with temporary.open("rb") as written:
+            os.fsync(written.fileno())
+        temporary.replace(path)
     except (OSError, ValueError) as error:  # ValueError: a NUL in the path
         reason = getattr(error, "strerror", None) or error
-        raise CaptionError(f"captions file {shown} cannot be read ({reason}); give an existing text file") from None
+        raise OutputError(f"cannot write {quoted(str(path), 200)} ({reason}); {cure}") from error
+    finally:
+        with contextlib.suppress(OSError, ValueError):
+            temporary.unlink()
+    return path
+
+
+def sha256(content: bytes | Path) -> str:
+    """The SHA-256 of bytes, or of a file's content, in hexadecimal digits."""
+    if isinstance(content, bytes):
+        return hashlib.sha256(content).hexdigest()
+    with content.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def check_file(path: Path, size: int, digest: str) -> None:
+    """Raises `BundleError` where a file of a bundle is missing, truncated or altered, or a link out of the bundle."""
+    cure = "copy or export the bundle again"
     try:
-        lines = content.decode("utf-8-sig").split("\n")
-    except UnicodeDecodeError as error:
-        line = content.count(b"\n", 0, error.start) + 1
-        raise CaptionError(f"captions file {shown} is not UTF-8 (line {line}); save it as UTF-8") from None
-    captions = [line.strip() for line in lines if line.strip()]
-    if not captions:
-        raise CaptionError(f"captions file {shown} holds no caption; write one a line")
-    return captions
+        if path.resolve().parent != path.parent.resolve():
+            raise BundleError(f"{path} is a link out of the bundle; {cure}")
+        if not path.is_file():
+            raise BundleError(f"{path} is missing; {cure}")
+        found = path.stat().st_size
+        if found < size:
+            raise BundleError(f"{path} is truncated, {found:,} of {size:,} bytes; {cure}")
+        if found > size or sha256(path) != digest:
+            raise BundleError(f"{path} is altered, its SHA-256 is not the manifest's; {cure}")
+    except OSError as error:
+        raise BundleError(f"{path} cannot be read ({error.strerror}); {cure}") from None
 
 
-@dataclass(frozen=True)
-class Destination:
-    """Where pictures are written: into `folder`, under the name `file` where there is one."""
+def cache_folder() -> Path:
+    """The user's cache folder for this project, which may not exist yet; on Linux `~/.cache/t2i-engine`."""
+    from platformdirs import user_cache_path
 
-    folder: Path
-    file: str | None
-
-    @classmethod
-    def parse(cls, out: str, pictures: int) -> "Destination":
-        """Understands `--out`: a folder that exists, ends with / or has no suffix; otherwise a file for one picture.
-
-        Writes nothing. Raises `OptionError` where a file is no picture's or cannot hold them all, `OutputError` where
-        it is plain already that the folder cannot be written.
-        """
-        path, shown = Path(out), quoted(out, 200)
-        try:
-            if path.is_dir() or not path.suffix or out.endswith(("/", os.sep)):
-                return cls(_checked(path), None)
-            if path.suffix.lower() not in SUFFIXES:
-                raise OptionError(f"{shown} does not end with {listed(SUFFIXES)}; end a folder's name with /")
-            if pictures > 1:
-                raise OptionError(f"{pictures:,} pictures do not fit into {shown}; give a folder, or add --grid")
-            return cls(_checked(path.parent), path.name)
-        except (OSError, ValueError) as error:
-            raise _not_writable(path, error) from None
-
-    def save(self, pictures: Iterable[Picture], as_grid: bool = False) -> Iterator[tuple[Picture, Path]]:
-        """Writes each picture as it comes, or all as one grid, and yields it with its path; makes the folder first."""
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-        except (OSError, ValueError) as error:  # ValueError: a NUL in the path
-            raise _not_writable(self.folder, error) from None
-        if as_grid:
-            sheet = grid(list(pictures))
-            path = sheet.save(self.folder / (self.file or sheet.file_name))
-            yield from ((picture, path) for picture in sheet.pictures)
-        else:
-            for picture in pictures:
-                yield picture, picture.save(self.folder / (self.file or picture.file_name))
+    return user_cache_path("t2i-engine", appauthor=False)
 
 
-def _checked(folder: Path) -> Path:
-    nearest = next((path for path in (folder, *folder.parents) if path.exists()), Path())
-    if not nearest.is_dir():
-        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
-    if not os.access(nearest, os.W_OK | os.X_OK):
-        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
-    return folder
+def cached_file(kind: str, *parts: str) -> Path:
+    """The place in the cache of a file that depends on `parts` and nothing else; `kind` is its folder and suffix."""
+    return cache_folder() / kind / f"{sha256(chr(10).join(parts).encode())[:32]}.{kind}"
 
 
-def _not_writable(path: Path, error: Exception) -> OutputError:
-    reason = getattr(error, "strerror", None) or error
-    return OutputError(f"cannot write to {quoted(str(path), 200)} ({reason}); choose another --out")
+def cache(path: Path, content: bytes | Callable[[Path], object]) -> None:
+    """Writes a file of the cache; a machine that cannot keep it makes it again next time."""
+    with contextlib.suppress(OutputError):
+        write_atomically(path, content)
+
+
+def processor() -> str:
+    """What code compiled for this CPU depends on: its architecture, and its model and features where Linux tells."""
+    names = ("model name", "flags", "Features", "CPU implementer", "CPU part")
+    lines: list[str] = []
+    with contextlib.suppress(OSError), Path("/proc/cpuinfo").open(encoding="utf-8", errors="replace") as described:
+        lines = [line.strip() for line in takewhile(str.strip, described) if line.startswith(names)]  # the first CPU's
+    return "\n".join([platform.machine(), *lines])

@@ -1,12 +1,14 @@
 """The table of formats: what a bundle can hold, which backend runs it, who builds it and how exact it must be.
 
-Export, verify, benchmark, `t2i-engine info`, the README's table and the tests all read `FORMATS`. A new format is one
-row here and one module that builds it. Rows are in the order in which `auto` prefers them.
+Export, verify, benchmark, `t2i-engine info`, the README's table and the tests all read it. A new format is one row and
+one module that builds it; a new backend is one module, and its rows here or, from another distribution, in the module
+(`all_formats`). Rows are in the order in which `auto` prefers them.
 """
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from enum import StrEnum
+from functools import cache
 from importlib import import_module
 from typing import Any
 
@@ -53,11 +55,10 @@ class Form(StrEnum):
 
 @dataclass(frozen=True)
 class Format:
-    """One row. `extras` maps each device to the extra to install; builder and opener are lazy `module:function` names.
+    """One row. `extras` maps each device to the extra to install; `builder` is a lazy `module:function` name.
 
-    The builder takes (model, format) and gives `BuiltFile`s; it is not asked where all files are there already, from
-    another row or in the bundle that is added to. The opener takes (bundle, format, graph, device, threads) and gives
-    a `Runner`.
+    The builder takes (model, format) and gives `Artifact`s; it is not asked where all files are there already, from
+    another row or in the bundle that is added to.
     """
 
     name: str
@@ -66,15 +67,13 @@ class Format:
     backend: str
     extras: Mapping[str, str]  # device -> extra
     builder: str
-    opener: str
     tolerance: Differences
     reason: str  # why the tolerance is what it is
     form: Form = Form.PHASES
     emulator: str | None = None  # gives a `Runner` per graph that shows what its backend hides here (export/half.py)
     calibrated: bool = False  # the builder takes token ids of real captions, and the files there are, besides
     built_ahead: bool = False  # can be built where it cannot run; the bundle then marks it "built, not run"
-    beside: tuple[str, ...] = ()  # further files that its builder gives and its opener reads
-    needs_build: str | None = None  # lazy name: (bundle, format) -> what must be built first, which `auto` never does
+    extra_files: tuple[str, ...] = ()  # further files that its builder gives and its backend reads
 
     @property
     def devices(self) -> tuple[str, ...]:
@@ -84,13 +83,11 @@ class Format:
     @property
     def all_files(self) -> set[str]:
         """Every file that the format has in a bundle."""
-        return {*self.files.values(), *self.beside}
+        return {*self.files.values(), *self.extra_files}
 
 
 _ONNX_FILES = {TEXT_ENCODER: "text_encoder.onnx", GENERATOR: "generator.onnx"}
 _INT8_FILES = {TEXT_ENCODER: "text_encoder.onnx", GENERATOR: "generator.int8.onnx"}
-_ONNXRUNTIME = "t2i_engine.backends.onnxruntime:open_runner"
-_OPENVINO = "t2i_engine.backends.openvino:open_runner"
 _SENTENCE = 1e-4
 """Of every fp32 text encoder: 1e-7 per LSTM state, which 64 words of a well-trained one have enlarged to 3e-5."""
 _SAME_ARITHMETIC = (
@@ -115,13 +112,11 @@ def _tensorrt(backend: str, precision: str) -> Format:
         backend=backend,
         extras={"cuda": backend},
         builder=f"export.tensorrt_graphs:{'build_with_engines' if ahead else 'build'}",
-        opener=f"t2i_engine.backends.{backend.replace('-', '_')}:open_runner",
         tolerance=strict if precision == "fp32" else Differences(sentence=2e-3, pixels=4, psnr=55),
         reason=_SAME_ARITHMETIC if precision == "fp32" else _HALF,
         form=Form.TRANSPOSED,
         built_ahead=True,
-        beside=tuple(file for engine in engines for file in (engine, f"{engine}.json")) if ahead else (),
-        needs_build="t2i_engine.tensorrt.opening:lacks_engines",
+        extra_files=tuple(file for engine in engines for file in (engine, f"{engine}.json")) if ahead else (),
     )
 
 
@@ -137,7 +132,6 @@ FORMATS: tuple[Format, ...] = (
         backend="openvino",
         extras={"cpu": "openvino"},
         builder="export.onnx_graphs:build",
-        opener=_OPENVINO,
         tolerance=Differences(sentence=_SENTENCE, psnr=45),
         reason="8 bits of mantissa: about 52 dB, 4 levels where there is contrast; the text encoder stays in fp32",
     ),
@@ -148,7 +142,6 @@ FORMATS: tuple[Format, ...] = (
         backend="onnxruntime",
         extras={"cuda": "gpu", "cpu": "cpu"},
         builder="export.onnx_graphs:build",
-        opener=_ONNXRUNTIME,
         tolerance=Differences(sentence=_SENTENCE, image=1e-4, pixels=1),
         reason=_SAME_ARITHMETIC,
     ),
@@ -159,7 +152,6 @@ FORMATS: tuple[Format, ...] = (
         backend="openvino",
         extras={"cpu": "openvino"},
         builder="export.onnx_graphs:build",
-        opener=_OPENVINO,
         tolerance=Differences(sentence=_SENTENCE, image=1e-4, pixels=1),
         reason=_SAME_ARITHMETIC,
     ),
@@ -170,7 +162,6 @@ FORMATS: tuple[Format, ...] = (
         backend="pytorch",
         extras={"cuda": "export", "cpu": "export"},
         builder="export.weights:build",
-        opener="t2i_engine.backends.pytorch:open_runner",
         tolerance=Differences(sentence=_SENTENCE, image=1e-4, pixels=1),
         reason="the same weights in the same code; batch size and number of threads change the order of sums",
     ),
@@ -181,7 +172,6 @@ FORMATS: tuple[Format, ...] = (
         backend="onnxruntime",
         extras={"cuda": "gpu", "cpu": "cpu"},
         builder="export.half:build",
-        opener=_ONNXRUNTIME,
         tolerance=Differences(sentence=2e-3, psnr=60),
         reason=_HALF,
         emulator="export.half:emulate",
@@ -193,7 +183,6 @@ FORMATS: tuple[Format, ...] = (
         backend="openvino",
         extras={"cpu": "openvino"},
         builder="export.int8:build",
-        opener=_OPENVINO,
         tolerance=Differences(sentence=_SENTENCE, psnr=35),
         reason=_INT8,
         calibrated=True,
@@ -205,7 +194,6 @@ FORMATS: tuple[Format, ...] = (
         backend="onnxruntime",
         extras={"cpu": "cpu"},
         builder="export.int8:build",
-        opener=_ONNXRUNTIME,
         tolerance=Differences(sentence=_SENTENCE, psnr=35),
         reason=_INT8,
         calibrated=True,
@@ -213,12 +201,20 @@ FORMATS: tuple[Format, ...] = (
 )
 
 
+@cache
+def all_formats() -> tuple[Format, ...]:
+    """`FORMATS` and behind them the rows of other distributions' backends."""
+    from t2i_engine.backends import third_party_backends
+
+    return (*FORMATS, *(row for backend in third_party_backends().values() for row in getattr(backend, "FORMATS", ())))
+
+
 def find(name: str) -> Format:
     """The row called `name`. Raises `OptionError`, with a suggestion, where there is none."""
-    for row in FORMATS:
+    for row in all_formats():
         if row.name == name:
             return row
-    raise OptionError(unknown("format", name, (row.name for row in FORMATS)))
+    raise OptionError(unknown("format", name, (row.name for row in all_formats())))
 
 
 def load(dotted: str) -> Callable[..., Any]:

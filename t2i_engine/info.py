@@ -8,11 +8,11 @@ from pathlib import PurePath
 
 from click import format_filename
 
-from t2i_engine.backend_selection import backend_names, backend_status, choose, startable
+from t2i_engine.backend_selection import backend_names, backend_status, select_backend, selectable
 from t2i_engine.backends.base import Status
 from t2i_engine.bundle import Bundle, embedded_names
 from t2i_engine.errors import UserError, listed
-from t2i_engine.formats import FORMATS, Format
+from t2i_engine.formats import Format, all_formats
 from t2i_engine.table import aligned, size
 from t2i_engine.tensorrt.engines import cached_records, shipped_records
 
@@ -58,13 +58,17 @@ def report(bundle: Bundle | None) -> Report:
     """Asks every backend; what `auto` chooses is for the bundle where one is given, for any format otherwise."""
     statuses = {name: backend_status(name) for name in backend_names()}
     return Report(
-        version("t2i-engine"), statuses, _auto(startable(bundle) if bundle else FORMATS), embedded_names(), bundle
+        version("t2i-engine"),
+        statuses,
+        _auto(selectable(bundle) if bundle else all_formats()),
+        embedded_names(),
+        bundle,
     )
 
 
 def _auto(rows: Sequence[Format]) -> str:
     try:
-        return str(choose(rows))
+        return str(select_backend(rows))
     except UserError as error:
         return f"none: {error}"
 

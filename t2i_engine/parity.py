@@ -1,17 +1,36 @@
-"""Parity: how far a format is from PyTorch in fp32, output by output, over many cases; what is not comparable fails."""
+"""Parity: how far a format is from PyTorch in fp32. What is compared, on which cases, and what passes.
+
+Runtime and exporter share this module: PyTorch is one more `Runner` to it. Tolerances stand in the table of formats.
+"""
 
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Protocol
 
 import numpy as np
 
+from t2i_engine.backends import find_backend
 from t2i_engine.backends.base import Array, Runner
-from t2i_engine.bundle import Bundle, Parity
-from t2i_engine.formats import PSNR, Differences, Format, load, meets
+from t2i_engine.bundle import Bundle, ModelSizes, Parity
+from t2i_engine.formats import GENERATOR, PSNR, TEXT_ENCODER, Differences, Format, meets
+from t2i_engine.sampler import generator_feeds
 from t2i_engine.table import aligned
 
-CPU = "cpu"  # the one device that every machine has: what runs there is proved there
+CPU = "cpu"  # the one device that every machine has: a format that runs there is verified there
+
+
+@dataclass(frozen=True)
+class GateSize:
+    """How much is compared: `rounds` of one batch of pictures of each size, captions of 1 to `longest` words."""
+
+    rounds: int = 12
+    longest: int = 64
+    batches: tuple[int, ...] = (1, 2, 7)
+
+
+GATE = GateSize()
+"""The gate of an export: 192 batches of captions, and 120 pictures, each with a seed of its own."""
 
 
 @dataclass(frozen=True)
@@ -24,16 +43,45 @@ class Case:
     expected: Mapping[str, Array]
 
 
+class PictureSetMeasure(Protocol):
+    """A distance between two sets of pictures, fed batch by batch; judged, if at all, by whoever asks for it."""
+
+    name: str
+
+    def update(self, found: Array, expected: Array) -> None:
+        """Takes in pixels uint8 (B, R, R, 3) of both sets, picture by picture of the same caption and seed."""
+
+    def value(self) -> float:
+        """The distance over everything taken in."""
+
+
+class MedianPsnr:
+    """The median over pictures of the PSNR of their pixels, in dB."""
+
+    name = "median psnr"
+
+    def __init__(self) -> None:
+        self._found: list[float] = []
+
+    def update(self, found: Array, expected: Array) -> None:
+        """Takes in pixels of both sets."""
+        self._found += psnr(found, expected, 255).tolist()
+
+    def value(self) -> float:
+        """The median."""
+        return float(np.median(self._found)) if self._found else -math.inf
+
+
 @dataclass(frozen=True)
-class Worst:
-    """The case in which an output of a format is furthest from what was expected."""
+class Finding:
+    """What one output of a format is found to differ by: the worst case, or one figure of all pictures together."""
 
     format: str
     graph: str
     output: str
-    """A field of `Differences`: an output of the graph, or psnr, that of its image."""
+    """A field of `Differences`, which is an output of the graph or psnr, or the name of a `PictureSetMeasure`."""
     against: str
-    """Who said what to expect: PyTorch here, or the bundle's reference."""
+    """What it is compared with: PyTorch here, or the bundle's reference."""
     difference: float
     """The largest absolute one, or the least psnr; infinite for a failure, NaN, another shape or dtype."""
     allowed: float | None
@@ -71,50 +119,132 @@ class OpenFormat:
     @classmethod
     def open(cls, bundle: Bundle, row: Format) -> "OpenFormat":
         """Opens the bundle's graphs as the user's engine does. Raises a `UserError` where that fails."""
-        open_runner = load(row.opener)
-        device = proving_device(row)
+        open_runner, device = find_backend(row.backend).open_runner, verification_device(row)
         return cls(row, {graph: open_runner(bundle, row, graph, device, None) for graph in row.files})
 
 
-def proving_device(row: Format) -> str:
-    """Where a format is compared with PyTorch: on the CPU, where it runs there."""
+def verification_device(row: Format) -> str:
+    """Where a format is compared with PyTorch: on the CPU if it runs there."""
     return CPU if CPU in row.devices else row.devices[0]
 
 
-def compare(formats: Sequence[OpenFormat], cases: Iterable[Case], against: str) -> list[Worst]:
-    """Runs every case through every format: the worst case of each format and output, format by format."""
-    worst: dict[tuple[str, str], Worst] = {}
+def gate_cases(reference: Mapping[str, Runner], sizes: ModelSizes, size: GateSize = GATE) -> Iterator[Case]:
+    """Cases for both graphs, the same ones for the same sizes; `reference` runs the model in PyTorch, per graph."""
+    captions = _RandomCaptions(sizes.vocabulary_size, size.longest)
+    for length in range(1, size.longest + 1):
+        for batch in size.batches:
+            yield sentence_case(reference, *captions.draw(batch, length))
+    captions = _RandomCaptions(sizes.vocabulary_size, size.longest)
+    first_seed = 0
+    for number in range(size.rounds):
+        for batch in size.batches:
+            sentences = sentence_case(reference, *captions.draw(batch, number + 1)).expected["sentence"]
+            yield picture_case(reference, sizes, sentences, range(first_seed, first_seed + batch))
+            first_seed += batch
+
+
+def sentence_case(reference: Mapping[str, Runner], tokens: Array, lengths: Array) -> Case:
+    """Encodes `tokens` int64 (B, T) with `lengths` int64 (B)."""
+    name = f"batch {len(lengths)} of lengths {', '.join(map(str, lengths))}"
+    return _case(reference, TEXT_ENCODER, name, {"tokens": tokens, "lengths": lengths}, ["sentence"])
+
+
+def picture_case(reference: Mapping[str, Runner], sizes: ModelSizes, sentences: Array, seeds: Sequence[int]) -> Case:
+    """Draws one picture per row of `sentences` float32 (B, S) and seed."""
+    name = f"batch {len(seeds)} of seeds {', '.join(map(str, seeds))}"
+    return _case(reference, GENERATOR, name, generator_feeds(sizes, sentences, seeds), ["image", "pixels"])
+
+
+def _case(
+    reference: Mapping[str, Runner], graph: str, name: str, feeds: Mapping[str, Array], outputs: Sequence[str]
+) -> Case:
+    return Case(graph, name, feeds, reference[graph].run(feeds, outputs))
+
+
+class _RandomCaptions:
+    """Draws token ids so that every word comes up before any comes again, with words, not zeros, as padding.
+
+    A graph that reads past a caption's end then shows it.
+    """
+
+    def __init__(self, vocabulary_size: int, longest: int) -> None:
+        self._random = np.random.default_rng(0)
+        self._words = self._random.permutation(np.arange(1, vocabulary_size))
+        self._next = 0
+        self._longest = longest
+
+    def draw(self, batch: int, length: int) -> tuple[Array, Array]:
+        """Tokens int64 (batch, T) and lengths int64 (batch): the first caption has `length` words, the others any."""
+        lengths = self._random.integers(1, self._longest + 1, batch)
+        lengths[0] = min(length, self._longest)
+        width = min(int(lengths.max()) + int(self._random.integers(0, 4)), self._longest)
+        tokens = np.take(self._words, np.arange(self._next, self._next + batch * width), mode="wrap")
+        self._next += batch * width
+        return tokens.reshape(batch, width), lengths
+
+
+def compare(
+    formats: Sequence[OpenFormat],
+    cases: Iterable[Case],
+    against: str,
+    set_measures: Sequence[Callable[[], PictureSetMeasure]] = (),
+) -> list[Finding]:
+    """Runs every case through every format: the worst case of each output, then each measure of the set of pictures."""
+    worst: dict[tuple[str, str], Finding] = {}
+    sets = {opened.row.name: [measure() for measure in set_measures] for opened in formats}
+    pictures = 0
     for case in cases:
+        pictures += len(case.expected.get("pixels", ()))
         for opened in formats:
-            for found in _compare_case(opened, case, against):
-                key = (found.format, found.output)
-                worst[key] = _worse(worst[key], found) if key in worst else found
+            found, failure = _run(opened, case)
+            for one in _compared(opened.row, case, found, failure, against):
+                key = (one.format, one.output)
+                worst[key] = _worse(worst[key], one) if key in worst else one
+            if "pixels" in found and _comparable(found["pixels"], case.expected["pixels"]):
+                for measure in sets[opened.row.name]:
+                    measure.update(found["pixels"], case.expected["pixels"])
+    findings = [
+        *worst.values(),
+        *(
+            Finding(name, GENERATOR, one.name, against, one.value(), None, "all pictures", pictures)
+            for name, measures in sets.items()
+            for one in measures
+        ),
+    ]
     order = [opened.row.name for opened in formats]
-    return sorted(worst.values(), key=lambda found: order.index(found.format))
+    return sorted(findings, key=lambda found: order.index(found.format))
 
 
-def as_parity(worst: Sequence[Worst], row: Format) -> Parity:
-    """What the manifest records of a format, from its worst cases, all of them finite."""
-    found: dict[str, Worst] = {}
-    for one in worst:
+def as_parity(findings: Sequence[Finding], row: Format) -> Parity:
+    """What the manifest says of a format, from its findings, all of them finite."""
+    found: dict[str, Finding] = {}
+    for one in findings:
         if one.format == row.name:
             found[one.output] = _worse(found[one.output], one) if one.output in found else one
     differences = {output: one.difference for output, one in found.items()}
-    cases = {one.graph: one.cases for one in found.values()}  # outputs of one graph share their cases
     return Parity(
         Differences(differences["sentence"], differences["image"], int(differences["pixels"]), differences.get(PSNR)),
         row.tolerance,
-        sum(cases.values()),
+        found["sentence"].cases + found["image"].cases,
     )
 
 
-def as_table(worst: Iterable[Worst]) -> list[str]:
-    """The worst cases as lines for the terminal, under a header."""
+def as_table(findings: Iterable[Finding]) -> list[str]:
+    """The findings as lines for the terminal, under a header."""
     header = ("format", "output", "against", "worst", "allowed", "cases", "")
-    return aligned([header, *(_cells(found) for found in worst)])
+    return aligned([header, *(_cells(found) for found in findings)])
 
 
-def _cells(found: Worst) -> tuple[str, ...]:
+def psnr(found: Array, expected: Array, peak: float = 2) -> Array:
+    """The peak signal-to-noise ratio of each picture of a batch in dB, float64 (B,), of values `peak` apart at most.
+
+    What is equal to the last bit of float64 counts as 200 dB.
+    """
+    squares = np.square(found.astype(np.float64) - expected.astype(np.float64)).mean(axis=(1, 2, 3))
+    return np.asarray(10 * np.log10(peak**2 / np.maximum(squares, 1e-20 * peak**2)))
+
+
+def _cells(found: Finding) -> tuple[str, ...]:
     verdict = "ok" if found.ok else "FAILED"
     difference, allowed = _number(found.difference), "any" if found.allowed is None else _number(found.allowed)
     return (found.format, found.output, found.against, difference, allowed, str(found.cases), verdict)
@@ -124,15 +254,19 @@ def _number(value: float) -> str:
     return f"{value:.1e}" if 0 < value < 1 else f"{value:.4g}"
 
 
-def _compare_case(opened: OpenFormat, case: Case, against: str) -> Iterator[Worst]:
-    found, failure = {}, None
+def _run(opened: OpenFormat, case: Case) -> tuple[Mapping[str, Array], str | None]:
     try:
-        found = opened.runners[case.graph].run(case.feeds, list(case.expected))
+        return opened.runners[case.graph].run(case.feeds, list(case.expected)), None
     except Exception as error:  # whatever a runtime raises on a bad graph is a miss with a name, not a crash
-        failure = " ".join(str(error).split())
-    for measure, difference in _measured(found, case.expected, opened.row.tolerance.psnr is not None):
-        allowed = getattr(opened.row.tolerance, measure)
-        yield Worst(opened.row.name, case.graph, measure, against, difference, allowed, case.name, 1, failure)
+        return {}, " ".join(str(error).split())
+
+
+def _compared(
+    row: Format, case: Case, found: Mapping[str, Array], failure: str | None, against: str
+) -> Iterator[Finding]:
+    for measure, difference in _measured(found, case.expected, row.tolerance.psnr is not None):
+        allowed = getattr(row.tolerance, measure)
+        yield Finding(row.name, case.graph, measure, against, difference, allowed, case.name, 1, failure)
 
 
 def _measured(
@@ -141,26 +275,29 @@ def _measured(
     for output, array in expected.items():
         yield output, _largest_difference(found[output], array) if output in found else math.inf
     if with_psnr and "image" in expected:
-        yield PSNR, _psnr(found["image"], expected["image"]) if "image" in found else -math.inf
+        yield PSNR, _worst_psnr(found["image"], expected["image"]) if "image" in found else -math.inf
+
+
+def _comparable(found: Array, expected: Array) -> bool:
+    return found.shape == expected.shape and found.dtype == expected.dtype
 
 
 def _largest_difference(found: Array, expected: Array) -> float:
-    if found.shape != expected.shape or found.dtype != expected.dtype:
+    if not _comparable(found, expected):
         return math.inf
     largest = float(np.max(np.abs(found.astype(np.float64) - expected.astype(np.float64)), initial=0.0))
     return math.inf if math.isnan(largest) else largest
 
 
-def _psnr(found: Array, expected: Array) -> float:
-    """Of the worst image of a batch in [−1, 1], in dB; what is equal to the last bit of float64 counts as 200 dB."""
-    if found.shape != expected.shape or found.dtype != expected.dtype:
+def _worst_psnr(found: Array, expected: Array) -> float:
+    """Of the worst image of a batch in [−1, 1]."""
+    if not _comparable(found, expected):
         return -math.inf
-    squares = np.square(found.astype(np.float64) - expected.astype(np.float64)).mean(axis=(1, 2, 3))
-    largest = float(squares.max(initial=0.0))
-    return -math.inf if math.isnan(largest) else 10 * math.log10(4 / max(largest, 4e-20))
+    worst = float(psnr(found, expected).min())
+    return -math.inf if math.isnan(worst) else worst
 
 
-def _worse(first: Worst, second: Worst) -> Worst:
+def _worse(first: Finding, second: Finding) -> Finding:
     if first.output == PSNR:
         worse = min(first, second, key=lambda found: found.difference)
     else:

@@ -3,20 +3,22 @@
 import io
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from t2i_engine.backends.base import Array
-from t2i_engine.bundle import Bundle
+from t2i_engine.backends.base import Array, Runner
+from t2i_engine.bundle import Bundle, ModelSizes
 from t2i_engine.errors import BundleError
 from t2i_engine.formats import GENERATOR, TEXT_ENCODER
-from t2i_engine.parity import Case
+from t2i_engine.parity import Case, picture_case, sentence_case
+from t2i_engine.tokenizer import Tokenizer, pad, split
 
 REFERENCE = "reference.npz"
+LENGTHS = (1, 3, 8, 18)  # words per caption: mixed, so that three of four are padded
 
 _LARGEST = 512 << 20
 _ZIP_EPOCH = (1980, 1, 1, 0, 0, 0)  # ZIP's earliest time: the same content gives the same bytes
@@ -57,6 +59,28 @@ class Reference:
                     np.lib.format.write_array(content, np.ascontiguousarray(array), version=(1, 0), allow_pickle=False)
                     archive.writestr(zipfile.ZipInfo(f"{field.name}.npy", _ZIP_EPOCH), content.getvalue())
         return buffer.getvalue()
+
+
+def make_reference(pytorch: Mapping[str, Runner], sizes: ModelSizes, tokenizer: Tokenizer) -> Reference:
+    """Draws one picture per length with the first seeds; its words are drawn from the whole vocabulary."""
+    known = [word for word in tokenizer.words if split(word) == [word]]
+    words = np.random.default_rng(0).choice(known, sum(LENGTHS))
+    captions = [" ".join(part) for part in np.split(words, np.cumsum(LENGTHS)[:-1])]
+    tokens, lengths = pad([tokenizer.encode(caption).ids for caption in captions])
+    seeds = range(len(captions))
+    text = sentence_case(pytorch, tokens, lengths)
+    drawn = picture_case(pytorch, sizes, text.expected["sentence"], seeds)
+    return Reference(
+        captions=np.array(captions),
+        seeds=np.array(seeds, dtype=np.int64),
+        tokens=tokens,
+        lengths=lengths,
+        noise=drawn.feeds["noise"],
+        condition_noise=drawn.feeds.get("condition_noise"),
+        sentence=text.expected["sentence"],
+        image=drawn.expected["image"],
+        pixels=drawn.expected["pixels"],
+    )
 
 
 def read_reference(bundle: Bundle) -> Reference:

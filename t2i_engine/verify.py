@@ -3,22 +3,21 @@
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 
 import numpy as np
 
 from t2i_engine.backend_selection import backend_status, row_lacks
+from t2i_engine.backends.pytorch import open_reference
 from t2i_engine.bundle import Bundle
 from t2i_engine.errors import BackendError, BundleError, CaptionError, OptionError, UserError, listed
-from t2i_engine.formats import load
 from t2i_engine.latents import draw
-from t2i_engine.parity import OpenFormat, Worst, as_table, compare, proving_device
+from t2i_engine.parity import GATE, Finding, GateSize, OpenFormat, as_table, compare, gate_cases, verification_device
 from t2i_engine.reference import Reference, read_reference
 from t2i_engine.table import aligned, size
 from t2i_engine.tokenizer import pad
 
 PYTORCH = "pytorch"
-
-Report = Callable[[str], None]
 
 # Noise is computed in float64 with the C library's logarithm and rounded to float32: a last digit may differ.
 _NOISE_TOLERANCE = 1e-6
@@ -31,7 +30,7 @@ class Verification:
     bundle: Bundle
     files: tuple[str, ...]
     """The files that are as the manifest says."""
-    worst: tuple[Worst, ...]
+    worst: tuple[Finding, ...]
     failures: tuple[str, ...]
     skipped: tuple[str, ...]
 
@@ -77,12 +76,12 @@ class Verification:
         return "\n".join([*lines, "PASSED" if self.passed else "FAILED"])
 
 
-def verify(bundle: Bundle, report: Report) -> Verification:
-    """Checks everything that can be checked on this machine; `report` gets a line per step.
+def verify(bundle: Bundle, on_progress: Callable[[str], None], size: GateSize = GATE) -> Verification:
+    """Checks everything that can be checked on this machine; `on_progress` gets a line per step.
 
     Raises `BackendError` where no format can run here.
     """
-    report(f"checking {len(bundle.manifest.files)} files")
+    on_progress(f"checking {len(bundle.manifest.files)} files")
     bad = dict(_bad_files(bundle))
     failures, skipped = list(bad.values()), []
     opened: list[OpenFormat] = []
@@ -90,7 +89,7 @@ def verify(bundle: Bundle, report: Report) -> Verification:
         status = backend_status(row.backend)
         if status.lacks and status.version:  # installed but broken: not to be passed over
             raise BackendError(status.lacks)
-        lacks = row_lacks(row, proving_device(row))
+        lacks = row_lacks(row, verification_device(row))
         if lacks:
             skipped.append(f"format {row.name}: {lacks}")
         elif bad.keys().isdisjoint(row.files.values()):
@@ -101,10 +100,10 @@ def verify(bundle: Bundle, report: Report) -> Verification:
     if not opened and not failures:
         reasons = "; ".join(skipped) or "it has no complete format; export it again"
         raise BackendError(f"no format of bundle {bundle.name!r} can run here: {reasons}")
-    worst: list[Worst] = []
-    for compare_with in (_with_reference, _with_pytorch):
+    worst: list[Finding] = []
+    for compare_with in (_with_reference, partial(_with_pytorch, size=size)):
         try:
-            worst += compare_with(bundle, opened, report)
+            worst += compare_with(bundle, opened, on_progress)
         except BackendError as error:
             skipped.append(f"comparison with PyTorch: {error}")
         except BundleError as error:
@@ -122,9 +121,9 @@ def _bad_files(bundle: Bundle) -> Iterator[tuple[str, str]]:
             yield name, str(error)
 
 
-def _with_reference(bundle: Bundle, opened: Sequence[OpenFormat], report: Report) -> list[Worst]:
+def _with_reference(bundle: Bundle, opened: Sequence[OpenFormat], on_progress: Callable[[str], None]) -> list[Finding]:
     reference = read_reference(bundle)
-    report(f"comparing {_names(opened)} with the reference")
+    on_progress(f"comparing {_names(opened)} with the reference")
     _check_inputs(bundle, reference)
     return compare(opened, reference.cases(), "reference")
 
@@ -146,7 +145,9 @@ def _check_inputs(bundle: Bundle, reference: Reference) -> None:
         raise BundleError("the reference's seeds give other noise here than where the bundle was exported")
 
 
-def _with_pytorch(bundle: Bundle, opened: Sequence[OpenFormat], report: Report) -> list[Worst]:
+def _with_pytorch(
+    bundle: Bundle, opened: Sequence[OpenFormat], on_progress: Callable[[str], None], size: GateSize
+) -> list[Finding]:
     """Compares with the model in `weights.safetensors`, over the gate's cases; with itself it is not compared."""
     lacks = backend_status(PYTORCH).lacks
     if lacks:
@@ -154,9 +155,9 @@ def _with_pytorch(bundle: Bundle, opened: Sequence[OpenFormat], report: Report) 
     others = [one for one in opened if one.row.backend != PYTORCH]
     if not others:
         return []
-    model = load("training.weights:read_model")(bundle)
-    report(f"comparing {_names(others)} with PyTorch")
-    return compare(others, load("export.parity:gate_cases")(model), "PyTorch")
+    reference = open_reference(bundle)
+    on_progress(f"comparing {_names(others)} with PyTorch")
+    return compare(others, gate_cases(reference, bundle.sizes, size), "PyTorch")
 
 
 def _names(opened: Sequence[OpenFormat]) -> str:

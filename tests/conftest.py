@@ -9,6 +9,7 @@ import pytest
 from export.pipeline import export_bundle
 from t2i_engine.bundle import Bundle, write_bundle
 from t2i_engine.formats import find
+from t2i_engine.parity import GateSize
 from tests.tiny_model import CAPTIONS, RUNS_HERE, write_checkpoint
 
 
@@ -40,10 +41,11 @@ def tiny_bundle(tmp_path_factory: pytest.TempPathFactory, tiny_checkpoint: Path,
     """The folder of the tiny model's bundle, exported and proved; not to be written to."""
     folder = tmp_path_factory.mktemp("bundles") / "tiny"
     names = ",".join(row.name for row in RUNS_HERE)
-    with pytest.MonkeyPatch.context() as patch:
-        # Ten pictures: among 120 of random weights there is one whose int8 is further off than a trained model's.
-        patch.setattr("export.parity.ROUNDS", 1)
-        exported = export_bundle(tiny_checkpoint, folder, "tiny", lambda _: None, names, captions_file=captions_file)
+    # Ten pictures: among 120 of random weights there is one whose int8 is further off than a trained model's.
+    size = GateSize(rounds=1)
+    exported = export_bundle(
+        tiny_checkpoint, folder, "tiny", lambda _: None, names, captions_file=captions_file, gate_size=size
+    )
     assert exported.rejected == {}
     return exported.folder
 

@@ -7,6 +7,7 @@ import torch
 from t2i_engine.backend_selection import row_lacks
 from t2i_engine.bundle import ModelSizes
 from t2i_engine.formats import FORMATS
+from t2i_engine.parity import GateSize
 from training.checkpoint import save_checkpoint
 from training.models.text_to_image import TextToImage
 
@@ -31,6 +32,10 @@ CAPTIONS = (
 RUNS_HERE = tuple(
     row for row in FORMATS if "cpu" in row.devices and row_lacks(row, "cpu") is None
 )  # the tiny bundle's formats: no GPU is needed
+
+
+SMALL_GATE = GateSize(rounds=1, longest=8)
+"""For tests of damage that shows at once; the tiny bundle has passed captions of every length."""
 
 
 def make_model(sizes: ModelSizes = SIZES) -> TextToImage:

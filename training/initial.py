@@ -13,11 +13,10 @@ from training.checkpoint import load_model
 from training.config import RunConfig
 from training.data.corpus import Batches
 from training.growth import grown, grown_discriminator, grown_sizes
-from training.judges import Judges, judges_of_bundle
+from training.judges import Judges
 from training.models.discriminator import Discriminator
 from training.models.image_encoder import ImageEncoder
-from training.models.text_to_image import TextToImage
-from training.weights import read_model
+from training.models.text_to_image import TextToImage, read_model
 
 EMBEDDING = "text_encoder.encoder.weight"
 GROWTH_BATCH = 16
@@ -112,7 +111,7 @@ def load_initial(path: str) -> InitialModel:
     if not path.endswith(".pt"):
         bundle = Bundle.open(path)
         origin = _origin({"bundle": bundle.name, **bundle.manifest.provenance})
-        return InitialModel(path, origin, bundle.tokenizer().words, read_model(bundle), judges_of_bundle(bundle))
+        return InitialModel(path, origin, bundle.tokenizer().words, read_model(bundle), Judges())
     trained = load_model(Path(path))
     origin = _origin(trained.provenance)
     return InitialModel(path, origin, trained.words, trained.model, trained.judges)

@@ -1,4 +1,4 @@
-"""The networks that judge a generator while it learns, as they leave training, in a checkpoint or a bundle.
+"""The networks that judge a generator while it learns, as they leave training, in a checkpoint.
 
 DAMSM's image encoder measures R-precision, and both are what training goes on with: a generator that meets a new
 discriminator unlearns much of what it knew.
@@ -8,16 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor
-
-from t2i_engine.bundle import Bundle
-from t2i_engine.errors import BundleError
-
-IMAGE_ENCODER = "image_encoder.safetensors"
-DISCRIMINATOR = "discriminator.safetensors"
-"""The files of a bundle, which the runtime never reads."""
 
 State = dict[str, Tensor]
 
@@ -35,20 +26,6 @@ def judges_of_checkpoint(content: Mapping[str, Any]) -> Judges:
     networks, prefix = content["state"].get("damsm", {}).get("networks", {}), "image_encoder."
     encoder = {key.removeprefix(prefix): value for key, value in networks.items() if key.startswith(prefix)}
     return Judges(encoder or None, content["state"].get("gan", {}).get("discriminator"))
-
-
-def judges_of_bundle(bundle: Bundle) -> Judges:
-    """Those in a bundle. Raises `BundleError` for a broken file."""
-    return Judges(_read(bundle, IMAGE_ENCODER), _read(bundle, DISCRIMINATOR))
-
-
-def _read(bundle: Bundle, file: str) -> State | None:
-    if file not in bundle.manifest.files:
-        return None
-    try:
-        return load_file(bundle.path(file))
-    except SafetensorError as error:
-        raise BundleError(f"{bundle.folder / file} holds no tensors ({error}); export it again") from None
 
 
 def backbone_of(provenance: Mapping[str, Any]) -> str:

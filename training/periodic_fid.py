@@ -6,7 +6,8 @@ from typing import Any
 
 import torch
 
-from t2i_engine.caches import cache_folder
+from t2i_engine.files import cache_folder
+from t2i_engine.sampler import Sampler
 from training.config import RunConfig
 from training.data.rendered import render
 from training.data.source import DataError, require_usable
@@ -16,14 +17,13 @@ from training.evaluation.distances import Distances
 from training.evaluation.inception import FeatureNetwork, Inception
 from training.evaluation.reference import add_reference
 from training.evaluation.samples import Requests
-from training.evaluation.subject import Subject
 from training.progress import Progress
 
 
 class PeriodicFid:
     """Compares what a model draws for test captions with the test pictures."""
 
-    def __init__(self, config: RunConfig, subject: Subject, device: torch.device, progress: Progress) -> None:
+    def __init__(self, config: RunConfig, sampler: Sampler, device: torch.device, progress: Progress) -> None:
         """Takes in the real pictures. Raises `MissingExtra`, and `DataError` where there is too little to test with."""
         self.network: FeatureNetwork = Inception(device)
         source = open_source(config.data.source, config.fid.pictures)
@@ -32,7 +32,7 @@ class PeriodicFid:
         progress.start("pictures to test with", len(listing.items))
         real = render(listing, config.data.resolution, cache_folder(), lambda done: progress.report(done, {}))
         require_usable(source.name, "test", len(real.keys), real.broken)
-        self.requests = Requests(subject, real, config.fid.pictures)
+        self.requests = Requests(sampler, real, config.fid.pictures)
         if min(self.requests.drawable(), len(real.keys)) < 2:
             raise DataError(
                 f"fid.every: {source.name} has fewer than two pictures with known captions to test with; "

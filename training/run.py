@@ -9,6 +9,7 @@ import torch
 
 from t2i_engine.bundle import ModelSizes
 from t2i_engine.errors import MissingExtra
+from t2i_engine.sampler import Sampler
 from t2i_engine.tokenizer import Tokenizer
 from training import distributed
 from training.checkpoint import not_finite, save_checkpoint
@@ -23,7 +24,7 @@ from training.models.text_to_image import TextToImage
 from training.progress import Progress
 from training.provenance import describe_run
 from training.run_folder import RunFolder, RunFolderError
-from training.samples import save_sample_grid
+from training.sampling import network_sampler, save_sample_grid
 from training.schedule import Actions, Position, Schedule
 
 if TYPE_CHECKING:
@@ -92,14 +93,16 @@ def train(config: RunConfig, folder: RunFolder, progress: Progress, initial: Ini
         save_checkpoint(path, model.sizes, tokenizer.words, gan.exported(), provenance, state)
         return []
 
+    sampler = network_sampler(model.sizes, tokenizer, gan.text_encoder, gan.averaged_generator)
+
     def sample(path: Path) -> None:
-        save_sample_grid(path, config.sample_captions, tokenizer, gan.text_encoder, gan.averaged_generator)
+        save_sample_grid(path, config.sample_captions, sampler)
 
     for caption in config.sample_captions:
         tokenizer.encode(caption)  # a caption that cannot be drawn is an error now, not at the first sample
     fid = None
     if config.fid.every and folder.writes:
-        fid = _periodic_fid(config, model.sizes, tokenizer, gan, device, progress)
+        fid = _periodic_fid(config, sampler, device, progress)
     folder.begin(config)  # no other process is still looking whether it is new: they met in making the trainers
     schedule = Schedule(config, folder, progress, position, Actions(save, sample, fid.measure if fid else None))
     if plan.train_image_encoder:
@@ -167,23 +170,12 @@ def _require_same_data(folder: RunFolder, before: dict[str, Any], now: dict[str,
         )
 
 
-def _periodic_fid(
-    config: RunConfig,
-    sizes: ModelSizes,
-    tokenizer: Tokenizer,
-    gan: GanTrainer,
-    device: torch.device,
-    progress: Progress,
-) -> "PeriodicFid":
+def _periodic_fid(config: RunConfig, sampler: Sampler, device: torch.device, progress: Progress) -> "PeriodicFid":
     try:
-        from training.evaluation.subject import subject_of_networks
         from training.periodic_fid import PeriodicFid
     except ModuleNotFoundError as error:
         raise MissingExtra("fid.every", f"the package {error.name}", "evaluate") from None
-    subject = subject_of_networks(
-        config.name, "the averaged generator", sizes, tokenizer, gan.text_encoder, gan.averaged_generator
-    )
-    return PeriodicFid(config, subject, device, progress)
+    return PeriodicFid(config, sampler, device, progress)
 
 
 def _load_data(config: RunConfig, progress: Progress) -> TrainingData:

@@ -1,4 +1,4 @@
-"""What every backend provides: runners for a bundle's graphs, and a word on whether it can run here."""
+"""What a backend provides: runners for a bundle's graphs, whether it can run here, and what a benchmark needs of it."""
 
 import os
 from collections.abc import Mapping, Sequence
@@ -7,7 +7,8 @@ from typing import Any, Protocol
 
 import numpy.typing as npt
 
-from t2i_engine.bundle import Graph
+from t2i_engine.bundle import Bundle, Graph
+from t2i_engine.formats import Format
 
 Array = npt.NDArray[Any]
 
@@ -17,7 +18,10 @@ class ShapeError(ValueError):
 
 
 class Runner(Protocol):
-    """One graph, opened on one device. Inputs and outputs are NumPy arrays by name, as the bundle declares them."""
+    """One graph, opened on one device. Inputs and outputs are NumPy arrays by name, as the bundle declares them.
+
+    `run` may be called from several threads at once. A runner that holds more than memory has a `close`, too.
+    """
 
     def run(self, feeds: Mapping[str, Array], outputs: Sequence[str]) -> dict[str, Array]:
         """Computes the named outputs. Raises `ShapeError` where a feed does not fit the declared shape."""
@@ -31,6 +35,29 @@ class Status:
     lacks: str | None = None
     devices: Mapping[str, str | None] = field(default_factory=dict)  # device -> what it lacks
     precisions: Mapping[str, str] = field(default_factory=dict)  # precision that cannot be had here -> why
+
+
+class Backend(Protocol):
+    """A backend's module.
+
+    It may also have `FORMATS`, the rows that it adds to the table of formats where it is announced by an entry point;
+    `needs_build(bundle, format)`, which says what must be built before its first use, and how, or None;
+    `profile(bundle, format, feeds, threads)`, which gives kinds of operators of the generator with their milliseconds
+    per call; and `MAX_BATCH`, the largest batch it can run.
+    """
+
+    TITLE: str
+    """Its name as people write it."""
+    PACKAGES: tuple[str, ...]
+    """The distributions that it runs on, whose versions a benchmark records."""
+    IMPORTS: tuple[str, ...]
+    """The modules that opening a runner imports, whose import a benchmark times."""
+
+    def status(self) -> Status:
+        """Whether it can run on this machine."""
+
+    def open_runner(self, bundle: Bundle, row: Format, graph: str, device: str, threads: int | None) -> Runner:
+        """Opens a graph. Raises `BundleError` for a bad file and `BackendError` for what cannot be had here."""
 
 
 def check_feeds(graph: Graph, feeds: Mapping[str, Array], outputs: Sequence[str]) -> None:

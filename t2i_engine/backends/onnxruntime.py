@@ -13,14 +13,16 @@ from typing import TYPE_CHECKING
 from t2i_engine.backends.base import Array, Status, available_threads, check_feeds, cuda_device_count
 from t2i_engine.backends.onnxruntime_bound import BoundSession
 from t2i_engine.bundle import Bundle
-from t2i_engine.caches import keep, kept_file, processor
 from t2i_engine.errors import BackendError, BundleError
+from t2i_engine.files import cache, cached_file, processor
 from t2i_engine.formats import GENERATOR, TEXT_ENCODER, Format
 
 if TYPE_CHECKING:
     from onnxruntime import InferenceSession, SessionOptions
 
-WHEELS = ("onnxruntime", "onnxruntime-gpu")
+TITLE = "ONNX Runtime"
+PACKAGES = WHEELS = ("onnxruntime", "onnxruntime-gpu")
+IMPORTS = ("onnxruntime",)
 CUDA_GRAPHS = "T2I_ENGINE_CUDA_GRAPHS"  # set to 1, the generator's work on a GPU is captured as a CUDA graph
 
 _CPU, _CUDA = "cpu", "cuda"
@@ -82,7 +84,7 @@ def _on_cpu(file: Path, sha256: str, threads: int | None) -> "InferenceSession":
     """A session of the optimized graph from the cache; where that has none that can be used, it is made and kept."""
     import onnxruntime
 
-    kept = kept_file("ort", sha256, onnxruntime.__version__, processor())
+    kept = cached_file("ort", sha256, onnxruntime.__version__, processor())
     if kept.is_file():
         options = _options(threads)
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
@@ -100,7 +102,7 @@ def _on_cpu(file: Path, sha256: str, threads: int | None) -> "InferenceSession":
         made.append(_session(file, options, _CPU))
 
     with contextlib.suppress(Exception):  # a bad graph fails again below, and a full disk does not matter
-        keep(kept, optimize)
+        cache(kept, optimize)
     return made[0] if made else _session(file, _options(threads), _CPU)
 
 

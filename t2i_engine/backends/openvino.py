@@ -10,12 +10,15 @@ import numpy as np
 from t2i_engine.backends.base import Array, Status, available_threads, check_feeds
 from t2i_engine.backends.openvino_rewriting import VERSION, rewrite
 from t2i_engine.bundle import Bundle
-from t2i_engine.caches import keep, kept_file, processor
 from t2i_engine.errors import BackendError, BundleError
+from t2i_engine.files import cache, cached_file, processor
 from t2i_engine.formats import GENERATOR, Format
 
 if TYPE_CHECKING:
     from openvino import CompiledModel, Model
+
+TITLE = "OpenVINO"
+PACKAGES = IMPORTS = ("openvino",)
 
 TOKENS, LENGTHS = "tokens", "lengths"
 
@@ -67,7 +70,7 @@ class OpenVinoRunner:
         import openvino
 
         options = {"INFERENCE_PRECISION_HINT": hint, "INFERENCE_NUM_THREADS": threads, "PERFORMANCE_HINT": "LATENCY"}
-        kept = kept_file("openvino", self._sha256, openvino.__version__, hint, str(fixed), VERSION, processor())
+        kept = cached_file("openvino", self._sha256, openvino.__version__, hint, str(fixed), VERSION, processor())
         try:
             return self._core.import_model(kept.read_bytes(), _DEVICE, options)
         except (OSError, RuntimeError):
@@ -76,7 +79,7 @@ class OpenVinoRunner:
             compiled = self._core.compile_model(self._model(fixed), _DEVICE, options)
         except RuntimeError as error:
             raise BundleError(f"OpenVINO {openvino.__version__} cannot load {self._file}: {error}") from None
-        keep(kept, lambda file: file.write_bytes(compiled.export_model().getvalue()))
+        cache(kept, lambda file: file.write_bytes(compiled.export_model().getvalue()))
         return compiled
 
     def _model(self, fixed: bool) -> "Model":

@@ -1,56 +1,88 @@
-"""PyTorch: the model that was trained, run from the bundle's weights; what every other backend is compared with."""
+"""PyTorch: a bundle's weights in the code they were trained in, and what every other backend is compared with."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from importlib import import_module
 from typing import TYPE_CHECKING
 
-from t2i_engine.backends.base import Array, Status, check_feeds, cuda_device_count
-from t2i_engine.bundle import Bundle
-from t2i_engine.errors import MissingExtra
-from t2i_engine.formats import TEXT_ENCODER, Format
+from t2i_engine.backends.base import Array, Runner, Status, check_feeds, cuda_device_count
+from t2i_engine.bundle import Bundle, Graph, graphs_of
+from t2i_engine.errors import needs_extra
+from t2i_engine.formats import GENERATOR, TEXT_ENCODER, Format
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from torch import Tensor, nn
+
+    from training.models.text_to_image import TextToImage
+
+TITLE = "PyTorch"
+PACKAGES = IMPORTS = ("torch",)
 
 
-class PyTorchRunner:
-    """One half of the model on one device, without TF32."""
+class ModuleRunner:
+    """A text encoder or a generator as it is now, on the device it is on, in evaluation mode, without TF32."""
 
-    def __init__(self, bundle: Bundle, graph: str, device: str, threads: int | None) -> None:
-        try:
-            import torch
-
-            from training.weights import read_model
-        except ImportError:
-            raise MissingExtra("the backend 'pytorch'", "PyTorch and safetensors", "export") from None
-
-        if threads:
-            torch.set_num_threads(threads)
-        self._name, self._graph, self._device = graph, bundle.graphs[graph], device
-        self._module = getattr(read_model(bundle), graph).to(device)
+    def __init__(self, module: "nn.Module", graph: Graph) -> None:
+        self.module, self._graph = module, graph
 
     def run(self, feeds: Mapping[str, Array], outputs: Sequence[str]) -> dict[str, Array]:
         """Computes the named outputs. Raises `ShapeError` where a feed does not fit the declared shape."""
         import torch
 
         check_feeds(self._graph, feeds, outputs)
-        tensors = {name: torch.from_numpy(feed).to(self._device) for name, feed in feeds.items()}
-        with torch.inference_mode(), torch.backends.cudnn.flags(deterministic=True, allow_tf32=False):
-            computed = self._sentence(tensors) if self._name == TEXT_ENCODER else self._pictures(tensors)
+        device = next(self.module.parameters()).device
+        tensors = {name: torch.from_numpy(feed).to(device) for name, feed in feeds.items()}
+        flags = torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False)
+        with torch.inference_mode(), flags:
+            computed = self._sentences(tensors) if "tokens" in tensors else self._pictures(tensors)
         return {name: computed[name].cpu().numpy() for name in outputs}
 
-    def _sentence(self, tensors: "Mapping[str, Tensor]") -> "dict[str, Tensor]":
-        return {"sentence": self._module(tensors["tokens"], tensors["lengths"]).sentence}
+    def _sentences(self, tensors: "Mapping[str, Tensor]") -> "dict[str, Tensor]":
+        return {"sentence": self.module(tensors["tokens"], tensors["lengths"]).sentence}
 
     def _pictures(self, tensors: "Mapping[str, Tensor]") -> "dict[str, Tensor]":
         from training.models.pixels import to_pixels
 
-        image = self._module(tensors["noise"], tensors["sentence"], tensors.get("condition_noise")).image
+        image = self.module(tensors["noise"], tensors["sentence"], tensors.get("condition_noise")).image
         return {"image": image, "pixels": to_pixels(image).contiguous()}
 
 
-def open_runner(bundle: Bundle, row: Format, graph: str, device: str, threads: int | None) -> PyTorchRunner:
+class OneThread:
+    """A runner on one thread: sums have one order on every machine, and busy cores are not waited for."""
+
+    def __init__(self, runner: Runner) -> None:
+        self._runner = runner
+
+    def run(self, feeds: Mapping[str, Array], outputs: Sequence[str]) -> dict[str, Array]:
+        """As the runner's own."""
+        with _one_thread():
+            return self._runner.run(feeds, outputs)
+
+
+def module_runners(model: "TextToImage") -> dict[str, Runner]:
+    """A runner for each graph of a model in evaluation mode."""
+    graphs = graphs_of(model.sizes)
+    return {graph: ModuleRunner(getattr(model, graph), graphs[graph]) for graph in (TEXT_ENCODER, GENERATOR)}
+
+
+def reference_runners(model: "TextToImage") -> dict[str, Runner]:
+    """Runners for what other formats are compared with: the model on one thread of the CPU."""
+    return {graph: OneThread(runner) for graph, runner in module_runners(model).items()}
+
+
+def open_reference(bundle: Bundle) -> dict[str, Runner]:
+    """`reference_runners` of a bundle's weights. Raises as `open_runner` does."""
+    return reference_runners(_read_model(bundle))
+
+
+def open_runner(bundle: Bundle, row: Format, graph: str, device: str, threads: int | None) -> ModuleRunner:
     """Opens a graph. Raises `BundleError` where its weights are bad and `MissingExtra` where PyTorch is missing."""
-    return PyTorchRunner(bundle, graph, device, threads)
+    model = _read_model(bundle)
+    if threads:
+        import torch
+
+        torch.set_num_threads(threads)
+    return ModuleRunner(getattr(model, graph).to(device), bundle.graphs[graph])
 
 
 def status() -> Status:
@@ -64,6 +96,13 @@ def status() -> Status:
     return Status(f"torch {version('torch')}", devices={"cuda": _cuda_lacks(), "cpu": None})
 
 
+def _read_model(bundle: Bundle) -> "TextToImage":
+    with needs_extra("the backend 'pytorch'", "export"):
+        import_module("torch")  # also where the module below was imported before
+        from training.models.text_to_image import read_model
+    return read_model(bundle)
+
+
 def _cuda_lacks() -> str | None:
     lacks = "PyTorch finds no NVIDIA GPU: use --device cpu"
     if cuda_device_count() == 0:  # known without importing PyTorch, which takes longer than to draw a picture
@@ -71,3 +110,15 @@ def _cuda_lacks() -> str | None:
     import torch
 
     return None if torch.cuda.is_available() else lacks
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)

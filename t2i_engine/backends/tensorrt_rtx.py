@@ -2,9 +2,15 @@
 
 from t2i_engine.backends.base import Status
 from t2i_engine.tensorrt.flavour import TENSORRT_RTX, flavour_status
-from t2i_engine.tensorrt.opening import open_runner
+from t2i_engine.tensorrt.opening import needs_build, open_runner
+from t2i_engine.tensorrt.profile import Profile
 
-__all__ = ["open_runner", "status"]
+__all__ = ["needs_build", "open_runner", "status"]
+
+TITLE = "TensorRT for RTX"
+PACKAGES = ("tensorrt-rtx-cu13", "cuda-bindings")
+IMPORTS = ("t2i_engine.tensorrt",)
+MAX_BATCH = Profile().batch.most
 
 
 def status() -> Status:

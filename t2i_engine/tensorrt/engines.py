@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from t2i_engine.bundle import Bundle
-from t2i_engine.caches import cache_folder
 from t2i_engine.errors import OutputError
+from t2i_engine.files import cache_folder
 from t2i_engine.formats import Format
 from t2i_engine.schema import SchemaError
 from t2i_engine.tensorrt.builder import CURRENT, BuiltEngine, build_engine

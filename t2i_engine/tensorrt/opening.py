@@ -92,7 +92,7 @@ def build_engines(bundle: Bundle, rows: Sequence[Format]) -> None:
             open_runner(bundle, row, graph, CUDA, None).close()
 
 
-def lacks_engines(bundle: Bundle, row: Format) -> str | None:
+def needs_build(bundle: Bundle, row: Format) -> str | None:
     """What must be built first to use a format here; None where its engines are ready, or could not run at all."""
     try:
         flavour, gpu = load_flavour(row.backend), CudaBindings(row.backend).gpu()

@@ -23,7 +23,7 @@ from t2i_engine.cli import main
 from t2i_engine.engine import Engine
 from t2i_engine.formats import GENERATOR, TEXT_ENCODER, Format, find
 from t2i_engine.verify import verify
-from tests.tiny_model import RUNS_HERE, SIZES, WORDS, make_model
+from tests.tiny_model import RUNS_HERE, SIZES, SMALL_GATE, WORDS, make_model
 from training.checkpoint import save_checkpoint
 from training.models.text_to_image import TextToImage
 
@@ -33,19 +33,11 @@ Damage = Callable[[onnx.ModelProto], None]
 
 
 def export(checkpoint: Path, out: Path, *options: str) -> Result:
-    return CliRunner().invoke(main, ["export", str(checkpoint), "--out", str(out), *options])
+    return CliRunner().invoke(main, ["export", str(checkpoint), "--out", str(out), *options], obj=SMALL_GATE)
 
 
 def digests(folder: Path) -> dict[str, str]:
     return {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in folder.iterdir()}
-
-
-@pytest.fixture(autouse=True)
-def few_cases(tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Shortens the gate; the tiny bundle itself has passed the whole of it."""
-    assert tiny_bundle.is_dir()
-    monkeypatch.setattr("export.parity.ROUNDS", 1)
-    monkeypatch.setattr("export.parity.LONGEST", 8)
 
 
 @pytest.fixture
@@ -120,7 +112,7 @@ def forget_a_dimension(proto: onnx.ModelProto) -> None:
 def test_bundle_holds_every_format_with_its_proof(tiny_bundle: Path) -> None:
     bundle = Bundle.open(tiny_bundle)
     assert bundle.formats == RUNS_HERE
-    assert verify(bundle, lambda _: None).passed
+    assert verify(bundle, lambda _: None, SMALL_GATE).passed
     for row in RUNS_HERE:
         parity = bundle.manifest.parity[row.name]
         assert parity.worst.within(row.tolerance)
@@ -238,7 +230,7 @@ def test_df_gans_generator_has_no_condition_noise(tmp_path: Path) -> None:
     graph = onnx.load(tmp_path / "df-gan" / ONNX.files[GENERATOR]).graph
     assert [tensor.name for tensor in graph.input] == ["noise", "sentence"]
     assert "condition_noise" not in np.load(tmp_path / "df-gan" / "reference.npz")
-    assert verify(Bundle.open(tmp_path / "df-gan"), lambda _: None).passed
+    assert verify(Bundle.open(tmp_path / "df-gan"), lambda _: None, SMALL_GATE).passed
     first, second = Engine.open(tmp_path / "df-gan").generate_all(["a red bird", "a blue bird"], [0])
     assert (first.pixels != second.pixels).any()
 

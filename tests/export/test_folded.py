@@ -9,9 +9,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from benchmarks.paper import paper_sizes
 from export.folded import fold
 from export.onnx_graphs import GeneratorGraph, build_generator, traced
-from export.paper import paper_sizes
 from t2i_engine.bundle import ModelSizes, graphs_of
 from t2i_engine.formats import GENERATOR, Form
 from tests.tiny_model import SIZES, make_model

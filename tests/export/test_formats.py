@@ -12,28 +12,17 @@ from click.testing import CliRunner, Result
 
 from export import half
 from export.built import BuiltFile
-from export.source import read_source
 from t2i_engine.backends import openvino
 from t2i_engine.backends.base import Status
 from t2i_engine.bundle import Bundle
 from t2i_engine.cli import main
 from t2i_engine.formats import GENERATOR, Format, find
-from t2i_engine.latents import draw
-from t2i_engine.tokenizer import pad
-from tests.tiny_model import SIZES, make_model
+from tests.tiny_model import SIZES, SMALL_GATE, make_model
 from training.models.text_to_image import TextToImage
 
 
 def export(source: Path | str, *options: str | Path) -> Result:
-    return CliRunner().invoke(main, ["export", str(source), *map(str, options)])
-
-
-@pytest.fixture(autouse=True)
-def few_cases(tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Shortens the gate; the tiny bundle itself has passed the whole of it."""
-    assert tiny_bundle.is_dir()
-    monkeypatch.setattr("export.parity.ROUNDS", 1)
-    monkeypatch.setattr("export.parity.LONGEST", 8)
+    return CliRunner().invoke(main, ["export", str(source), *map(str, options)], obj=SMALL_GATE)
 
 
 @pytest.fixture(autouse=True)
@@ -168,23 +157,3 @@ def test_emulated_half_is_close_and_shows_what_overflows() -> None:
 def test_a_manifest_of_exact_formats_has_no_fields_that_they_do_not_need(plain: Path) -> None:
     text = (plain / "bundle.json").read_text()
     assert [field for field in ("psnr", "rejected", "unverified") if field in text] == []
-
-
-def test_paper_is_a_bundle_only_once_it_was_exported(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    result = CliRunner().invoke(main, ["generate", "a bird", "--bundle", "paper"])
-    assert result.exit_code == 2
-    assert "t2i-engine export paper" in result.stderr
-
-
-def test_paper_has_the_papers_sizes_and_the_contrast_of_pictures() -> None:
-    source = read_source("paper")
-    sizes = source.model.sizes
-    assert (sizes.resolution, sizes.base_channels, sizes.noise_width, sizes.sentence_width) == (256, 32, 100, 256)
-    tokens, lengths = pad([source.tokenizer.encode("a small yellow bird").ids])
-    with torch.inference_mode():
-        sentence = source.model.text_encoder(torch.from_numpy(tokens), torch.from_numpy(lengths)).sentence
-        drawn = draw([0], sizes.noise_width, sizes.sentence_width)
-        noises = torch.from_numpy(drawn.noise.copy()), torch.from_numpy(drawn.condition_noise.copy())
-        image = source.model.generator(noises[0], sentence, noises[1]).image
-    assert 0.45 < image.std() < 0.75

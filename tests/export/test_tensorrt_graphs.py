@@ -10,13 +10,13 @@ import torch
 
 from export import tensorrt_graphs
 from export.built import BuiltFile
-from export.parity import image_case, sentence_case
 from export.tensorrt_graphs import build, build_with_engines
 from t2i_engine.backends.base import Array
+from t2i_engine.backends.pytorch import reference_runners
 from t2i_engine.bundle import Bundle, FileEntry, Manifest, graphs_of, write_bundle
 from t2i_engine.formats import GENERATOR, TEXT_ENCODER, find
 from t2i_engine.info import report
-from t2i_engine.parity import Case
+from t2i_engine.parity import Case, picture_case, sentence_case
 from t2i_engine.tensorrt.builder import build_engine
 from t2i_engine.tensorrt.flavour import TENSORRT_RTX, load_flavour
 from t2i_engine.tensorrt.profile import Profile
@@ -40,11 +40,11 @@ def built() -> Built:
 
 def cases() -> list[Case]:
     """Mixed lengths with words behind a caption's end, and pictures."""
-    model, random = make_model(), np.random.default_rng(0)
+    pytorch, random = reference_runners(make_model()), np.random.default_rng(0)
     lengths = [np.array([1]), np.array([7, 1, 4]), random.integers(1, 41, 7)]
-    read = [sentence_case(model, random.integers(1, 13, (len(one), int(one.max()) + 2)), one) for one in lengths]
+    read = [sentence_case(pytorch, random.integers(1, 13, (len(one), int(one.max()) + 2)), one) for one in lengths]
     sentences = [case.expected["sentence"] for case in read]
-    return read + [image_case(model, sentence, range(len(sentence))) for sentence in sentences]
+    return read + [picture_case(pytorch, SIZES, sentence, range(len(sentence))) for sentence in sentences]
 
 
 def run(file: BuiltFile, case: Case) -> dict[str, Array]:

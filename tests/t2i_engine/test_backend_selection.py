@@ -2,7 +2,7 @@ import importlib
 
 import pytest
 
-from t2i_engine.backend_selection import choose
+from t2i_engine.backend_selection import select_backend
 from t2i_engine.backends.base import Status
 from t2i_engine.errors import BackendError, BundleError, OptionError
 from t2i_engine.formats import FORMATS, find
@@ -35,52 +35,52 @@ class Machine:
 
 def test_auto_takes_the_first_row_that_runs_here(machine: Machine) -> None:
     machine.has(onnxruntime=RUNS, pytorch=RUNS)
-    choice = choose([ONNX, PYTORCH])
+    choice = select_backend([ONNX, PYTORCH])
     assert (choice.format, choice.device) == (ONNX, "cpu")
 
 
 def test_auto_prefers_bf16_in_openvino_on_a_cpu_that_has_it(machine: Machine) -> None:
     machine.has(onnxruntime=RUNS, openvino=Status("1.0", devices={"cpu": None}))
-    assert choose([row for row in FORMATS if row in (ONNX, BF16)]).format == BF16
+    assert select_backend([row for row in FORMATS if row in (ONNX, BF16)]).format == BF16
 
 
 def test_auto_passes_over_a_precision_that_the_cpu_lacks(machine: Machine) -> None:
     machine.has(onnxruntime=RUNS, openvino=WITHOUT_BF16)
-    assert choose([BF16, ONNX]).format == ONNX
+    assert select_backend([BF16, ONNX]).format == ONNX
 
 
 def test_precision_that_the_cpu_lacks_is_an_error_with_the_cure(machine: Machine) -> None:
     machine.has(onnxruntime=RUNS, openvino=WITHOUT_BF16)
     with pytest.raises(BackendError, match=r"openvino \(no bf16: use fp32\)"):
-        choose([BF16, ONNX], precision="bf16")
+        select_backend([BF16, ONNX], precision="bf16")
 
 
 def test_auto_tries_every_row_on_a_gpu_before_any_on_the_cpu(machine: Machine) -> None:
     machine.has(onnxruntime=RUNS_ON_CUDA, openvino=Status("1.0", devices={"cpu": None}))
-    choice = choose([BF16, ONNX])
+    choice = select_backend([BF16, ONNX])
     assert (choice.format, choice.device) == (ONNX, "cuda")
 
 
 def test_auto_prefers_a_gpu_that_is_there(machine: Machine) -> None:
     machine.has(onnxruntime=RUNS_ON_CUDA)
-    assert choose([ONNX]).device == "cuda"
+    assert select_backend([ONNX]).device == "cuda"
 
 
 def test_auto_passes_over_what_is_not_installed(machine: Machine) -> None:
     machine.has(onnxruntime=MISSING, pytorch=RUNS)
-    assert choose([ONNX, PYTORCH]).format == PYTORCH
+    assert select_backend([ONNX, PYTORCH]).format == PYTORCH
 
 
 def test_auto_does_not_pass_over_what_is_broken(machine: Machine) -> None:
     machine.has(onnxruntime=BROKEN, pytorch=RUNS)
     with pytest.raises(BackendError, match="uninstall one"):
-        choose([ONNX, PYTORCH])
+        select_backend([ONNX, PYTORCH])
 
 
 def test_backend_that_was_asked_for_is_never_replaced(machine: Machine) -> None:
     machine.has(onnxruntime=MISSING, pytorch=RUNS)
     with pytest.raises(BackendError, match="install it"):
-        choose([ONNX, PYTORCH], backend="onnxruntime")
+        select_backend([ONNX, PYTORCH], backend="onnxruntime")
 
 
 def test_device_that_was_asked_for_is_never_replaced(machine: Machine) -> None:
@@ -88,12 +88,12 @@ def test_device_that_was_asked_for_is_never_replaced(machine: Machine) -> None:
     with pytest.raises(
         BackendError, match=r"device 'cuda' cannot be used here: onnxruntime \(no GPU\), pytorch \(no GPU\)"
     ):
-        choose([ONNX, PYTORCH], device="cuda")
+        select_backend([ONNX, PYTORCH], device="cuda")
 
 
 def test_device_that_was_asked_for_decides_the_backend(machine: Machine) -> None:
     machine.has(onnxruntime=RUNS, pytorch=RUNS_ON_CUDA)
-    choice = choose([ONNX, PYTORCH], device="cuda")
+    choice = select_backend([ONNX, PYTORCH], device="cuda")
     assert (choice.format, choice.device) == (PYTORCH, "cuda")
 
 
@@ -102,7 +102,7 @@ def test_format_that_the_bundle_does_not_have_is_an_error_with_the_command_that_
     with pytest.raises(
         BundleError, match=r"no format for backend 'openvino'.*it has: onnx \(onnxruntime, fp32\)"
     ) as error:
-        choose([ONNX], backend="openvino", precision="int8", bundle="birds")
+        select_backend([ONNX], backend="openvino", precision="int8", bundle="birds")
     assert "t2i-engine export birds --formats openvino-int8" in error.value.message
 
 
@@ -114,4 +114,4 @@ def test_unknown_name_is_an_error_with_a_suggestion(option: str, name: str, sugg
     with pytest.raises(
         OptionError, match=rf"unknown {option} '{name}' \(did you mean '{suggestion}'\?\); there are: auto"
     ):
-        choose(FORMATS, **{option: name})
+        select_backend(FORMATS, **{option: name})

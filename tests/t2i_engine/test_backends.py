@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 
 from t2i_engine.backend_selection import backend_status
-from t2i_engine.backends import base, onnxruntime, pytorch
+from t2i_engine.backends import base, find_backend, onnxruntime, pytorch
 from t2i_engine.backends.base import Array, Runner, ShapeError
 from t2i_engine.bundle import Bundle, FileEntry, Manifest, write_bundle
 from t2i_engine.errors import BackendError, BundleError, MissingExtra
-from t2i_engine.formats import GENERATOR, TEXT_ENCODER, Format, find, load
+from t2i_engine.formats import GENERATOR, TEXT_ENCODER, Format, find
 from t2i_engine.latents import draw
 from tests.tiny_model import RUNS_HERE, SIZES
 
@@ -20,8 +20,7 @@ every_format = pytest.mark.parametrize("row", RUNS_HERE, ids=lambda row: row.nam
 
 
 def _open(folder: Path, row: Format, graph: str, device: str = "cpu", threads: int | None = 1) -> Runner:
-    runner: Runner = load(row.opener)(Bundle.open(folder), row, graph, device, threads)
-    return runner
+    return find_backend(row.backend).open_runner(Bundle.open(folder), row, graph, device, threads)
 
 
 def _generator_feeds(folder: Path, batch: int) -> dict[str, Array]:

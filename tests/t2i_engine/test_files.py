@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from t2i_engine.errors import CaptionError, OptionError, OutputError
-from t2i_engine.files import Destination, read_captions
 from t2i_engine.pictures import Picture
+from t2i_engine.user_files import Destination, read_captions
 
 
 def _pictures(count: int) -> list[Picture]:

@@ -3,6 +3,7 @@ import re
 import pytest
 
 from t2i_engine.backend_selection import backend_status
+from t2i_engine.backends import find_backend
 from t2i_engine.backends.base import Status
 from t2i_engine.errors import OptionError
 from t2i_engine.formats import FORMATS, GENERATOR, TEXT_ENCODER, Differences, Format, find, load
@@ -23,8 +24,9 @@ def test_row_is_complete(row: Format) -> None:
 
 
 @every_format
-def test_opener_and_backend_exist(row: Format) -> None:
-    assert callable(load(row.opener))
+def test_builder_and_backend_exist(row: Format) -> None:
+    assert callable(load(row.builder))
+    assert callable(find_backend(row.backend).open_runner)
     assert isinstance(backend_status(row.backend), Status)
 
 

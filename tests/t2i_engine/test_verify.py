@@ -16,6 +16,7 @@ from t2i_engine.backends.base import Status
 from t2i_engine.bundle import MANIFEST, Bundle, FileEntry
 from t2i_engine.cli import main
 from t2i_engine.reference import Reference, read_reference
+from tests.tiny_model import SMALL_GATE
 
 FILES = [
     "bundle.json",
@@ -28,15 +29,7 @@ FILES = [
 
 
 def run(*arguments: str | Path) -> Result:
-    return CliRunner().invoke(main, ["verify", *map(str, arguments)])
-
-
-@pytest.fixture(autouse=True)
-def few_cases(plain_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Shortens the gate; the tiny bundle itself has passed the whole of it."""
-    assert plain_bundle.is_dir()
-    monkeypatch.setattr("export.parity.ROUNDS", 1)
-    monkeypatch.setattr("export.parity.LONGEST", 8)
+    return CliRunner().invoke(main, ["verify", *map(str, arguments)], obj=SMALL_GATE)
 
 
 @pytest.fixture

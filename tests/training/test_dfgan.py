@@ -16,6 +16,7 @@ from torch.nn import functional as F
 from export.pipeline import export_bundle
 from t2i_engine.cli import main
 from t2i_engine.engine import Engine
+from tests.tiny_model import SMALL_GATE
 from training.checkpoint import load_model
 
 Tensors = dict[str, Tensor]
@@ -223,14 +224,10 @@ def test_a_converted_model_draws_what_its_description_says(files: Files, generat
 
 
 @pytest.mark.parametrize("generation", GENERATIONS)
-def test_a_converted_model_is_exported_like_ours(
-    files: Files, generation: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("export.parity.ROUNDS", 1)
-    monkeypatch.setattr("export.parity.LONGEST", 8)
+def test_a_converted_model_is_exported_like_ours(files: Files, generation: str) -> None:
     files.write(GENERATORS[generation]())
     assert files.convert().exit_code == 0
-    bundle = export_bundle(files.out, files.folder / "bundle", "dfgan", lambda _: None).folder
+    bundle = export_bundle(files.out, files.folder / "bundle", "dfgan", lambda _: None, gate_size=SMALL_GATE).folder
     yellow, red = Engine.open(bundle, backend="onnxruntime", precision="fp32").generate_all(
         ["this bird is yellow", "a red belly"], [0]
     )

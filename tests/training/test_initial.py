@@ -5,8 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from export.pipeline import export_bundle
-from tests.training.runs import TINY, assert_same, config_file, train
+from tests.training.runs import assert_same, config_file, train
 from training.checkpoint import load_checkpoint, load_model
 
 
@@ -53,15 +52,3 @@ def test_a_run_starts_from_one_model(straight: Path, tmp_path: Path) -> None:
     assert result.exit_code == 2
     assert "leave one of them out" in result.stderr
     assert not (tmp_path / "run").exists()
-
-
-def test_a_bundle_starts_a_run_as_its_checkpoint_does(straight: Path, tmp_path: Path) -> None:
-    """It has the image encoder and the discriminator too: neither DAMSM nor the adversary begins anew."""
-    export_bundle(straight / "checkpoint.pt", tmp_path / "bundle", None, lambda _: None, formats="pytorch")
-    for name, initial in (("one", straight / "checkpoint.pt"), ("two", tmp_path / "bundle")):
-        result = train(TINY, "--out", tmp_path / name, "--init", initial)
-        assert result.exit_code == 0, result.output
-    one, two = (load_checkpoint(tmp_path / name / "checkpoint.pt")["state"] for name in ("one", "two"))
-    assert one["position"]["steps"]["damsm"] == 0
-    for part in ("damsm", "gan"):
-        assert_same(one[part], two[part], part)

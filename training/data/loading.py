@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
-from t2i_engine.caches import cache_folder
+from t2i_engine.files import cache_folder
 from t2i_engine.tokenizer import Tokenizer
 from training.config import DataConfig
 from training.data.altered import Alterations

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from t2i_engine.caches import cache_folder
+from t2i_engine.files import cache_folder
 from training.data.rendered import render_synthbirds
 from training.data.synthbirds import PICTURES, SynthBirds
 from training.evaluation.attributes import ATTRIBUTES, shown

@@ -4,11 +4,11 @@ from collections.abc import Set
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
+from t2i_engine.pictures import Pixels
 from training.evaluation.distances import KID_SUBSETS, Distances, Kid
 from training.evaluation.inception import FeatureNetwork
 from training.evaluation.report import table
 from training.evaluation.samples import Sample, in_batches
-from training.evaluation.subject import Pixels
 
 Figure = Literal["fid", "kid", "fid-floor"]
 FIGURES: frozenset[Figure] = frozenset({"fid", "kid", "fid-floor"})

@@ -8,12 +8,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from t2i_engine.pictures import Pixels
+from t2i_engine.sampler import Sampler
 from training.data.synthbirds import SynthBirds
 from training.evaluation.attributes import asked, shown
 from training.evaluation.inception import FeatureNetwork
 from training.evaluation.report import table
 from training.evaluation.samples import in_batches
-from training.evaluation.subject import Pixels, Subject
 
 CAPTIONS = ("a yellow bird", "a red owl", "a white gull", "a green parrot", "a bird on a branch", "a duck on the water")
 SEEDS = 64
@@ -33,17 +34,19 @@ class Spread:
         return self.generated / self.renders
 
 
-def measure_diversity(caption: str, seeds: int, subject: Subject, network: FeatureNetwork) -> Spread:
+def measure_diversity(caption: str, seeds: int, sampler: Sampler, network: FeatureNetwork) -> Spread:
     """Draws the caption with the seeds 0, 1, … and compares the pictures with as many test renders that show the same.
 
     Raises `CaptionError` where the model knows no word of the caption.
     """
-    ids = subject.tokenizer.encode(caption).ids
-    generated = np.concatenate([subject.draw([ids] * len(part), part) for part in _parts(range(seeds))])
+    sentence = sampler.encode([caption])
+    generated = np.concatenate(
+        [sampler.draw(sentence.repeat(len(part), axis=0), part) for part in _parts(range(seeds))]
+    )
     return Spread(
         caption,
         mean_distance(_features(generated, network)),
-        mean_distance(_features(renders_of(caption, seeds, subject.side), network)),
+        mean_distance(_features(renders_of(caption, seeds, sampler.sizes.resolution), network)),
     )
 
 

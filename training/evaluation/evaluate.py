@@ -5,8 +5,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, get_args
 
-from t2i_engine.caches import cache_folder
 from t2i_engine.errors import OptionError, listed, unknown
+from t2i_engine.files import cache_folder
 from training.data.rendered import Rendered, render
 from training.data.source import Listing, Source, Split, require_usable, summary
 from training.data.sources import SYNTHBIRDS, open_source, public_name
@@ -80,7 +80,7 @@ def evaluate(
     conditions = Conditions(
         model=subject.name,
         runs_as=subject.runs_as,
-        resolution=subject.side,
+        resolution=subject.resolution,
         data=public_name(data),
         split="test",
         note="; ".join(note for note in notes if note),
@@ -116,7 +116,7 @@ class _Session:
         """The real pictures of a split at the model's side."""
         require_usable(self.source.name, split, len(listing.items), listing.problems)
         self.progress.start(f"pictures to {split} with", len(listing.items))
-        rendered = render(listing, self.subject.side, self.cache, self._report)
+        rendered = render(listing, self.subject.resolution, self.cache, self._report)
         require_usable(self.source.name, split, len(rendered.keys), rendered.broken)
         return rendered
 
@@ -148,7 +148,7 @@ class _Session:
         """Shows every batch to all measures; returns how many captions could be drawn."""
         drawn = 0
         self.progress.start("drawing", self.count)
-        for sample in Requests(self.subject, real, self.count).draw():
+        for sample in Requests(self.subject.sampler, real, self.count).draw():
             for measure in measures:
                 measure.update(sample)
             drawn += len(sample.captions)
@@ -165,7 +165,7 @@ class _Session:
         self.progress.start("diversity", len(CAPTIONS))
         spreads = []
         for caption in CAPTIONS:
-            spreads.append(measure_diversity(caption, seeds, self.subject, network))
+            spreads.append(measure_diversity(caption, seeds, self.subject.sampler, network))
             self._report(len(spreads))
         return Diversity(network.name, seeds, spreads)
 

@@ -8,18 +8,16 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from t2i_engine.bundle import Bundle
 from t2i_engine.errors import CaptionError, UserError
+from t2i_engine.pictures import Pixels
 from t2i_engine.tokenizer import Tokenizer, pad
 from training.checkpoint import load_model
 from training.distributed import device
 from training.evaluation.report import percent, table
 from training.evaluation.samples import Sample
-from training.evaluation.subject import Pixels
-from training.judges import backbone_of, judges_of_bundle
+from training.judges import backbone_of
 from training.models.image_encoder import ImageEncoder, open_backbone
 from training.models.text_encoder import TextEncoder
-from training.weights import read_model
 
 CANDIDATES = 100
 
@@ -51,30 +49,20 @@ class MatchingEncoders:
 
 
 def load_encoders(model: str) -> MatchingEncoders:
-    """The encoders of a checkpoint or a bundle. Raises `CheckpointError`, `BundleError` or `EncoderError`."""
-    if model.endswith(".pt"):
-        trained = load_model(Path(model))
-        text_encoder, words, judges = trained.model.text_encoder, trained.words, trained.judges
-        provenance = trained.provenance
-    else:
-        bundle = Bundle.open(model)
-        text_encoder, words, judges = (
-            read_model(bundle).text_encoder,
-            bundle.tokenizer().words,
-            judges_of_bundle(bundle),
-        )
-        provenance = dict(bundle.manifest.provenance)
-    if judges.image_encoder is None:
+    """The encoders of a checkpoint. Raises `CheckpointError` or `EncoderError`."""
+    trained = load_model(Path(model)) if model.endswith(".pt") else None
+    if trained is None or trained.judges.image_encoder is None:
         raise EncoderError(
             f"r-precision needs an image encoder, and '{model}' holds none; "
-            "give the checkpoint of the run that it comes from: --encoders runs/NAME/checkpoint.pt"
+            "give the checkpoint of a training run: --encoders runs/NAME/checkpoint.pt"
         )
-    name = backbone_of(provenance)
+    text_encoder = trained.model.text_encoder
+    name = backbone_of(trained.provenance)
     # Frozen backbones are in the checkpoint too: nothing is fetched.
     backbone = open_backbone(name, pretrained=False)
     image_encoder = ImageEncoder(backbone, text_encoder.rnn.hidden_size * 2).eval()
-    image_encoder.load_state_dict(judges.image_encoder)
-    return MatchingEncoders(Tokenizer(words), text_encoder.to(device()), image_encoder.to(device()), device())
+    image_encoder.load_state_dict(trained.judges.image_encoder)
+    return MatchingEncoders(Tokenizer(trained.words), text_encoder.to(device()), image_encoder.to(device()), device())
 
 
 class RPrecision:

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import numpy as np
 
+from t2i_engine.pictures import Pixels
 from training.evaluation.distances import KID_PICTURES, Distances
 from training.evaluation.inception import FeatureNetwork
 from training.evaluation.kept import find, keep
 from training.evaluation.samples import in_batches
-from training.evaluation.subject import Pixels
 
 # Goes up whenever what is kept changes.
 VERSION = 1

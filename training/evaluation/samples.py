@@ -9,8 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from t2i_engine.errors import CaptionError
+from t2i_engine.pictures import Pixels
+from t2i_engine.sampler import Sampler
 from training.data.rendered import Rendered
-from training.evaluation.subject import Pixels, Subject
 
 BATCH = 32
 
@@ -45,7 +46,7 @@ class Requests:
     captions is a fair choice. Captions without a word that the model knows are left out.
     """
 
-    subject: Subject
+    sampler: Sampler
     data: Rendered
     count: int
 
@@ -53,7 +54,8 @@ class Requests:
         """Draws in batches, lazily."""
         waiting = self._requests()
         while requests := list(islice(waiting, BATCH)):
-            pixels = self.subject.draw([request.ids for request in requests], [request.seed for request in requests])
+            sentences = self.sampler.encode_tokens([request.ids for request in requests])
+            pixels = self.sampler.draw(sentences, [request.seed for request in requests])
             pictures = [request.picture for request in requests]
             yield Sample(
                 pixels,
@@ -75,7 +77,7 @@ class Requests:
             captions = self.data.captions[picture]
             caption = captions[(place + turn) % len(captions)]
             try:
-                yield _Request(caption, self.subject.tokenizer.encode(caption).ids, picture, number)
+                yield _Request(caption, self.sampler.tokenizer.encode(caption).ids, picture, number)
             except CaptionError:
                 continue
 

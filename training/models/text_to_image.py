@@ -1,10 +1,16 @@
 """The model a bundle holds: text encoder and generator under one roof; its state dict is `weights.safetensors`."""
 
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 from torch import nn
 
-from t2i_engine.bundle import ModelSizes
+from t2i_engine.bundle import Bundle, ModelSizes
+from t2i_engine.errors import BundleError
 from training.models.generator import Generator
 from training.models.text_encoder import TextEncoder
+
+WEIGHTS = "weights.safetensors"
 
 
 class TextToImage(nn.Module):
@@ -15,3 +21,15 @@ class TextToImage(nn.Module):
         self.sizes = sizes
         self.text_encoder = TextEncoder(sizes.vocabulary_size, sizes.embedding_width, sizes.sentence_width)
         self.generator = Generator(sizes)
+
+
+def read_model(bundle: Bundle) -> TextToImage:
+    """A bundle's model in evaluation mode, float32, on the CPU. Raises `BundleError` where its weights do not fit."""
+    with torch.device("meta"):  # no memory and no random numbers for weights that are replaced at once
+        model = TextToImage(bundle.sizes)
+    try:
+        model.load_state_dict(load_file(bundle.path(WEIGHTS)), assign=True)
+    except (SafetensorError, RuntimeError) as error:
+        reason = " ".join(str(error).split())
+        raise BundleError(f"{bundle.folder / WEIGHTS} does not hold the weights of its model: {reason}") from None
+    return model.eval()

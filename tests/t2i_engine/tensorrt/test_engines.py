@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from t2i_engine.backend_selection import startable
+from t2i_engine.backend_selection import selectable
 from t2i_engine.backends.base import Array, Status
 from t2i_engine.bundle import Bundle, FileEntry, Graph, Manifest, write_bundle
 from t2i_engine.cli import main
@@ -36,7 +36,7 @@ B = 2
 def row(backend: str) -> Format:
     files = {TEXT_ENCODER: "text_encoder.tensorrt-fp16.onnx", GENERATOR: "generator.tensorrt-fp16.onnx"}
     tolerance = Differences(sentence=1e-2, psnr=55)
-    return Format(f"{backend}-fp16", files, "fp16", backend, {"cuda": backend}, "", "", tolerance, "half")
+    return Format(f"{backend}-fp16", files, "fp16", backend, {"cuda": backend}, "", tolerance, "half")
 
 
 def flavour(backend: str = TENSORRT, version: str = "10.16") -> Flavour:
@@ -240,12 +240,12 @@ def with_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_auto_passes_over_engines_that_are_not_built_and_names_the_command(machine: Machine) -> None:
     bundle = machine.bundle()
     assert [one.name for one in bundle.formats] == ["tensorrt-fp16"]
-    assert startable(bundle) == []
+    assert selectable(bundle) == []
     assert f"t2i-engine build {machine.folder / 'bundle'} --formats tensorrt-fp16" in machine.lines[0]
     assert not machine.built
     for graph in (TEXT_ENCODER, GENERATOR):
         Wanted(bundle, row(TENSORRT), graph, flavour(), GPU).get()
-    assert [one.name for one in startable(bundle)] == ["tensorrt-fp16"]
+    assert [one.name for one in selectable(bundle)] == ["tensorrt-fp16"]
 
 
 @pytest.mark.usefixtures("with_gpu")

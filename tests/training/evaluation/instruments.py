@@ -1,11 +1,44 @@
 """Small stand-ins for what measures: features that a test can follow, and samples without a model."""
 
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from t2i_engine.backends.base import Array
+from t2i_engine.bundle import ModelSizes
+from t2i_engine.pictures import Pixels
+from t2i_engine.sampler import Sampler
+from t2i_engine.tokenizer import Tokenizer
 from training.evaluation.samples import Sample
+
+
+@dataclass(frozen=True)
+class PaintingSampler(Sampler):
+    """Pictures are painted by a function of the test's, of each caption's last token and seed."""
+
+    paint: Callable[[Array, Sequence[int]], Pixels]
+
+    def draw(self, sentences: Array, seeds: Sequence[int], truncation: float = 1.0) -> Pixels:
+        """Paints the tokens that `sentences` are made of."""
+        return self.paint(sentences[:, 0].astype(int), seeds)
+
+
+def painting_sampler(
+    tokenizer: Tokenizer, resolution: int, paint: Callable[[Array, Sequence[int]], Pixels]
+) -> PaintingSampler:
+    """A sampler for pictures of a resolution."""
+    sizes = ModelSizes(resolution, 1, 1, 2, 1, len(tokenizer.words), False, False)
+    return PaintingSampler(sizes, tokenizer, _LastToken(), _LastToken(), paint)
+
+
+class _LastToken:
+    def run(self, feeds: Mapping[str, Array], outputs: Sequence[str]) -> dict[str, Array]:
+        last = feeds["tokens"][np.arange(len(feeds["lengths"])), feeds["lengths"] - 1]
+        return {"sentence": last[:, None].astype(np.float32)}
 
 
 class MeanColours:

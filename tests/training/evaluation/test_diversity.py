@@ -4,19 +4,20 @@ import numpy as np
 import pytest
 import torch
 
+from t2i_engine.backends.base import Array
+from t2i_engine.pictures import Pixels
 from t2i_engine.tokenizer import PADDING, Tokenizer
-from tests.training.evaluation.instruments import MeanColours, noise_pictures
+from tests.training.evaluation.instruments import MeanColours, PaintingSampler, noise_pictures, painting_sampler
 from training.evaluation.diversity import CAPTIONS, mean_distance, measure_diversity, renders_of
-from training.evaluation.subject import Pixels, Subject
 
 TOKENIZER = Tokenizer((PADDING, "a", "yellow", "bird"))
 
 
-def subject(seeded: bool) -> Subject:
-    def draw(ids: Sequence[Sequence[int]], seeds: Sequence[int]) -> Pixels:
+def sampler(seeded: bool) -> PaintingSampler:
+    def paint(tokens: Array, seeds: Sequence[int]) -> Pixels:
         return np.concatenate([noise_pictures(1, seed if seeded else 0, side=32) for seed in seeds])
 
-    return Subject("model", "test", 32, TOKENIZER, draw)
+    return painting_sampler(TOKENIZER, 32, paint)
 
 
 def test_mean_distance_is_that_of_all_pairs() -> None:
@@ -25,9 +26,9 @@ def test_mean_distance_is_that_of_all_pairs() -> None:
 
 def test_a_model_that_always_draws_the_same_picture_has_no_diversity() -> None:
     network = MeanColours()
-    collapsed = measure_diversity("a yellow bird", 8, subject(seeded=False), network)
+    collapsed = measure_diversity("a yellow bird", 8, sampler(seeded=False), network)
     assert collapsed.ratio == 0 < collapsed.renders
-    assert measure_diversity("a yellow bird", 8, subject(seeded=True), network).ratio > 0.1
+    assert measure_diversity("a yellow bird", 8, sampler(seeded=True), network).ratio > 0.1
 
 
 def test_renders_to_compare_with_are_different_and_of_the_model_s_side() -> None:

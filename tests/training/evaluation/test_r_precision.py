@@ -6,7 +6,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from export.pipeline import export_bundle
 from t2i_engine.tokenizer import PADDING, Tokenizer
 from tests.tiny_model import SIZES, WORDS, make_model
 from tests.training.evaluation.instruments import sample_of
@@ -86,17 +85,19 @@ def test_a_checkpoint_s_own_encoders_judge_without_anything_to_fetch(tmp_path: P
     assert encoders.sentences([ids, ids[:2]]).norm(dim=1) == pytest.approx([1, 1], abs=1e-5)
 
 
-def test_a_bundle_brings_the_image_encoder_that_its_run_trained(tmp_path: Path) -> None:
+def test_a_checkpoint_brings_the_image_encoder_that_its_run_trained_and_a_bundle_none(
+    tmp_path: Path, plain_bundle: Path
+) -> None:
     encoder = ImageEncoder(SmallCNN(), SIZES.sentence_width).eval()
     networks = {f"image_encoder.{name}": tensor for name, tensor in encoder.state_dict().items()}
     provenance = {"config": {"damsm": {"image_encoder": "cnn"}}}
     state = {"damsm": {"networks": networks}}
     save_checkpoint(tmp_path / "model.pt", SIZES, WORDS, make_model().state_dict(), provenance, state)
-    bundle = export_bundle(tmp_path / "model.pt", tmp_path / "bundle", None, lambda _: None).folder
-    expected = load_encoders(str(tmp_path / "model.pt"))
-    found = load_encoders(str(bundle))
+    found = load_encoders(str(tmp_path / "model.pt"))
     pixels = OWN[:2].repeat(16, 1).repeat(16, 2)
-    torch.testing.assert_close(found.pictures(pixels), expected.pictures(pixels))
+    image = torch.from_numpy(pixels.copy()).permute(0, 3, 1, 2).float() / 127.5 - 1
+    expected = nn.functional.normalize(encoder(image).picture.detach())
+    torch.testing.assert_close(found.pictures(pixels), expected)
     ids = [found.tokenizer.encode("a red bird").ids]
     torch.testing.assert_close(
         found.sentences(ids),
@@ -104,3 +105,5 @@ def test_a_bundle_brings_the_image_encoder_that_its_run_trained(tmp_path: Path) 
             make_model().text_encoder(torch.tensor(ids), torch.tensor([len(ids[0])])).sentence.detach()
         ),
     )
+    with pytest.raises(EncoderError, match=r"--encoders runs/NAME/checkpoint\.pt"):
+        load_encoders(str(plain_bundle))

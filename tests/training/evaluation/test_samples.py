@@ -2,24 +2,25 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from t2i_engine.backends.base import Array
+from t2i_engine.pictures import Pixels
 from t2i_engine.tokenizer import PADDING, Tokenizer
-from tests.training.evaluation.instruments import noise_pictures
+from tests.training.evaluation.instruments import noise_pictures, painting_sampler
 from training.data.rendered import Rendered
 from training.evaluation.samples import BATCH, Requests, in_batches
-from training.evaluation.subject import Pixels, Subject
 
 TOKENIZER = Tokenizer((PADDING, "bird", *(f"word{number}" for number in range(200))))
 
 
 class Recorder:
-    """A model that notes the seeds it is asked for and paints its first token."""
+    """Notes the seeds it is asked for and paints a caption's last token."""
 
     def __init__(self) -> None:
         self.seeds: list[int] = []
 
-    def draw(self, ids: Sequence[Sequence[int]], seeds: Sequence[int]) -> Pixels:
+    def paint(self, tokens: Array, seeds: Sequence[int]) -> Pixels:
         self.seeds += seeds
-        return np.stack([np.full((8, 8, 3), row[-1], np.uint8) for row in ids])
+        return np.stack([np.full((8, 8, 3), token, np.uint8) for token in tokens])
 
 
 def requests(captions: list[tuple[str, ...]], count: int, recorder: Recorder) -> Requests:
@@ -27,7 +28,7 @@ def requests(captions: list[tuple[str, ...]], count: int, recorder: Recorder) ->
     rendered = Rendered(
         noise_pictures(pictures, seed=0), captions, [str(i) for i in range(pictures)], np.arange(pictures), ()
     )
-    return Requests(Subject("model", "test", 8, TOKENIZER, recorder.draw), rendered, count)
+    return Requests(painting_sampler(TOKENIZER, 32, recorder.paint), rendered, count)
 
 
 def captions_of(pictures: int, each: int) -> list[tuple[str, ...]]:

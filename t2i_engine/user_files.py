@@ -1,0 +1,89 @@
+"""The files that a user names: captions to read, and the place where pictures go."""
+
+import errno
+import os
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from t2i_engine.errors import CaptionError, OptionError, OutputError, listed, quoted
+from t2i_engine.pictures import SUFFIXES, Picture, grid
+
+LARGEST_CAPTIONS_FILE = 64 << 20
+
+
+def read_captions(file: Path) -> list[str]:
+    """One caption a line of a UTF-8 file, blank lines left out. Raises `CaptionError` where there is none to read."""
+    shown = quoted(str(file), 200)
+    try:
+        with file.open("rb") as opened:  # a device or pipe says nothing of its size
+            content = opened.read(LARGEST_CAPTIONS_FILE + 1)
+        if len(content) > LARGEST_CAPTIONS_FILE:
+            raise CaptionError(f"captions file {shown} is larger than {LARGEST_CAPTIONS_FILE >> 20} MiB; split it")
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the path
+        reason = getattr(error, "strerror", None) or error
+        raise CaptionError(f"captions file {shown} cannot be read ({reason}); give an existing text file") from None
+    try:
+        lines = content.decode("utf-8-sig").split("\n")
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        raise CaptionError(f"captions file {shown} is not UTF-8 (line {line}); save it as UTF-8") from None
+    captions = [line.strip() for line in lines if line.strip()]
+    if not captions:
+        raise CaptionError(f"captions file {shown} holds no caption; write one a line")
+    return captions
+
+
+@dataclass(frozen=True)
+class Destination:
+    """Where pictures are written: into `folder`, under the name `file` where there is one."""
+
+    folder: Path
+    file: str | None
+
+    @classmethod
+    def parse(cls, out: str, pictures: int) -> "Destination":
+        """Understands `--out`: a folder that exists, ends with / or has no suffix; otherwise a file for one picture.
+
+        Writes nothing. Raises `OptionError` where a file is no picture's or cannot hold them all, `OutputError` where
+        it is plain already that the folder cannot be written.
+        """
+        path, shown = Path(out), quoted(out, 200)
+        try:
+            if path.is_dir() or not path.suffix or out.endswith(("/", os.sep)):
+                return cls(_checked(path), None)
+            if path.suffix.lower() not in SUFFIXES:
+                raise OptionError(f"{shown} does not end with {listed(SUFFIXES)}; end a folder's name with /")
+            if pictures > 1:
+                raise OptionError(f"{pictures:,} pictures do not fit into {shown}; give a folder, or add --grid")
+            return cls(_checked(path.parent), path.name)
+        except (OSError, ValueError) as error:
+            raise _not_writable(path, error) from None
+
+    def save(self, pictures: Iterable[Picture], as_grid: bool = False) -> Iterator[tuple[Picture, Path]]:
+        """Writes each picture as it comes, or all as one grid, and yields it with its path; makes the folder first."""
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        except (OSError, ValueError) as error:  # ValueError: a NUL in the path
+            raise _not_writable(self.folder, error) from None
+        if as_grid:
+            sheet = grid(list(pictures))
+            path = sheet.save(self.folder / (self.file or sheet.file_name))
+            yield from ((picture, path) for picture in sheet.pictures)
+        else:
+            for picture in pictures:
+                yield picture, picture.save(self.folder / (self.file or picture.file_name))
+
+
+def _checked(folder: Path) -> Path:
+    nearest = next((path for path in (folder, *folder.parents) if path.exists()), Path())
+    if not nearest.is_dir():
+        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
+    if not os.access(nearest, os.W_OK | os.X_OK):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+    return folder
+
+
+def _not_writable(path: Path, error: Exception) -> OutputError:
+    reason = getattr(error, "strerror", None) or error
+    return OutputError(f"cannot write to {quoted(str(path), 200)} ({reason}); choose another --out")

@@ -1,0 +1,34 @@
+"""Networks in training, or of a checkpoint, as a `Sampler`; and the grid of samples by which one watches them learn."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from t2i_engine.backends.pytorch import ModuleRunner
+from t2i_engine.bundle import ModelSizes, graphs_of
+from t2i_engine.formats import GENERATOR, TEXT_ENCODER
+from t2i_engine.pictures import Picture, grid
+from t2i_engine.sampler import Sampler
+from t2i_engine.tokenizer import Tokenizer
+from training.models.generator import Generator
+from training.models.text_encoder import TextEncoder
+
+SEEDS = range(8)
+
+
+def network_sampler(
+    sizes: ModelSizes, tokenizer: Tokenizer, text_encoder: TextEncoder, generator: Generator
+) -> Sampler:
+    """Draws with networks as they are at each call; both are in evaluation mode then."""
+    graphs = graphs_of(sizes)
+    return Sampler(
+        sizes, tokenizer, ModuleRunner(text_encoder, graphs[TEXT_ENCODER]), ModuleRunner(generator, graphs[GENERATOR])
+    )
+
+
+def save_sample_grid(path: Path, captions: Sequence[str], sampler: Sampler) -> None:
+    """Draws every caption with the seeds 0 to 7, a row for each caption, into one PNG."""
+    pictures = []
+    for caption in captions:
+        pixels = sampler.draw(sampler.encode([caption]).repeat(len(SEEDS), axis=0), SEEDS)
+        pictures += [Picture(pixels[i], caption, seed, path.stem) for i, seed in enumerate(SEEDS)]
+    grid(pictures, len(SEEDS)).save(path)
