@@ -15,7 +15,7 @@ from t2i_engine.files import cache, cached_file, processor
 from t2i_engine.formats import GENERATOR, Format
 
 if TYPE_CHECKING:
-    from openvino import CompiledModel, Model
+    from openvino import CompiledModel, InferRequest, Model
 
 TITLE = "OpenVINO"
 PACKAGES = IMPORTS = ("openvino",)
@@ -26,9 +26,10 @@ _DEVICE = "CPU"
 
 
 class OpenVinoRunner:
-    """A graph, compiled for one row at a time; a batch is computed row by row.
+    """A compiled graph. Pictures are drawn one at a time, captions of one length are encoded together.
 
-    A graph of one picture is a quarter faster here than one of any batch, and a picture cannot depend on its batch.
+    A graph compiled for one picture is a quarter faster here than one for any batch, and a picture cannot depend on its
+    batch. Every caller computes with an infer request of its own.
     """
 
     def __init__(self, bundle: Bundle, row: Format, graph: str, threads: int | None) -> None:
@@ -37,33 +38,44 @@ class OpenVinoRunner:
         self._file, self._graph = bundle.path(row.files[graph]), bundle.graphs[graph]
         self._sha256 = bundle.manifest.files[row.files[graph]].sha256
         self._core = openvino.Core()
-        # The text encoder's thousandth of the work is not worth a difference; what an int8 graph leaves is fp32 too.
+        # The text encoder does a thousandth of the work, not worth a difference; what int8 leaves over is fp32, too.
         hint = "bf16" if row.precision == "bf16" and graph == GENERATOR else "f32"
         threads = threads or available_threads()
-        # A text encoder's T varies. Compiling small fp32 graphs of one shape for one thread crashes OpenVINO 2026.4.
+        # Captions vary in length. Compiling a small fp32 graph for one shape and one thread crashes OpenVINO 2026.4.
         fixed = graph == GENERATOR and (threads > 1 or hint == "bf16")
         with _kept_signal_stack():
-            compiled = self._compiled(hint, threads, fixed)
-        found = compiled.get_property("INFERENCE_PRECISION_HINT").to_string()
+            self._model = self._compiled(hint, threads, fixed)
+        found = self._model.get_property("INFERENCE_PRECISION_HINT").to_string()
         if found != hint:
             raise BackendError(
                 f"{hint} was asked for, but OpenVINO computes in {found} on this CPU: "
                 "use another --precision or --backend"
             )
-        self._request = compiled.create_infer_request()
+        self._idle: list[InferRequest] = []
 
     def run(self, feeds: Mapping[str, Array], outputs: Sequence[str]) -> dict[str, Array]:
         """Computes the named outputs. Raises `ShapeError` where a feed does not fit the declared shape."""
         check_feeds(self._graph, feeds, outputs)
-        found = [self._infer(feeds, row, outputs) for row in range(len(next(iter(feeds.values()))))]
-        return {name: np.concatenate([one[name] for one in found]) for name in outputs}
+        with self._request() as request:
+            parts = [(rows, self._infer(request, part, outputs)) for rows, part in _parts(feeds)]
+        order = np.argsort(np.concatenate([rows for rows, _ in parts]))
+        return {name: np.concatenate([found[name] for _, found in parts])[order] for name in outputs}
 
-    def _infer(self, feeds: Mapping[str, Array], row: int, outputs: Sequence[str]) -> dict[str, Array]:
-        alone = {name: feed[row : row + 1] for name, feed in feeds.items()}
-        if LENGTHS in alone:  # OpenVINO's LSTM would run on over what pads a caption
-            alone[TOKENS] = alone[TOKENS][:, : alone[LENGTHS].item()]
-        computed = self._request.infer(alone)
+    def _infer(self, request: "InferRequest", part: Mapping[str, Array], outputs: Sequence[str]) -> dict[str, Array]:
+        computed = request.infer(part)
         return {name: computed[name].copy() for name in outputs}
+
+    @contextlib.contextmanager
+    def _request(self) -> "Iterator[InferRequest]":
+        """An infer request that no other thread uses; appending to and popping from a list are atomic."""
+        try:
+            request = self._idle.pop()
+        except IndexError:
+            request = self._model.create_infer_request()
+        try:
+            yield request
+        finally:
+            self._idle.append(request)
 
     def _compiled(self, hint: str, threads: int, fixed: bool) -> "CompiledModel":
         """The compiled graph from the cache; where that has none that can be used, it is compiled and kept."""
@@ -76,13 +88,13 @@ class OpenVinoRunner:
         except (OSError, RuntimeError):
             pass
         try:
-            compiled = self._core.compile_model(self._model(fixed), _DEVICE, options)
+            compiled = self._core.compile_model(self._read(fixed), _DEVICE, options)
         except RuntimeError as error:
             raise BundleError(f"OpenVINO {openvino.__version__} cannot load {self._file}: {error}") from None
         cache(kept, lambda file: file.write_bytes(compiled.export_model().getvalue()))
         return compiled
 
-    def _model(self, fixed: bool) -> "Model":
+    def _read(self, fixed: bool) -> "Model":
         model = self._core.read_model(self._file)
         inputs = {tensor.any_name: _sizes(tensor.partial_shape) for tensor in model.inputs}
         outputs = {tensor.any_name for tensor in model.outputs}
@@ -128,6 +140,20 @@ def status() -> Status:
     if "BF16" not in capabilities:
         precisions["bf16"] = "this CPU has no bf16 instructions: use --precision fp32"
     return Status(f"openvino {number}", devices={"cpu": None}, precisions=precisions)
+
+
+def _parts(feeds: Mapping[str, Array]) -> Iterator[tuple[Array, Mapping[str, Array]]]:
+    """The rows that are computed together, and their feeds.
+
+    Captions are cut off at their length, because OpenVINO's LSTM runs on over what pads them.
+    """
+    if LENGTHS not in feeds:
+        for row in range(len(next(iter(feeds.values())))):
+            yield np.array([row]), {name: feed[row : row + 1] for name, feed in feeds.items()}
+        return
+    for length in np.unique(feeds[LENGTHS]):
+        rows = np.flatnonzero(feeds[LENGTHS] == length)
+        yield rows, {TOKENS: feeds[TOKENS][rows, :length], LENGTHS: feeds[LENGTHS][rows]}
 
 
 @contextlib.contextmanager

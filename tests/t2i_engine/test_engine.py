@@ -1,4 +1,5 @@
 import logging
+from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -7,9 +8,13 @@ import numpy as np
 import pytest
 
 import t2i_engine
+from t2i_engine.backends import pytorch
+from t2i_engine.backends.base import Runner
 from t2i_engine.engine import Engine
 from t2i_engine.errors import CaptionError, OptionError
+from t2i_engine.formats import Format
 from t2i_engine.pictures import Picture
+from tests.tiny_model import CAPTIONS, RUNS_HERE
 
 
 @pytest.fixture(scope="module")
@@ -52,6 +57,62 @@ def test_same_seed_gives_same_picture_with_any_number_of_threads(tiny_bundle: Pa
     for threads in (1, 2):
         picture = Engine.open(tiny_bundle, threads=threads).generate("a red bird", seed=5)
         assert _levels_apart(picture, engine.generate("a red bird", seed=5)) <= 1
+
+
+@pytest.mark.parametrize("row", RUNS_HERE, ids=lambda row: row.name)
+def test_eight_threads_get_the_pictures_of_one(tiny_bundle: Path, row: Format) -> None:
+    engine = Engine.open(tiny_bundle, row.backend, row.precision, "cpu")
+
+    def draw(number: int) -> list[Picture]:
+        captions = [CAPTIONS[(number + i) % len(CAPTIONS)] for i in range(3)]
+        return list(engine.generate_all(captions, range(number, number + 4), batch_size=1 + number % 5))
+
+    alone = [draw(number) for number in range(8)]
+    with ThreadPoolExecutor(8) as threads:
+        for _ in range(3):
+            together = list(threads.map(draw, range(8)))
+            for one, other in zip(alone, together, strict=True):
+                assert all(np.array_equal(a.pixels, b.pixels) for a, b in zip(one, other, strict=True))
+
+
+@pytest.mark.parametrize("row", RUNS_HERE, ids=lambda row: row.name)
+def test_sentences_encoded_together_are_those_encoded_alone(tiny_bundle: Path, row: Format) -> None:
+    engine = Engine.open(tiny_bundle, row.backend, row.precision, "cpu")
+    together = engine.encode(CAPTIONS)
+    assert together.shape == (len(CAPTIONS), engine.sizes.sentence_width)
+    alone = np.concatenate([engine.encode([caption]) for caption in CAPTIONS])
+    np.testing.assert_allclose(together, alone, atol=1e-6)
+    assert np.array_equal(engine.draw(alone[:1], [3])[0], engine.generate(CAPTIONS[0], seed=3).pixels)
+
+
+def test_an_engine_closes_its_runners_once(tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    closed = []
+    opened = pytorch.open_runner
+
+    def open_runner(*arguments: Any) -> Runner:  # noqa: ANN401
+        runner = opened(*arguments)
+        runner.close = lambda: closed.append(runner)  # type: ignore[attr-defined]
+        return runner
+
+    monkeypatch.setattr(pytorch, "open_runner", open_runner)
+    with Engine.open(tiny_bundle, "pytorch") as engine:
+        assert closed == []
+    assert closed == [engine.generator, engine.text_encoder]
+    engine.close()
+    assert len(closed) == 2
+
+
+def test_a_caption_without_a_known_word_is_skipped_if_asked_for(
+    engine: Engine, caplog: pytest.LogCaptureFixture
+) -> None:
+    captions = ["a red bird", "xyzzy", "a blue bird"]
+    drawn = engine.generate_all(captions, [0], skip_unknown=True)
+    assert [picture.caption for picture in drawn] == ["a red bird", "a blue bird"]
+    assert "skipped: no word of the caption 'xyzzy' is known" in caplog.text
+    with pytest.raises(CaptionError, match="xyzzy"):
+        engine.generate_all(captions, [0])
+    with pytest.raises(CaptionError, match="xyzzy"):
+        engine.generate_all(["xyzzy"], [0], skip_unknown=True)
 
 
 @pytest.mark.parametrize("batch_size", [1, 2, 5, 16])
