@@ -1,4 +1,4 @@
-"""Which format runs a bundle here, and on which device: what was asked for, or the first in the table that can."""
+"""Which format runs a bundle here, and on which device: the one asked for, or the first in the table that can."""
 
 import logging
 from collections.abc import Iterable, Sequence
@@ -28,7 +28,7 @@ class BackendSelection:
 
 
 def backend_names() -> list[str]:
-    """Every backend of the table, in its order."""
+    """Every backend of the table of formats, in its order."""
     return list(dict.fromkeys(row.backend for row in all_formats()))
 
 
@@ -38,7 +38,7 @@ def backend_status(name: str) -> Status:
 
 
 def row_lacks(row: Format, device: str) -> str | None:
-    """What this machine lacks to run a format on a device, with the cure; None where nothing is."""
+    """What this machine lacks to run a format on a device, with the cure; None: nothing."""
     status = backend_status(row.backend)
     elsewhere = f"{row.backend} does not run there"
     return status.lacks or status.precisions.get(row.precision) or status.devices.get(device, elsewhere)
@@ -47,11 +47,11 @@ def row_lacks(row: Format, device: str) -> str | None:
 def select_backend(
     rows: Sequence[Format], backend: str = AUTO, precision: str = AUTO, device: str = AUTO, bundle: str = "BUNDLE"
 ) -> BackendSelection:
-    """The first of `rows` that fits what was asked for and can run here; nothing asked for is ever replaced.
+    """The first of `rows` that matches the request and can run here; what was asked for is never substituted.
 
-    Every row is tried on a GPU before any is tried on the CPU. `bundle` is what to call the bundle in the command that
-    adds a format. Raises `OptionError` for an unknown name, `BundleError` where no row fits, `BackendError` where none
-    can run here.
+    Every row is tried on a GPU before any is tried on the CPU. `bundle` names the bundle in the command that would add
+    a format. Raises `OptionError` for an unknown name, `BundleError` if no row matches, `BackendError` if none can run
+    here.
     """
     _check("backend", backend, backend_names())
     _check("precision", precision, (row.precision for row in all_formats()))
@@ -64,12 +64,12 @@ def select_backend(
         raise BundleError(
             f"the bundle has no format for backend {backend!r} and precision {precision!r}; it has: {there}; {cure}"
         )
-    lacking: dict[str, None] = {}  # in the order in which they are found, each once
+    lacking: dict[str, None] = {}  # in order, without duplicates
     for name in _devices(device):
         able = [row for row in fitting if name in row.devices]
         for row in able if able or device == AUTO else fitting:
             status = backend_status(row.backend)
-            if status.lacks and status.version:  # installed but broken: not to be passed over
+            if status.lacks and status.version:  # installed but broken: not to be skipped
                 raise BackendError(status.lacks)
             lacks = row_lacks(row, name)
             if lacks is None:
@@ -80,7 +80,7 @@ def select_backend(
 
 
 def selectable(bundle: Bundle) -> list[Format]:
-    """The bundle's formats that `auto` may choose: where engines must be built first, a line names the command."""
+    """The bundle's formats that `auto` may choose; those that need a build first are logged with the command."""
     rows = []
     for row in bundle.formats:
         needs_build = build_needed(bundle, row)
@@ -92,7 +92,7 @@ def selectable(bundle: Bundle) -> list[Format]:
 
 
 def build_needed(bundle: Bundle, row: Format) -> str | None:
-    """What must be built before a format's first use here, with the command; None where it can be used at once."""
+    """What must be built before a format's first use here, with the command; None: nothing."""
     needs_build = getattr(find_backend(row.backend), "needs_build", None)
     if needs_build is None or backend_status(row.backend).lacks:
         return None
@@ -103,7 +103,7 @@ def build_needed(bundle: Bundle, row: Format) -> str | None:
 def _devices(device: str) -> Sequence[str]:
     if device != AUTO:
         return (device,)
-    # Known from the driver alone: on a machine without a GPU no backend is imported only to say so.
+    # The driver alone tells: without a GPU no backend is imported only to find that out.
     return DEVICES if cuda_device_count() else [name for name in DEVICES if name != "cuda"]
 
 

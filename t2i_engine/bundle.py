@@ -35,9 +35,9 @@ _LARGEST_SIZES = {
 
 @dataclass(frozen=True)
 class ModelSizes:
-    """The sizes that fix a model; training, export and runtime share this record."""
+    """Every size and switch that defines a model's networks; shared by training, export and runtime."""
 
-    resolution: int  # R, a power of two from 32
+    resolution: int  # R, a power of two, 32 or more
     base_channels: int  # nf
     noise_width: int  # Z
     sentence_width: int  # S, even: half of it per direction of the LSTM
@@ -45,8 +45,8 @@ class ModelSizes:
     vocabulary_size: int  # words including the padding word at index 0
     conditioning_augmentation: bool  # False: the generator has no input condition_noise (DF-GAN)
     adaptive_block: bool
-    first_generation: bool = False  # the generator of DF-GAN's first code: see training/models/generator.py
-    max_channel_multiple: int = 8  # no feature map has more than this times nf channels
+    first_generation: bool = False  # the generator of DF-GAN's first release (training/models/generator.py)
+    max_channel_multiple: int = 8  # feature maps have at most this many times nf channels
 
     def __post_init__(self) -> None:
         for name, largest in _LARGEST_SIZES.items():
@@ -54,14 +54,14 @@ class ModelSizes:
             if not 1 <= size <= largest:
                 raise ValueError(f"{name} is {size}; 1 to {largest} expected")
         if self.resolution < 32 or self.resolution.bit_count() != 1:
-            raise ValueError(f"resolution is {self.resolution}; a power of two from 32 expected")
+            raise ValueError(f"resolution is {self.resolution}; a power of two, 32 or more, expected")
         if self.sentence_width % 2:
             raise ValueError(f"sentence_width is {self.sentence_width}; an even number expected")
 
 
 @dataclass(frozen=True)
 class TensorSpec:
-    """Name, dtype and shape of an input or output; letters (B, T) are sizes that may vary."""
+    """Name, dtype and shape of an input or output; letters (B, T) are dynamic sizes."""
 
     name: str
     dtype: str
@@ -77,21 +77,21 @@ class Graph:
 
 
 def graphs_of(sizes: ModelSizes) -> dict[str, Graph]:
-    """The public contract: the graphs that a model of these sizes has, whatever the format."""
-    side, width = sizes.resolution, sizes.sentence_width
+    """The public contract: the graphs of a model of these sizes, the same in every format."""
+    resolution, width = sizes.resolution, sizes.sentence_width
     sentence = TensorSpec("sentence", "float32", ("B", width))
     noise = [TensorSpec("noise", "float32", ("B", sizes.noise_width)), sentence]
     if sizes.conditioning_augmentation:
         noise.append(TensorSpec("condition_noise", "float32", ("B", width)))
-    image = TensorSpec("image", "float32", ("B", 3, side, side))
-    pixels = TensorSpec("pixels", "uint8", ("B", side, side, 3))
+    image = TensorSpec("image", "float32", ("B", 3, resolution, resolution))
+    pixels = TensorSpec("pixels", "uint8", ("B", resolution, resolution, 3))
     tokens = (TensorSpec("tokens", "int64", ("B", "T")), TensorSpec("lengths", "int64", ("B",)))
     return {TEXT_ENCODER: Graph(tokens, (sentence,)), GENERATOR: Graph(tuple(noise), (image, pixels))}
 
 
 @dataclass(frozen=True)
 class FileEntry:
-    """What the manifest says of one file; `graph` is None for a file that holds no or every graph."""
+    """What the manifest says of one file; `graph` is None where it holds no graph, or all of them."""
 
     sha256: str
     size: int  # in bytes
@@ -115,14 +115,14 @@ class FileEntry:
         precision: str | None = None,
         opset: int | None = None,
     ) -> "FileEntry":
-        """The record of a file, given as its bytes or its path."""
+        """The entry for a file, given as its bytes or its path."""
         size = len(content) if isinstance(content, bytes) else content.stat().st_size
         return cls(sha256(content), size, graph, format, precision, opset)
 
 
 @dataclass(frozen=True)
 class TokenizerSpec:
-    """The vocabulary file, and the rule by which captions are split."""
+    """The vocabulary file, and the rule that splits captions into words."""
 
     vocabulary: str = VOCABULARY
     rule: str = RULE
@@ -130,7 +130,7 @@ class TokenizerSpec:
 
 @dataclass(frozen=True)
 class Parity:
-    """The gate's result for one format: the worst differences from PyTorch over all cases, and what was allowed."""
+    """The gate's result for one format: its worst differences from PyTorch over all cases, and its tolerance."""
 
     worst: Differences
     tolerance: Differences
@@ -165,7 +165,7 @@ class Manifest:
         """The manifest as indented JSON, the same bytes for the same content."""
         content = asdict(self) | {
             "graphs": {name: asdict(graph) for name, graph in graphs_of(self.model).items()},
-            "files": {name: _without_none(asdict(record)) for name, record in sorted(self.files.items())},
+            "files": {name: _without_none(asdict(entry)) for name, entry in sorted(self.files.items())},
             "parity": {
                 name: asdict(parity)
                 | {bound: _without_none(asdict(getattr(parity, bound))) for bound in ("worst", "tolerance")}
@@ -245,26 +245,26 @@ class Bundle:
 
     @property
     def formats(self) -> tuple[Format, ...]:
-        """The formats that were proved, or built where they could not run, in the table's order."""
+        """The verified formats, and those built where they could not run, in the table's order."""
         listed_formats = self.manifest.parity.keys() | self.manifest.unverified.keys()
         files = self.manifest.files.keys()
         return tuple(row for row in all_formats() if row.name in listed_formats and row.all_files <= files)
 
     def path(self, file: str) -> Path:
         """The path of a file, checked. Raises `BundleError` where it is missing, truncated or altered."""
-        record = self.manifest.files.get(file)
-        if record is None:
+        entry = self.manifest.files.get(file)
+        if entry is None:
             raise BundleError(
                 f"bundle {self.name!r} lists no file {quoted(file)}; it has: {listed(self.manifest.files)}"
             )
         path = self.folder / file
         if file not in self._checked:
-            check_file(path, record.size, record.sha256)
+            check_file(path, entry.size, entry.sha256)
             self._checked.add(file)
         return path
 
     def read(self, file: str) -> bytes:
-        """The checked content of a file."""
+        """The content of a file, checked against its SHA-256."""
         return self.path(file).read_bytes()
 
     def tokenizer(self) -> Tokenizer:
@@ -280,17 +280,17 @@ class Bundle:
 
 
 def is_name(text: str) -> bool:
-    """True for what a bundle, or a file in it, may be called."""
+    """Whether a bundle, or a file in it, may have this name."""
     return _FILE_NAME.fullmatch(text) is not None
 
 
 def embedded_names() -> list[str]:
-    """Names of the bundles that come with the package."""
+    """Names of the bundles shipped with the package."""
     return sorted(manifest.parent.name for manifest in EMBEDDED.glob(f"*/{MANIFEST}"))
 
 
 def check_target(folder: Path) -> None:
-    """Raises `OutputError` where `folder` cannot be written, or where more than an older bundle would be lost."""
+    """Raises `OutputError` if `folder` cannot be written, or if it holds anything but an older bundle."""
     try:
         _restore(folder)
         if Path.cwd().is_relative_to(folder.resolve()):
@@ -305,10 +305,10 @@ def check_target(folder: Path) -> None:
 
 
 def write_bundle(folder: Path, manifest: Manifest, files: Mapping[str, bytes | Path]) -> Path:
-    """Writes a bundle and returns its folder; a kill at any moment leaves the previous one.
+    """Writes a bundle atomically and returns its folder: a crash at any moment leaves the previous one.
 
-    `files` holds the content of every file that the manifest lists. The bundle is written beside `folder` and swapped
-    in. Raises `OutputError` where `check_target` does, or where `folder` cannot be written after all.
+    `files` holds the content of every file listed in the manifest. The bundle is written next to `folder` and swapped
+    in. Raises `OutputError` as `check_target` does, or if writing fails.
     """
     if files.keys() != manifest.files.keys():
         raise ValueError(f"files {sorted(files)} given, the manifest lists {sorted(manifest.files)}")
@@ -322,8 +322,7 @@ def write_bundle(folder: Path, manifest: Manifest, files: Mapping[str, bytes | P
                 (partial / name).write_bytes(content)
             else:
                 shutil.copyfile(content, partial / name)
-            record = manifest.files[name]
-            check_file(partial / name, record.size, record.sha256)
+            check_file(partial / name, manifest.files[name].size, manifest.files[name].sha256)
         (partial / MANIFEST).write_bytes(manifest.to_json())
         shutil.rmtree(previous, ignore_errors=True)
         if folder.exists():
@@ -355,7 +354,7 @@ def _sibling(folder: Path, role: str) -> Path:
 
 
 def _restore(folder: Path) -> None:
-    """Completes a swap that was killed between its two renames, the one moment in which the folder is not there."""
+    """Completes a swap interrupted between its two renames, the only moment at which the folder does not exist."""
     if folder.name and not folder.exists() and (_sibling(folder, "previous") / MANIFEST).is_file():
         _sibling(folder, "previous").rename(folder)
 

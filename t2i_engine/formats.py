@@ -1,8 +1,8 @@
-"""The table of formats: what a bundle can hold, which backend runs it, who builds it and how exact it must be.
+"""The table of formats: what a bundle can hold, which backend runs it, what builds it, and its tolerance.
 
 Export, verify, benchmark, `t2i-engine info`, the README's table and the tests all read it. A new format is one row and
-one module that builds it; a new backend is one module, and its rows here or, from another distribution, in the module
-(`all_formats`). Rows are in the order in which `auto` prefers them.
+the module that builds it. A new backend is one module; its rows are here or, in another distribution, in that module
+(`all_formats`). Rows are in order of preference for `auto`.
 """
 
 from collections.abc import Callable, Mapping
@@ -17,14 +17,14 @@ from t2i_engine.errors import OptionError, unknown
 TEXT_ENCODER = "text_encoder"
 GENERATOR = "generator"
 PSNR = "psnr"
-DEVICES = ("cuda", "cpu")  # in the order in which `auto` prefers them, whatever the row
+DEVICES = ("cuda", "cpu")  # in order of preference for `auto`, before that of the rows
 
 
 @dataclass(frozen=True)
 class Differences:
-    """Largest absolute differences from PyTorch in fp32, per output: those found, or those allowed (None: not bounded).
+    """Largest absolute differences from PyTorch in fp32, per output: as found, or as allowed (None: no limit).
 
-    Reduced precisions are bounded by `psnr`, the peak signal-to-noise ratio in dB of the worst image.
+    Reduced precisions are limited by `psnr`, the peak signal-to-noise ratio in dB of the worst image.
     """
 
     sentence: float
@@ -33,20 +33,20 @@ class Differences:
     psnr: float | None = None
 
     def within(self, allowed: "Differences") -> bool:
-        """True where no difference is larger, and no ratio smaller, than allowed; NaN and what is missing never are."""
+        """Whether every measure is as good as `allowed`; NaN and missing values are not."""
         measures = [field.name for field in fields(self)]
         return all(meets(name, getattr(self, name), getattr(allowed, name)) for name in measures)
 
 
 def meets(measure: str, found: float | None, bound: float | None) -> bool:
-    """Whether one field of `Differences` keeps its bound: psnr is at least that, the others at most."""
+    """Whether one field of `Differences` is within its limit: at least that for psnr, at most that for the others."""
     if bound is None:
         return True
     return found is not None and (found >= bound if measure == PSNR else found <= bound)
 
 
 class Form(StrEnum):
-    """How a graph computes upsample + convolution: as trained, or folded in one of two ways (export/folded.py)."""
+    """How a graph computes upsample + convolution: as trained, or folded in one of two ways."""
 
     TRAINED = "trained"
     TRANSPOSED = "transposed"
@@ -57,8 +57,8 @@ class Form(StrEnum):
 class Format:
     """One row. `extras` maps each device to the extra to install; `builder` is a lazy `module:function` name.
 
-    The builder takes (model, format) and gives `Artifact`s; it is not asked where all files are there already, from
-    another row or in the bundle that is added to.
+    The builder takes (model, format) and yields `Artifact`s. It is not called if all files exist already, from another
+    row or in the bundle that formats are added to; a row that always shares its files has none.
     """
 
     name: str
@@ -70,14 +70,14 @@ class Format:
     tolerance: Differences
     reason: str  # why the tolerance is what it is
     form: Form = Form.PHASES
-    emulator: str | None = None  # gives a `Runner` per graph that shows what its backend hides here (export/half.py)
-    calibrated: bool = False  # the builder takes token ids of real captions, and the files there are, besides
-    built_ahead: bool = False  # can be built where it cannot run; the bundle then marks it "built, not run"
-    extra_files: tuple[str, ...] = ()  # further files that its builder gives and its backend reads
+    emulator: str | None = None  # gives a `Runner` per graph that shows what the backend hides on a CPU
+    calibrated: bool = False  # the builder also takes token ids of real captions, and the files built so far
+    built_ahead: bool = False  # can be built where it cannot run; the bundle then lists it as unverified
+    extra_files: tuple[str, ...] = ()  # further files that its builder yields and its backend reads
 
     @property
     def devices(self) -> tuple[str, ...]:
-        """The devices that the format runs on, in the order in which `auto` prefers them."""
+        """The devices that the format runs on, in order of preference for `auto`."""
         return tuple(self.extras)
 
     @property
@@ -89,10 +89,10 @@ class Format:
 _ONNX_FILES = {TEXT_ENCODER: "text_encoder.onnx", GENERATOR: "generator.onnx"}
 _INT8_FILES = {TEXT_ENCODER: "text_encoder.onnx", GENERATOR: "generator.int8.onnx"}
 _SENTENCE = 1e-4
-"""Of every fp32 text encoder: 1e-7 per LSTM state, which 64 words of a well-trained one have enlarged to 3e-5."""
+"""For every fp32 text encoder: 1e-7 per LSTM state, which 64 words of a well-trained one amplify to 3e-5."""
 _SAME_ARITHMETIC = (
-    "the same fp32 arithmetic summed in another order: about 1e-7 per LSTM state, enlarged by every word up to 3e-5, "
-    "and 7e-6 per image value; a value that close to a rounding border moves one level"
+    "the same fp32 arithmetic summed in another order: about 1e-7 per LSTM state, amplified word by word up to 3e-5, "
+    "and 7e-6 per image value; a value that close to a rounding boundary moves one level"
 )
 _INT8 = "256 levels per layer, chosen on real captions: about 40 dB; the text encoder stays in fp32"
 
@@ -100,7 +100,7 @@ _HALF = "11 bits of mantissa in every layer: about 69 dB, and 5e-4 per LSTM stat
 
 
 def _tensorrt(backend: str, precision: str) -> Format:
-    """A row of TensorRT; both flavours share their graphs, and the one for RTX has engines that are built ahead."""
+    """A row of TensorRT. Both variants share their graphs; the one for RTX also has engines built ahead of time."""
     name, graphs = f"{backend}-{precision}", (TEXT_ENCODER, GENERATOR)
     engines = [f"{graph}.{name}.engine" for graph in graphs]
     ahead = backend == "tensorrt-rtx"
@@ -203,7 +203,7 @@ FORMATS: tuple[Format, ...] = (
 
 @cache
 def all_formats() -> tuple[Format, ...]:
-    """`FORMATS` and behind them the rows of other distributions' backends."""
+    """`FORMATS`, followed by the rows of third-party backends."""
     from t2i_engine.backends import third_party_backends
 
     return (*FORMATS, *(row for backend in third_party_backends().values() for row in getattr(backend, "FORMATS", ())))

@@ -1,4 +1,4 @@
-"""Seed to noise: the same numbers on every machine and with every NumPy version; truncation is DF-GAN's rule."""
+"""Seed to noise: the same numbers on every machine and with every NumPy version; truncation follows DF-GAN."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -24,10 +24,10 @@ class Latents:
 
 
 def draw(seeds: Sequence[int], noise_width: int, condition_width: int, truncation: float = 1.0) -> Latents:
-    """Draws both noises of each seed; a row depends on its seed and truncation alone.
+    """Draws both noises for each seed; a row depends on its seed and the truncation alone.
 
-    A truncation X of 1 is N(0, I); below 1 it is a normal cut at -2 and 2, times X. Raises `OptionError` where a seed
-    or the truncation is out of range.
+    Truncation 1 is N(0, I). Below 1, it is a normal distribution cut at ±2, times the truncation. Raises `OptionError`
+    if a seed or the truncation is out of range.
     """
     check_truncation(truncation)
     rows = np.array([_normals(check_seed(seed), noise_width + condition_width, truncation) for seed in seeds])
@@ -36,22 +36,22 @@ def draw(seeds: Sequence[int], noise_width: int, condition_width: int, truncatio
 
 
 def check_seed(seed: int) -> int:
-    """The seed itself. Raises `OptionError` where it is not in 0 .. 2**32 - 1."""
+    """Returns the seed. Raises `OptionError` unless it is in 0 to 2**32 - 1."""
     if not 0 <= seed <= LARGEST_SEED:
         raise OptionError(f"seed {seed} is out of range; 0 to {LARGEST_SEED} expected")
     return seed
 
 
 def check_truncation(truncation: float) -> float:
-    """The truncation itself. Raises `OptionError` where it is not in (0, 1]."""
+    """Returns the truncation. Raises `OptionError` unless it is in (0, 1]."""
     if not 0 < truncation <= 1:
-        raise OptionError(f"truncation {truncation} is out of range; above 0, and 1 at most, expected")
+        raise OptionError(f"truncation {truncation} is out of range; above 0 and at most 1 expected")
     return truncation
 
 
 def _normals(seed: int, count: int, truncation: float) -> list[float]:
-    # NumPy keeps the raw integers of a generator equal for ever, but not its normal distribution; so the inverse of the
-    # distribution function is applied here. 52 bits and a half fit a float64 exactly, and are neither 0 nor 1.
+    # NumPy guarantees a bit generator's raw integers across versions, but not its normal distribution: so the inverse
+    # CDF is applied here. 52 bits plus a half fit a float64 exactly and are never 0 or 1.
     normal = NormalDist()
     uniforms = ((np.random.Philox(key=seed).random_raw(count) >> np.uint64(12)) + 0.5) * 2.0**-52
     if truncation == 1:

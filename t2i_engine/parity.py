@@ -17,12 +17,12 @@ from t2i_engine.formats import GENERATOR, PSNR, TEXT_ENCODER, Differences, Forma
 from t2i_engine.sampler import generator_feeds
 from t2i_engine.table import aligned
 
-CPU = "cpu"  # the one device that every machine has: a format that runs there is verified there
+CPU = "cpu"  # the device that every machine has: a format that runs there is verified there
 
 
 @dataclass(frozen=True)
 class GateSize:
-    """How much is compared: `rounds` of one batch of pictures of each size, captions of 1 to `longest` words."""
+    """How much is compared: `rounds` of one batch of pictures of each size, and captions of 1 to `longest` words."""
 
     rounds: int = 12
     longest: int = 64
@@ -44,7 +44,7 @@ class Case:
 
 
 class PictureSetMeasure(Protocol):
-    """A distance between two sets of pictures, fed batch by batch; judged, if at all, by whoever asks for it."""
+    """A distance between two sets of pictures, fed batch by batch; it is reported, not judged."""
 
     name: str
 
@@ -74,7 +74,7 @@ class MedianPsnr:
 
 @dataclass(frozen=True)
 class Finding:
-    """What one output of a format is found to differ by: the worst case, or one figure of all pictures together."""
+    """By how much one output of a format differs: in the worst case, or over all pictures together."""
 
     format: str
     graph: str
@@ -85,16 +85,16 @@ class Finding:
     difference: float
     """The largest absolute one, or the least psnr; infinite for a failure, NaN, another shape or dtype."""
     allowed: float | None
-    """None: whatever is finite."""
+    """None: anything finite."""
     case: str
     cases: int
-    """How many were compared."""
+    """How many cases were compared."""
     failure: str | None = None
     """Why the runner failed, if it did."""
 
     @property
     def ok(self) -> bool:
-        """True where the difference is within what the format's row allows."""
+        """Whether the difference is within the format's tolerance."""
         if self.allowed is None:
             return math.isfinite(self.difference)
         return meets(self.output, self.difference, self.allowed)
@@ -111,14 +111,14 @@ class Finding:
 
 @dataclass(frozen=True)
 class OpenFormat:
-    """A row of the table with a runner per graph."""
+    """A format with a runner per graph."""
 
     row: Format
     runners: Mapping[str, Runner]
 
     @classmethod
     def open(cls, bundle: Bundle, row: Format) -> "OpenFormat":
-        """Opens the bundle's graphs as the user's engine does. Raises a `UserError` where that fails."""
+        """Opens the bundle's graphs as an `Engine` does. Raises a `UserError` if that fails."""
         open_runner, device = find_backend(row.backend).open_runner, verification_device(row)
         return cls(row, {graph: open_runner(bundle, row, graph, device, None) for graph in row.files})
 
@@ -162,9 +162,9 @@ def _case(
 
 
 class _RandomCaptions:
-    """Draws token ids so that every word comes up before any comes again, with words, not zeros, as padding.
+    """Random token ids that use every word once before any twice, padded with words instead of zeros.
 
-    A graph that reads past a caption's end then shows it.
+    A graph that reads past a caption's end then gives itself away.
     """
 
     def __init__(self, vocabulary_size: int, longest: int) -> None:
@@ -257,7 +257,7 @@ def _number(value: float) -> str:
 def _run(opened: OpenFormat, case: Case) -> tuple[Mapping[str, Array], str | None]:
     try:
         return opened.runners[case.graph].run(case.feeds, list(case.expected)), None
-    except Exception as error:  # whatever a runtime raises on a bad graph is a miss with a name, not a crash
+    except Exception as error:  # whatever a runtime raises on a bad graph is a named failure, not a crash
         return {}, " ".join(str(error).split())
 
 

@@ -1,4 +1,4 @@
-"""Reference: a few captions with PyTorch's outputs, so that a machine without PyTorch can check what it computes."""
+"""Reference: a few captions with PyTorch's outputs, so that a machine without PyTorch can check its own."""
 
 import io
 import zipfile
@@ -18,7 +18,7 @@ from t2i_engine.parity import Case, picture_case, sentence_case
 from t2i_engine.tokenizer import Tokenizer, pad, split
 
 REFERENCE = "reference.npz"
-LENGTHS = (1, 3, 8, 18)  # words per caption: mixed, so that three of four are padded
+LENGTHS = (1, 3, 8, 18)  # words per caption, mixed so that three of four are padded
 
 _LARGEST = 512 << 20
 _ZIP_EPOCH = (1980, 1, 1, 0, 0, 0)  # ZIP's earliest time: the same content gives the same bytes
@@ -40,7 +40,7 @@ class Reference:
     pixels: Array
 
     def cases(self) -> Iterator[Case]:
-        """Each graph with PyTorch's inputs and outputs."""
+        """One case per graph."""
         feeds = {"noise": self.noise, "sentence": self.sentence}
         if self.condition_noise is not None:
             feeds["condition_noise"] = self.condition_noise
@@ -49,7 +49,7 @@ class Reference:
         yield Case(GENERATOR, "reference", feeds, {"image": self.image, "pixels": self.pixels})
 
     def to_npz(self) -> bytes:
-        """The file's content, the same bytes for the same arrays."""
+        """The file's content: the same bytes for the same arrays."""
         buffer = io.BytesIO()
         with zipfile.ZipFile(buffer, "w", zipfile.ZIP_STORED) as archive:
             for field in fields(self):
@@ -62,7 +62,7 @@ class Reference:
 
 
 def make_reference(pytorch: Mapping[str, Runner], sizes: ModelSizes, tokenizer: Tokenizer) -> Reference:
-    """Draws one picture per length with the first seeds; its words are drawn from the whole vocabulary."""
+    """Draws one picture for each of `LENGTHS`, with seeds from 0; words come from the whole vocabulary, at random."""
     known = [word for word in tokenizer.words if split(word) == [word]]
     words = np.random.default_rng(0).choice(known, sum(LENGTHS))
     captions = [" ".join(part) for part in np.split(words, np.cumsum(LENGTHS)[:-1])]
@@ -84,7 +84,7 @@ def make_reference(pytorch: Mapping[str, Runner], sizes: ModelSizes, tokenizer: 
 
 
 def read_reference(bundle: Bundle) -> Reference:
-    """The bundle's reference. Raises `BundleError` where it is missing, altered, or not one of this model."""
+    """Reads a bundle's reference. Raises `BundleError` if it is missing, altered, or another model's."""
     file = bundle.manifest.reference
     if file is None:
         raise BundleError(f"bundle {bundle.name!r} has no reference to compare with; export it again")
@@ -105,7 +105,7 @@ def read_reference(bundle: Bundle) -> Reference:
 
 
 def _misfits(bundle: Bundle, reference: Reference) -> Iterator[str]:
-    """What in the reference is not as the bundle's graphs declare it, or not one row a caption."""
+    """What in the reference does not match the bundle's graphs, or is not one row per caption."""
     if (reference.condition_noise is None) == bundle.sizes.conditioning_augmentation:
         yield "its condition noise does not fit"
     if reference.captions.ndim != 1 or reference.captions.dtype.kind != "U":

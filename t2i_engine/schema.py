@@ -1,4 +1,4 @@
-"""JSON to frozen dataclasses: every field is there and of its declared type, or the error names it."""
+"""JSON to frozen dataclasses, strictly: every field is present and of its declared type, or the error names it."""
 
 import math
 import types
@@ -17,11 +17,11 @@ Record = TypeVar("Record", bound=_Dataclass)
 
 
 class SchemaError(ValueError):
-    """JSON that is not the record which was expected; the message names the field."""
+    """JSON that does not match its dataclass; the message names the field."""
 
 
 def read_dataclass(kind: type[Record], found: object, where: str = "") -> Record:
-    """Builds a dataclass from parsed JSON, strictly. Raises `SchemaError`, also for what its own checks refuse."""
+    """Builds a dataclass from parsed JSON. Raises `SchemaError`, also for values that its own checks refuse."""
     if not isinstance(found, dict):
         raise _mismatch(where or kind.__name__, found, "an object")
     hints = get_type_hints(kind)

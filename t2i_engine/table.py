@@ -1,10 +1,10 @@
-"""Tables for the terminal: columns as wide as their longest cell, without any package."""
+"""Tables for the terminal, without a dependency: columns as wide as their longest cell."""
 
 from collections.abc import Iterable, Sequence
 
 
 def aligned(rows: Iterable[Sequence[str]]) -> list[str]:
-    """One line per row; the last column is as it is. Rows have equally many cells."""
+    """One line per row; all rows have the same number of cells."""
     cells = list(rows)
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in cells]

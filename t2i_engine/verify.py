@@ -1,4 +1,4 @@
-"""Verify: a bundle's files against its manifest, and its formats against the stored reference and against PyTorch."""
+"""Verify: a bundle's files against its manifest, and its formats against the stored reference and PyTorch."""
 
 import math
 from collections.abc import Callable, Iterator, Sequence
@@ -19,24 +19,24 @@ from t2i_engine.tokenizer import pad
 
 PYTORCH = "pytorch"
 
-# Noise is computed in float64 with the C library's logarithm and rounded to float32: a last digit may differ.
+# Noise is computed in float64 with the C library's logarithm and rounded to float32: the last digit may differ.
 _NOISE_TOLERANCE = 1e-6
 
 
 @dataclass(frozen=True)
 class Verification:
-    """What was found. `failures` has a line for each thing that is wrong, `skipped` for each that was not compared."""
+    """What was found: a line in `failures` for everything that is wrong, in `skipped` for everything not compared."""
 
     bundle: Bundle
     files: tuple[str, ...]
-    """The files that are as the manifest says."""
+    """The files that match the manifest."""
     worst: tuple[Finding, ...]
     failures: tuple[str, ...]
     skipped: tuple[str, ...]
 
     @property
     def passed(self) -> bool:
-        """True where nothing is wrong."""
+        """Whether nothing is wrong."""
         return not self.failures
 
     def as_json(self) -> dict[str, object]:
@@ -79,7 +79,7 @@ class Verification:
 def verify(bundle: Bundle, on_progress: Callable[[str], None], size: GateSize = GATE) -> Verification:
     """Checks everything that can be checked on this machine; `on_progress` gets a line per step.
 
-    Raises `BackendError` where no format can run here.
+    Raises `BackendError` if no format can run here.
     """
     on_progress(f"checking {len(bundle.manifest.files)} files")
     bad = dict(_bad_files(bundle))
@@ -87,7 +87,7 @@ def verify(bundle: Bundle, on_progress: Callable[[str], None], size: GateSize = 
     opened: list[OpenFormat] = []
     for row in bundle.formats:
         status = backend_status(row.backend)
-        if status.lacks and status.version:  # installed but broken: not to be passed over
+        if status.lacks and status.version:  # installed but broken: not to be skipped
             raise BackendError(status.lacks)
         lacks = row_lacks(row, verification_device(row))
         if lacks:
@@ -129,7 +129,7 @@ def _with_reference(bundle: Bundle, opened: Sequence[OpenFormat], on_progress: C
 
 
 def _check_inputs(bundle: Bundle, reference: Reference) -> None:
-    """Raises `BundleError` where captions do not give the reference's tokens here, or seeds not its noise."""
+    """Raises `BundleError` unless the reference's captions give its tokens here, and its seeds its noise."""
     tokenizer = bundle.tokenizer()
     try:
         tokens, lengths = pad([tokenizer.encode(str(caption)).ids for caption in reference.captions])
@@ -148,7 +148,7 @@ def _check_inputs(bundle: Bundle, reference: Reference) -> None:
 def _with_pytorch(
     bundle: Bundle, opened: Sequence[OpenFormat], on_progress: Callable[[str], None], size: GateSize
 ) -> list[Finding]:
-    """Compares with the model in `weights.safetensors`, over the gate's cases; with itself it is not compared."""
+    """Compares with the model in `weights.safetensors` over the gate's cases; PyTorch is not compared with itself."""
     lacks = backend_status(PYTORCH).lacks
     if lacks:
         raise BackendError(lacks)

@@ -20,7 +20,7 @@ class ShapeError(ValueError):
 class Runner(Protocol):
     """One graph, opened on one device. Inputs and outputs are NumPy arrays by name, as the bundle declares them.
 
-    `run` may be called from several threads at once. A runner that holds more than memory has a `close`, too.
+    `run` may be called from several threads at once. A runner that holds resources to free has a `close` method, too.
     """
 
     def run(self, feeds: Mapping[str, Array], outputs: Sequence[str]) -> dict[str, Array]:
@@ -29,7 +29,7 @@ class Runner(Protocol):
 
 @dataclass(frozen=True)
 class Status:
-    """Whether a backend can run on this machine; what is lacking is said with its cure, None where nothing is."""
+    """Whether a backend can run on this machine. What it lacks is said along with the cure; None: nothing."""
 
     version: str | None = None  # None: not installed
     lacks: str | None = None

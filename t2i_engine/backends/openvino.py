@@ -1,4 +1,4 @@
-"""OpenVINO: the bundle's ONNX graphs on the CPU, compiled at first use and kept for this machine."""
+"""OpenVINO: the bundle's ONNX graphs on the CPU, compiled at first use and cached."""
 
 import contextlib
 import ctypes
@@ -78,7 +78,7 @@ class OpenVinoRunner:
             self._idle.append(request)
 
     def _compiled(self, hint: str, threads: int, fixed: bool) -> "CompiledModel":
-        """The compiled graph from the cache; where that has none that can be used, it is compiled and kept."""
+        """The compiled graph from the cache, or compiled now and cached."""
         import openvino
 
         options = {"INFERENCE_PRECISION_HINT": hint, "INFERENCE_NUM_THREADS": threads, "PERFORMANCE_HINT": "LATENCY"}
@@ -113,7 +113,7 @@ class OpenVinoRunner:
 
 
 def open_runner(bundle: Bundle, row: Format, graph: str, device: str, threads: int | None) -> OpenVinoRunner:
-    """Opens a graph. Raises `BundleError` where its file is bad and `BackendError` where this cannot be had."""
+    """Opens a graph. Raises `BundleError` for a bad file and `BackendError` for a device or precision it lacks."""
     found = status()
     lacks = found.lacks or found.devices.get(device, "OpenVINO runs on the CPU here: use --device cpu")
     lacks = lacks or found.precisions.get(row.precision)
@@ -123,7 +123,7 @@ def open_runner(bundle: Bundle, row: Format, graph: str, device: str, threads: i
 
 
 def status() -> Status:
-    """Whether OpenVINO is installed, and what it can compute in on this CPU."""
+    """Whether OpenVINO is installed, and which precisions this CPU supports."""
     from importlib.metadata import PackageNotFoundError, version
 
     try:
@@ -158,17 +158,17 @@ def _parts(feeds: Mapping[str, Array]) -> Iterator[tuple[Array, Mapping[str, Arr
 
 @contextlib.contextmanager
 def _kept_signal_stack() -> Iterator[None]:
-    """Gives this thread its own stack for signals back.
+    """Restores this thread's alternate signal stack.
 
-    OpenVINO 2026.4 sets another while it compiles, and frees it with the graph: the next signal that Python handles,
-    Ctrl-C or the end of a child, would kill the process.
+    OpenVINO 2026.4 replaces it while compiling, and frees its own with the graph: the next signal that Python handles,
+    such as Ctrl-C, would kill the process.
     """
     try:
         sigaltstack = ctypes.CDLL(None).sigaltstack
     except (AttributeError, OSError, TypeError):  # no POSIX system
         yield
         return
-    before = ctypes.create_string_buffer(64)  # the system's stack_t, 24 bytes on Linux, kept as it is
+    before = ctypes.create_string_buffer(64)  # an opaque stack_t, 24 bytes on Linux
     sigaltstack(None, before)
     try:
         yield

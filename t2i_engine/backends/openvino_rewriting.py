@@ -1,7 +1,7 @@
-"""A bundle's ONNX graphs in the form that OpenVINO computes fastest: the same function, measured in docs/export.md.
+"""Rewrites a bundle's ONNX graphs into the form that OpenVINO runs fastest: the same function.
 
-ONNX Runtime prefers four 2×2 convolutions whose results alternate along rows and columns, so the files have those
-(export/folded.py). OpenVINO keeps channels last, and would turn every map around to let them alternate.
+The files hold what ONNX Runtime prefers: four 2×2 convolutions whose results are interleaved along rows and columns.
+OpenVINO keeps channels last, and would transpose every map to interleave them.
 """
 
 from typing import TYPE_CHECKING, Any
@@ -11,17 +11,17 @@ import numpy as np
 if TYPE_CHECKING:
     from openvino import Model
 
-VERSION = "2"  # to be raised with every change, so that no graph compiled before it is used
+VERSION = "2"  # raised with every change, so that no graph compiled before it is used
 
 
 def rewrite(model: "Model") -> None:
-    """Rewrites a model in place: fp32 within rounding, int8 with less of it."""
+    """Rewrites a model in place: equal within rounding in fp32, more precise in int8."""
     _keep_sums(model)
     _join_phases(model)
 
 
 def _keep_sums(model: "Model") -> None:
-    """Takes out what rounds a convolution's sums to 8 bits: ONNX Runtime needs it, OpenVINO has them in fp32."""
+    """Removes the rounding of a convolution's sums to 8 bits: ONNX Runtime needs it, OpenVINO keeps them in fp32."""
     for rounding in _nodes(model, "FakeQuantize"):
         biased = _sources(rounding)[0]
         if _kinds(biased) != ["Add"] or _sources(biased)[0].get_type_name() != "Convolution":
@@ -47,14 +47,14 @@ def _join_phases(model: "Model") -> None:
 
 
 def _alternating(result: Any) -> list[Any] | None:  # noqa: ANN401  (OpenVINO's Node)
-    """The four maps that alternate in a result, row by row; None where it is something else."""
+    """The four maps that are interleaved in a result, row by row; None if it is something else."""
     rows = _stacked(result)
     columns = [_stacked(row.get_node()) for row in rows or []]
     return [phase for pair in columns for phase in pair] if columns and all(columns) else None  # type: ignore[union-attr]
 
 
 def _stacked(result: Any) -> list[Any] | None:  # noqa: ANN401
-    """The two maps that alternate along one axis of a result: unsqueezed, concatenated, reshaped."""
+    """The two maps that are interleaved along one axis of a result: unsqueezed, concatenated, reshaped."""
     if result.get_type_name() != "Reshape" or _sources(result)[0].get_type_name() != "Concat":
         return None
     parts = _sources(_sources(result)[0])
@@ -62,7 +62,7 @@ def _stacked(result: Any) -> list[Any] | None:  # noqa: ANN401
 
 
 def _transposed_convolution(biased: list[Any]) -> Any:  # noqa: ANN401
-    """One in the place of four 2×2 convolutions in fp32, with their taps in another order; None where they are not."""
+    """One transposed convolution for four 2×2 ones in fp32, with their taps reordered; None if they are not that."""
     from openvino import opset8 as ops
 
     if _kinds(*biased) != ["Add"] * 4:
