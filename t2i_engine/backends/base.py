@@ -12,6 +12,9 @@ from t2i_engine.formats import Format
 
 Array = npt.NDArray[Any]
 
+NO_GPU = "no NVIDIA GPU with a driver was found: install the driver, or use --device cpu"
+OUT_OF_MEMORY = "out of GPU memory: use a smaller --batch-size, or close other programs that use the GPU"
+
 
 class ShapeError(ValueError):
     """A feed that is missing, unknown, or does not fit the shape or dtype that the bundle declares."""

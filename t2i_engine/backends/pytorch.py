@@ -3,20 +3,23 @@
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib import import_module
+from threading import Lock
 from typing import TYPE_CHECKING
 
-from t2i_engine.backends.base import Array, Runner, Status, check_feeds, cuda_device_count
+from t2i_engine.backends.base import OUT_OF_MEMORY, Array, Runner, Status, check_feeds, cuda_device_count
 from t2i_engine.bundle import Bundle, Graph, graphs_of
-from t2i_engine.errors import needs_extra
+from t2i_engine.errors import BackendError, needs_extra
 from t2i_engine.formats import GENERATOR, TEXT_ENCODER, Format
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
+    from torch import Tensor, device, nn
 
     from training.models.text_to_image import TextToImage
 
 TITLE = "PyTorch"
 PACKAGES = IMPORTS = ("torch",)
+
+_cudnn = Lock()
 
 
 class ModuleRunner:
@@ -32,8 +35,7 @@ class ModuleRunner:
         check_feeds(self._graph, feeds, outputs)
         device = next(self.module.parameters()).device
         tensors = {name: torch.from_numpy(feed).to(device) for name, feed in feeds.items()}
-        flags = torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False)
-        with torch.inference_mode(), flags:
+        with torch.inference_mode(), exact_cudnn(device):
             computed = self._sentences(tensors) if "tokens" in tensors else self._pictures(tensors)
         return {name: computed[name].cpu().numpy() for name in outputs}
 
@@ -110,6 +112,24 @@ def _cuda_lacks() -> str | None:
     import torch
 
     return None if torch.cuda.is_available() else lacks
+
+
+@contextmanager
+def exact_cudnn(where: "device") -> Iterator[None]:
+    """On a GPU, deterministic cuDNN without TF32, for one thread at a time: its settings are those of the process.
+
+    Raises `BackendError` if the GPU is out of memory.
+    """
+    import torch
+
+    if where.type != "cuda":
+        yield
+        return
+    with _cudnn, torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False):
+        try:
+            yield
+        except torch.OutOfMemoryError as error:
+            raise BackendError(f"{OUT_OF_MEMORY} (PyTorch)") from error
 
 
 @contextmanager
