@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from t2i_engine.backends.base import Array, Status, available_threads, check_feeds, cuda_device_count
+from t2i_engine.backends.base import NO_GPU, Array, Status, available_threads, check_feeds, cuda_device_count
 from t2i_engine.backends.onnxruntime_bound import BoundSession
 from t2i_engine.bundle import Bundle
 from t2i_engine.errors import BackendError, BundleError
@@ -46,30 +46,35 @@ class OnnxRuntimeRunner:
         captures = device == _CUDA and graph == GENERATOR and os.environ.get(CUDA_GRAPHS) == "1"
         try:
             if device == _CUDA:
-                self._session = _on_cuda(file, threads, captures)
+                session = _on_cuda(file, threads, captures)
             else:
-                self._session = _on_cpu(file, bundle.manifest.files[row.files[graph]].sha256, threads)
+                session = _on_cpu(file, bundle.manifest.files[row.files[graph]].sha256, threads)
         except Exception as error:  # ONNX Runtime's exceptions have no other class in common
             raise BundleError(f"ONNX Runtime {onnxruntime.__version__} cannot load {file}: {error}") from None
-        self._check_contract(file)
-        found = self._session.get_providers()[0]
+        self._check_contract(session, file)
+        found = session.get_providers()[0]
         if found != _PROVIDERS[device]:
             raise BackendError(
                 f"device {device!r} was asked for, but ONNX Runtime offers only {found}: its CUDA libraries are "
                 'missing or do not fit; pip install "t2i-engine[gpu]" anew, or use --device cpu'
             )
-        self._bound = BoundSession(self._session, self._graph, device, captures) if device == _CUDA else None
+        self._session = BoundSession(session, self._graph, device, captures) if device == _CUDA else session
 
     def run(self, feeds: Mapping[str, Array], outputs: Sequence[str]) -> dict[str, Array]:
         """Computes the named outputs. Raises `ShapeError` where a feed does not fit the declared shape."""
         check_feeds(self._graph, feeds, outputs)
-        if self._bound:
-            return self._bound.run(feeds, outputs)
+        if isinstance(self._session, BoundSession):
+            return self._session.run(feeds, outputs)
         return dict(zip(outputs, self._session.run(list(outputs), dict(feeds)), strict=True))
 
-    def _check_contract(self, file: Path) -> None:
-        inputs = {tensor.name: _sizes(tensor.shape) for tensor in self._session.get_inputs()}
-        outputs = {tensor.name for tensor in self._session.get_outputs()}
+    def close(self) -> None:
+        """Frees what is held on a GPU. May be called twice."""
+        if isinstance(self._session, BoundSession):
+            self._session.close()
+
+    def _check_contract(self, session: "InferenceSession", file: Path) -> None:
+        inputs = {tensor.name: _sizes(tensor.shape) for tensor in session.get_inputs()}
+        outputs = {tensor.name for tensor in session.get_outputs()}
         declared = {tensor.name: _sizes(tensor.shape) for tensor in self._graph.inputs}
         if inputs != declared or outputs != {tensor.name for tensor in self._graph.outputs}:
             raise BundleError(f"{file} does not have the inputs and outputs of its manifest; export the bundle again")
@@ -172,5 +177,5 @@ def _cuda_lacks(providers: Sequence[str]) -> str | None:
     if "CUDAExecutionProvider" not in providers:
         return 'this ONNX Runtime is for the CPU: pip uninstall -y onnxruntime, then pip install "t2i-engine[gpu]"'
     if cuda_device_count() == 0:
-        return "no NVIDIA GPU with a driver was found: install the driver, or use --device cpu"
+        return NO_GPU
     return None

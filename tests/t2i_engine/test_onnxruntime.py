@@ -1,7 +1,12 @@
 """ONNX Runtime: graphs optimized once per machine, and what is bound to a device; no GPU is needed, and none used."""
 
+import gc
+import sys
+import threading
 import types
+import weakref
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +16,7 @@ import pytest
 
 from t2i_engine.backends.base import Array
 from t2i_engine.backends.onnxruntime import CUDA_GRAPHS, OnnxRuntimeRunner, open_runner
-from t2i_engine.backends.onnxruntime_bound import MOST_KEPT, BoundSession
+from t2i_engine.backends.onnxruntime_bound import MAX_CACHED, MAX_CAPTURED, BoundSession
 from t2i_engine.bundle import Bundle
 from t2i_engine.errors import BackendError
 from t2i_engine.formats import GENERATOR, TEXT_ENCODER, find
@@ -79,12 +84,38 @@ def test_what_is_bound_gives_what_a_session_gives_in_any_order_of_sizes(tiny_bun
             np.testing.assert_array_equal(ours[name], array)
 
 
+def test_eight_threads_get_their_own_pictures_from_what_is_bound(tiny_bundle: Path) -> None:
+    session = onnxruntime.InferenceSession(tiny_bundle / "generator.onnx", providers=["CPUExecutionProvider"])
+    bound = BoundSession(session, Bundle.open(tiny_bundle).graphs[GENERATOR], "cpu", captures=False)
+    expected = [session.run(["pixels"], feeds(2, seed))[0] for seed in range(64)]
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        with ThreadPoolExecutor(8) as threads:
+            found = list(threads.map(lambda seed: bound.run(feeds(2, seed), ["pixels"])["pixels"], range(64)))
+    finally:
+        sys.setswitchinterval(before)
+    np.testing.assert_array_equal(found, expected)
+
+
+@pytest.mark.parametrize("captures", [False, True])
+def test_closing_twice_is_closing_once_and_what_is_closed_says_so(tiny_bundle: Path, captures: bool) -> None:
+    session = onnxruntime.InferenceSession(tiny_bundle / "generator.onnx", providers=["CPUExecutionProvider"])
+    bound = BoundSession(session, Bundle.open(tiny_bundle).graphs[GENERATOR], "cpu", captures)
+    bound.run(feeds(), ["pixels"])
+    for _ in range(2):
+        bound.close()
+    with pytest.raises(BackendError, match="closed; open the engine again"):
+        bound.run(feeds(), ["pixels"])
+
+
 class FakeSession:
     """As ONNX Runtime's session on CUDA, but nothing is computed: it notes what it was made and run with."""
 
     def __init__(self, session: onnxruntime.InferenceSession, providers: list[Any], takes: str | None = None) -> None:
         self.session, self.asked, self.got = session, providers[0], takes or providers[0][0]
         self.graph_ids: list[str] = []
+        self.threads: set[int] = set()
 
     def get_inputs(self) -> list[Any]:
         return list(self.session.get_inputs())
@@ -104,6 +135,7 @@ class FakeSession:
     def run_with_iobinding(self, binding: Any, options: Any) -> None:  # noqa: ANN401
         assert {value.device for value in binding.bound.values()} == {"cuda"}
         self.graph_ids.append(options.entries.get("gpu_graph_id", ""))
+        self.threads.add(threading.get_ident())
 
 
 class FakeValue:
@@ -171,10 +203,10 @@ def test_on_cuda_buffers_are_allocated_once_per_size(tiny_bundle: Path, cuda: li
 
 def test_buffers_of_sizes_long_not_used_are_given_back(tiny_bundle: Path, cuda: list[FakeSession]) -> None:
     runner = opened(tiny_bundle, device="cuda")
-    for batch in range(1, MOST_KEPT + 2):
+    for batch in range(1, MAX_CACHED + 2):
         runner.run(feeds(batch), ["pixels"])
     made = FakeValue.made
-    runner.run(feeds(MOST_KEPT), ["pixels"])
+    runner.run(feeds(MAX_CACHED), ["pixels"])
     assert FakeValue.made == made
     runner.run(feeds(1), ["pixels"])
     assert FakeValue.made == made + 4
@@ -191,6 +223,61 @@ def test_cuda_graphs_are_captured_for_the_generator_when_asked_for(
     assert cuda[0].graph_ids == ["1", "2", "1", "2"]  # a graph belongs to its buffers
     opened(tiny_bundle, graph=TEXT_ENCODER, device="cuda")
     assert provider_options(cuda[1])["enable_cuda_graph"] == "0"
+
+
+def test_past_the_bound_no_size_is_captured_and_none_is_captured_again(
+    tiny_bundle: Path, cuda: list[FakeSession], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(CUDA_GRAPHS, "1")
+    runner = opened(tiny_bundle, device="cuda")
+    sizes = range(1, MAX_CAPTURED + MAX_CACHED + 3)
+    for _ in range(3):
+        for batch in sizes:
+            runner.run(feeds(batch), ["pixels"])
+    captured = [str(number) for number in range(1, MAX_CAPTURED + 1)]
+    assert cuda[0].graph_ids == 3 * [*captured, *["-1"] * (len(sizes) - MAX_CAPTURED)]
+
+
+def test_captured_sizes_run_on_one_thread_whoever_asks(
+    tiny_bundle: Path, cuda: list[FakeSession], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(CUDA_GRAPHS, "1")
+    runner = opened(tiny_bundle, device="cuda")
+    for _ in range(3):
+        with ThreadPoolExecutor(2) as threads:
+            list(threads.map(lambda batch: runner.run(feeds(batch), ["pixels"]), [1, 2, 1, 2]))
+    assert len(cuda[0].threads) == 1
+
+
+def test_closing_a_runner_frees_its_session_on_a_gpu(tiny_bundle: Path, cuda: list[FakeSession]) -> None:
+    runner = opened(tiny_bundle, device="cuda")
+    runner.run(feeds(), ["pixels"])
+    session = weakref.ref(cuda.pop())
+    for _ in range(2):
+        runner.close()
+    gc.collect()
+    assert session() is None
+    with pytest.raises(BackendError, match="closed; open the engine again"):
+        runner.run(feeds(), ["pixels"])
+
+
+@pytest.mark.parametrize(
+    ("reason", "message"),
+    [
+        ("Failed to allocate memory for requested buffer of size 1", "out of GPU memory: use a smaller --batch-size"),
+        ("CUDA failure 700: an illegal memory access\nwas met", "failed on cuda: CUDA failure 700: .* access was met"),
+    ],
+)
+def test_what_fails_on_a_gpu_is_a_users_error(
+    tiny_bundle: Path, cuda: list[FakeSession], monkeypatch: pytest.MonkeyPatch, reason: str, message: str
+) -> None:
+    def fail(*_: object) -> None:
+        raise RuntimeError(reason)
+
+    runner = opened(tiny_bundle, device="cuda")
+    monkeypatch.setattr(cuda[0], "run_with_iobinding", fail)
+    with pytest.raises(BackendError, match=message):
+        runner.run(feeds(), ["pixels"])
 
 
 def test_a_session_that_fell_back_to_the_cpu_is_an_error(
