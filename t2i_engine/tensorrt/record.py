@@ -1,13 +1,13 @@
-"""The record of an engine: every layer's precision, as the network and the builder's own log tell it.
+"""The record of an engine's build: the precision of every layer, from the network and from the builder's own log.
 
-An engine cannot be asked on a machine without a GPU, and a flag proves nothing; so what the builder was given and what
-it says it compiled are written down, and an engine whose heavy layers are in another precision is refused.
+An engine cannot be inspected without a GPU, and a flag proves nothing. So the record lists the layers that the builder
+was given and those it reports having compiled, and an engine whose heavy layers are in another precision is rejected.
 """
 
 import json
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from t2i_engine.errors import BackendError
@@ -17,22 +17,24 @@ HALF, FLOAT = "Half", "Float"
 DATATYPES = {"fp16": HALF, "fp32": FLOAT}
 
 _FLOATING = {HALF, FLOAT, "BFloat16", "FP8"}
-# Layers of a network in which the work is done; an LSTM is a loop of matrix products with states that recur.
+# The layers of a network that do the work. An LSTM is a loop of matrix products around recurrent states.
 _HEAVY = {"CONVOLUTION", "DECONVOLUTION", "MATRIX_MULTIPLY", "EINSUM", "RECURRENCE"}
-# The same as the builder names what it compiled: by type, or in the name of several layers made one.
+# The same layers under the builder's names for what it compiled: a type, or part of the name of a fusion.
 _HEAVY_COMPILED = {"gemm", "matmul", "convolution", "conv", "deconv", "correlation", "caskconvolution", "caskgemm"}
 _HEAVY_FUSED = re.compile(r"Gemm|Fc|Corr|Conv(?!ert)|MatMul")
-_NAMES = {"HALF": HALF, "FLOAT": FLOAT, "BF16": "BFloat16"}
-_AT_THE_BORDER = "between the engine's float32 inputs or outputs and its layers in half"
+_NAMES = {"HALF": HALF, "FLOAT": FLOAT, "BF16": "BFloat16", "FP16": HALF, "FP32": FLOAT}
+# In a log: "Half", or a sentence such as "Channel major FP16 format where channel % 8 == 0".
+_NAMED = re.compile(rf"\b({'|'.join(sorted({*_NAMES, *_FLOATING}))})\b")
+_AT_THE_BORDER = "between the engine's float32 inputs or outputs and its fp16 layers"
 
 
 class PrecisionError(BackendError):
-    """A build that is not in the precision that was asked for."""
+    """An engine that is not in the requested precision."""
 
 
 @dataclass(frozen=True)
 class Layer:
-    """A layer with the datatypes of its inputs and outputs."""
+    """A layer and the datatypes of its inputs and outputs."""
 
     name: str
     type: str
@@ -41,13 +43,13 @@ class Layer:
 
     @property
     def datatypes(self) -> set[str]:
-        """The floating-point datatypes that it reads and writes."""
+        """The floating-point datatypes it reads and writes."""
         return {*self.inputs, *self.outputs} & _FLOATING
 
 
 @dataclass(frozen=True)
 class Binding:
-    """An input or output of an engine; -1 is a size that may vary."""
+    """An input or output of an engine; -1 stands for a dynamic size."""
 
     name: str
     datatype: str
@@ -56,25 +58,29 @@ class Binding:
 
 @dataclass(frozen=True)
 class EngineRecord:
-    """What is known of an engine. `key` fixes what it was built from and for; `network` and `compiled` prove it."""
+    """How an engine was built: `key` says from what and for what, `network` and `compiled` prove its precision."""
 
     key: Mapping[str, str]
     sha256: str
     """Of the engine's file."""
     seconds: float
+    """The time the build took."""
     inputs: tuple[Binding, ...]
     outputs: tuple[Binding, ...]
     network: tuple[Layer, ...]
-    """The layers that the builder was given."""
+    """The layers the builder was given."""
     compiled: tuple[Layer, ...]
-    """The layers that its log says it compiled; none where a version's log does not tell."""
+    """The layers its log says it compiled; empty for versions that do not log them."""
     exceptions: Mapping[str, str]
-    """Floating-point layers in another precision, with the reason."""
+    """Floating-point layers in another precision, and why."""
 
     def summary(self) -> str:
         """The proof in one line."""
-        heavy, compiled = [sum(1 for _ in found) for found in (_heavy(self.network), _heavy_compiled(self.compiled))]
         datatype = DATATYPES[self.key["precision"]]
+        heavy, compiled = (
+            sum(layer.datatypes == {datatype} for layer in found)
+            for found in (_heavy(self.network), _heavy_compiled(self.compiled))
+        )
         text = f"{heavy} heavy layers of {len(self.network)} in {datatype}"
         if self.compiled:
             text += f", as compiled {compiled} of {len(self.compiled)}"
@@ -91,11 +97,15 @@ class EngineRecord:
             found = json.loads(content)
         except (ValueError, RecursionError) as error:
             raise SchemaError(f"it is not JSON ({error})") from None
-        return read_dataclass(cls, found)
+        record = read_dataclass(cls, found)
+        if "flavour" in record.key:  # what records of 0.1.0 called the variant
+            key = {"variant" if name == "flavour" else name: value for name, value in record.key.items()}
+            record = replace(record, key=key)
+        return record
 
 
 def network_layers(network: Any) -> tuple[Layer, ...]:  # noqa: ANN401  (TensorRT's INetworkDefinition)
-    """Every layer of a parsed network but for constants, which compute nothing."""
+    """Every layer of a parsed network except constants, which compute nothing."""
     return tuple(layer for layer in _layers(network) if layer.type != "CONSTANT")
 
 
@@ -117,7 +127,7 @@ def bindings(tensors: Iterable[Any]) -> tuple[Binding, ...]:
 
 
 def compiled_layers(log: Iterable[str]) -> tuple[Layer, ...]:
-    """The layers in the builder's verbose log, which it writes with detailed profiling verbosity."""
+    """The layers listed in the builder's verbose log, which has them at detailed profiling verbosity."""
     return tuple(layer for line in log for layer in _compiled(line))
 
 
@@ -129,15 +139,16 @@ def _compiled(line: str) -> Iterator[Layer]:
 
 
 def _datatypes(text: str, part: str) -> tuple[str, ...]:
-    # Constants are left out: the factors of a matrix product are scalars in Float whatever the product is in.
+    # Constants do not count: the factors of a matrix product are Float scalars whatever the product's own datatype.
     found = re.search(
         rf"{part}: \[(.*?)\](?=, (?:Inputs|Constants|Outputs|ParameterType|TacticName|StreamId)\b|$)", text
     )
-    return tuple(re.findall(r"(?:Datatype|Format/Datatype): (\w+)", found[1])) if found else ()
+    described = re.findall(r"\b(?:Format/)?Datatype: ([^,}\]]+)", found[1]) if found else []
+    return tuple(_spelled(match[1]) if (match := _NAMED.search(phrase)) else phrase.split()[0] for phrase in described)
 
 
 def check_precision(network: Iterable[Layer], compiled: Iterable[Layer], precision: str) -> dict[str, str]:
-    """The light layers in another precision, with the reason. Raises `PrecisionError` for a heavy one, or for none."""
+    """The light layers in another precision, and why. Raises `PrecisionError` for a heavy one, or if there is none."""
     asked = DATATYPES[precision]
     network = list(network)
     heavy = list(_heavy(network))
@@ -147,7 +158,7 @@ def check_precision(network: Iterable[Layer], compiled: Iterable[Layer], precisi
     if wrong:
         found = ", ".join(sorted(wrong[0].datatypes - {asked}))
         raise PrecisionError(
-            f"{precision} was asked for, but {len(wrong)} heavy layers are not in {asked}: {wrong[0].name} "
+            f"{precision} was requested, but {len(wrong)} heavy layers are not in {asked}: {wrong[0].name} "
             f"({wrong[0].type}) is in {found}; export the bundle again"
         )
     others = [layer for layer in network if layer.datatypes - {asked}]
@@ -155,7 +166,7 @@ def check_precision(network: Iterable[Layer], compiled: Iterable[Layer], precisi
 
 
 def _heavy(layers: Iterable[Layer]) -> Iterator[Layer]:
-    """Heavy layers of a network; recurrences of a loop's counter are not floating point, and not heavy."""
+    """Heavy layers of a network. The recurrence of a loop's counter is not floating point, hence not heavy."""
     return (layer for layer in layers if layer.type in _HEAVY and layer.datatypes)
 
 
@@ -166,5 +177,9 @@ def _heavy_compiled(layers: Iterable[Layer]) -> Iterator[Layer]:
 
 
 def _datatype(tensor: Any) -> str:  # noqa: ANN401
-    name: str = tensor.dtype.name
-    return _NAMES.get(name, name.capitalize())
+    return _spelled(tensor.dtype.name)
+
+
+def _spelled(name: str) -> str:
+    """A datatype as records spell it."""
+    return _NAMES.get(name) or (name if name in _FLOATING else name.capitalize())
