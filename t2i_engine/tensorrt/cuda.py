@@ -1,21 +1,21 @@
-"""The few things that running an engine needs of CUDA, behind a protocol, so that the rest can be tested without it."""
+"""The part of CUDA that running an engine needs, behind a protocol so that the runner can be tested without a GPU."""
 
+import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from t2i_engine.backends.base import Array, cuda_device_count
+from t2i_engine.backends.base import NO_GPU, OUT_OF_MEMORY, Array, cuda_device_count
 from t2i_engine.errors import BackendError, MissingExtra
-from t2i_engine.tensorrt.flavour import NO_GPU
 
 
-class CudaError(RuntimeError):
-    """A call that CUDA answered with an error."""
+class CudaError(BackendError):
+    """A CUDA call that failed."""
 
 
 @dataclass(frozen=True)
 class Gpu:
-    """What an engine depends on: the GPU and its driver."""
+    """The GPU and driver that an engine is built for."""
 
     name: str
     architecture: str  # such as sm89
@@ -23,50 +23,50 @@ class Gpu:
 
 
 class Cuda(Protocol):
-    """Memory, one stream's work, and graphs of it. Addresses and handles are integers."""
+    """Memory, streams and captured graphs. Addresses and handles are integers; every call may raise `CudaError`."""
 
     def gpu(self) -> Gpu:
-        """The GPU that is used."""
+        """The GPU in use."""
 
     def create_stream(self) -> int:
-        """A stream, whose work is done in order."""
+        """A new stream; its work runs in order."""
 
     def destroy_stream(self, stream: int) -> None:
-        """Gives a stream back."""
+        """Destroys a stream."""
 
     def allocate(self, size: int) -> int:
         """The address of `size` bytes on the GPU."""
 
     def free(self, address: int) -> None:
-        """Gives memory back."""
+        """Frees memory."""
 
     def upload(self, address: int, array: Array, stream: int) -> None:
-        """Copies a contiguous array to the GPU; it must live until the stream is done."""
+        """Copies a contiguous array to the GPU; it must live until the stream is synchronised."""
 
     def download(self, array: Array, address: int, stream: int) -> None:
-        """Copies from the GPU into a contiguous array, filled when the stream is done."""
+        """Copies from the GPU into a contiguous array, complete once the stream is synchronised."""
 
     def synchronise(self, stream: int) -> None:
-        """Waits until the stream's work is done."""
+        """Waits for the stream's work to finish."""
 
     def capture(self, stream: int, work: Callable[[], None]) -> int:
-        """Records what `work` gives the stream, without doing it, as a graph."""
+        """Records as a graph, without running it, what `work` enqueues on the stream."""
 
     def launch(self, graph: int, stream: int) -> None:
-        """Does a graph's work again."""
+        """Replays a graph."""
 
     def destroy_graph(self, graph: int) -> None:
-        """Gives a graph back."""
+        """Destroys a graph."""
 
 
 class CudaBindings:
-    """`Cuda` through NVIDIA's cuda-bindings, which need nothing but a driver."""
+    """`Cuda` through NVIDIA's cuda-bindings, which need only a driver."""
 
     def __init__(self, extra: str) -> None:
-        """Raises `MissingExtra`, naming `extra`, where the package is missing, and `BackendError` without a GPU."""
+        """Raises `MissingExtra`, naming `extra`, if cuda-bindings is missing, and `BackendError` without a GPU."""
         try:
             from cuda.bindings import runtime
-        except ImportError:
+        except ModuleNotFoundError:
             raise MissingExtra("running TensorRT", "cuda-bindings", extra) from None
         if cuda_device_count() == 0:
             raise BackendError(NO_GPU)
@@ -83,11 +83,11 @@ class CudaBindings:
         )
 
     def create_stream(self) -> int:
-        """A stream that does not wait for the default one."""
+        """A new stream that does not wait for the default stream."""
         return int(self._do("cudaStreamCreateWithFlags", self._runtime.cudaStreamNonBlocking))
 
     def destroy_stream(self, stream: int) -> None:
-        """Gives a stream back."""
+        """Destroys a stream."""
         self._do("cudaStreamDestroy", stream)
 
     def allocate(self, size: int) -> int:
@@ -95,7 +95,7 @@ class CudaBindings:
         return int(self._do("cudaMalloc", size))
 
     def free(self, address: int) -> None:
-        """Gives memory back."""
+        """Frees memory."""
         self._do("cudaFree", address)
 
     def upload(self, address: int, array: Array, stream: int) -> None:
@@ -109,33 +109,39 @@ class CudaBindings:
         self._do("cudaMemcpyAsync", array.ctypes.data, address, array.nbytes, kind, stream)
 
     def synchronise(self, stream: int) -> None:
-        """Waits until the stream's work is done."""
+        """Waits for the stream's work to finish."""
         self._do("cudaStreamSynchronize", stream)
 
     def capture(self, stream: int, work: Callable[[], None]) -> int:
-        """Records what `work` gives the stream, without doing it, as a graph."""
+        """Records as a graph, without running it, what `work` enqueues on the stream."""
         mode = self._runtime.cudaStreamCaptureMode.cudaStreamCaptureModeThreadLocal
         self._do("cudaStreamBeginCapture", stream, mode)
         try:
             work()
-        finally:
-            graph = self._do("cudaStreamEndCapture", stream)
+        except BaseException:
+            with contextlib.suppress(CudaError):  # the capture is invalid as well, but the first error is the cause
+                self._do("cudaGraphDestroy", self._do("cudaStreamEndCapture", stream))
+            raise
+        graph = self._do("cudaStreamEndCapture", stream)
         try:
             return int(self._do("cudaGraphInstantiate", graph, 0))
         finally:
             self._do("cudaGraphDestroy", graph)
 
     def launch(self, graph: int, stream: int) -> None:
-        """Does a graph's work again."""
+        """Replays a graph."""
         self._do("cudaGraphLaunch", graph, stream)
 
     def destroy_graph(self, graph: int) -> None:
-        """Gives a graph back."""
+        """Destroys a graph."""
         self._do("cudaGraphExecDestroy", graph)
 
     def _do(self, function: str, *arguments: object) -> Any:  # noqa: ANN401
-        """Calls a function of CUDA's runtime. Raises `CudaError` with its name where it fails."""
+        """Calls a function of CUDA's runtime. Raises `CudaError`, naming the function and how to fix it."""
         error, *results = getattr(self._runtime, function)(*arguments)
-        if error != self._runtime.cudaError_t.cudaSuccess:
-            raise CudaError(f"{function} failed: {error.name}")
-        return results[0] if results else None
+        codes = self._runtime.cudaError_t
+        if error == codes.cudaSuccess:
+            return results[0] if results else None
+        if error == codes.cudaErrorMemoryAllocation:
+            raise CudaError(f"{OUT_OF_MEMORY} ({function})")
+        raise CudaError(f"{function} failed with {error.name}; check the GPU with nvidia-smi, then start again")
