@@ -13,7 +13,7 @@ from t2i_engine.bundle import Bundle
 from t2i_engine.engine import LARGEST_BATCH, MOST_THREADS
 from t2i_engine.errors import BackendError, OptionError
 from t2i_engine.formats import all_formats
-from t2i_engine.tensorrt.profile import Profile
+from t2i_engine.tensorrt.builder import Profile
 
 ALL = "all"
 SIDES = (64, 128, 256)
@@ -136,7 +136,7 @@ def _devices(bundle: Bundle, row: Row) -> tuple[list[str], str]:
 
 def _check_profiles(rows: Iterable[Row], batches: Sequence[int]) -> None:
     """Raises `OptionError` where an engine is built for fewer pictures than are asked for."""
-    most = Profile().batch.most
+    most = Profile().batch.maximum
     engines = [row.name for row in rows if row.format.backend.startswith("tensorrt")]
     if engines and max(batches) > most:
         raise OptionError(

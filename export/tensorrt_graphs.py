@@ -1,8 +1,8 @@
-"""ONNX graphs that TensorRT builds engines from, on the machine that runs them: in the precision asked for throughout.
+"""ONNX graphs from which TensorRT builds engines on the machine that runs them.
 
-TensorRT takes the precision of every layer from the graph, so the FP16 graphs compute in half between fp32 inputs and
-outputs. Its parser refuses ONNX's LSTM with lengths in half; the backward direction is written as a forward LSTM over
-each caption reversed within its own length, and the last states are picked at the captions' ends.
+TensorRT takes the precision of every layer from the graph, so the fp16 graphs compute in fp16 between fp32 inputs and
+outputs. Its parser rejects an fp16 LSTM with lengths. So the backward direction is a forward LSTM over each caption
+reversed within its own length, and the final states are gathered at the captions' ends.
 """
 
 import copy
@@ -22,7 +22,7 @@ from t2i_engine.bundle import Graph, graphs_of
 from t2i_engine.formats import GENERATOR, TEXT_ENCODER, Form, Format
 from t2i_engine.tensorrt.builder import RTX_TARGETS, build_engine
 from t2i_engine.tensorrt.engines import PROFILE, RECORD, engine_file, engine_key
-from t2i_engine.tensorrt.flavour import load_flavour
+from t2i_engine.tensorrt.variant import load_variant
 from training.models.generator import Generator
 from training.models.pixels import to_levels
 from training.models.text_encoder import TextEncoder
@@ -32,7 +32,7 @@ _DTYPES = {"fp32": torch.float32, "fp16": torch.float16}
 
 
 class FlippedTextEncoder(nn.Module):
-    """The text encoder as two forward LSTMs; what follows a caption's end is computed, but never looked at."""
+    """The text encoder as two forward LSTMs; what they compute past a caption's end is ignored."""
 
     def __init__(self, encoder: TextEncoder, dtype: torch.dtype) -> None:
         super().__init__()
@@ -53,7 +53,7 @@ class FlippedTextEncoder(nn.Module):
 
 
 class TensorRtGenerator(nn.Module):
-    """The folded generator in `dtype`, between float32 inputs and outputs, with its image as pixels besides."""
+    """The folded generator in `dtype`, between float32 inputs and outputs; it gives its image as pixels, too."""
 
     def __init__(self, generator: Generator, form: Form, dtype: torch.dtype) -> None:
         super().__init__()
@@ -61,10 +61,10 @@ class TensorRtGenerator(nn.Module):
         self.dtype = dtype
 
     def forward(self, noise: Tensor, sentence: Tensor, condition_noise: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Gives `image` float32 (B, 3, R, R) in [−1, 1] and `pixels` uint8 (B, R, R, 3), rounded half to even."""
+        """Computes `image` float32 (B, 3, R, R) in [−1, 1] and `pixels` uint8 (B, R, R, 3), rounded half to even."""
         condition = None if condition_noise is None else condition_noise.to(self.dtype)
         image = self.generator(noise.to(self.dtype), sentence.to(self.dtype), condition).image.float()
-        # Bytes can only leave an engine: the cast comes last, after the transposition.
+        # An engine supports uint8 only as an output, so the cast comes last, after the transposition.
         return image, to_levels(image).permute(0, 2, 3, 1).to(torch.uint8)
 
 
@@ -78,13 +78,13 @@ def build(model: TextToImage, row: Format) -> Iterator[BuiltFile]:
 
 
 def build_with_engines(model: TextToImage, row: Format) -> Iterator[BuiltFile]:
-    """Exports both graphs, and builds for each an engine for `RTX_TARGETS`, with its record, also without a GPU."""
-    flavour, graphs = load_flavour(row.backend), graphs_of(model.sizes)
+    """Exports both graphs and builds an engine of each for `RTX_TARGETS`, with its record. Needs no GPU."""
+    variant, graphs = load_variant(row.backend), graphs_of(model.sizes)
     for file in build(model, row):
         yield file
         assert file.graph is not None
-        key = engine_key(file.record.sha256, row, flavour) | {"targets": " ".join(RTX_TARGETS)}
-        built = build_engine(flavour, file.content, graphs[file.graph], row.precision, PROFILE, key, RTX_TARGETS)
+        key = engine_key(file.record.sha256, row, variant) | {"targets": " ".join(RTX_TARGETS)}
+        built = build_engine(variant, file.content, graphs[file.graph], row.precision, PROFILE, key, RTX_TARGETS)
         notes = {"targets": RTX_TARGETS, "proof": built.record.summary()}
         engine = engine_file(row, file.graph)
         yield BuiltFile(engine, built.content, row, file.graph, notes=notes)
@@ -103,14 +103,14 @@ def _one_direction(lstm: nn.LSTM, suffix: str, dtype: torch.dtype) -> nn.LSTM:
 
 
 def _flipped(encoder: nn.Module, graph: Graph) -> onnx.ModelProto:
-    """Traces the encoder with the exporter that keeps T dynamic in an LSTM, which the newer one does not."""
+    """Traces the encoder with PyTorch's older exporter, which keeps T dynamic in an LSTM; the newer one does not."""
     file = io.BytesIO()
     with warnings.catch_warnings(), torch.inference_mode():
-        warnings.simplefilter("ignore")  # that exporter's deprecation, and its doubts about an LSTM's batch size
+        warnings.simplefilter("ignore")  # that exporter is deprecated, and warns of an LSTM's dynamic batch size
         torch.onnx.export(
             encoder,
             tuple(onnx_graphs.example(tensor) for tensor in graph.inputs),
-            cast("Any", file),  # as that exporter also takes it
+            cast("Any", file),  # that exporter also accepts a file
             dynamo=False,
             input_names=[tensor.name for tensor in graph.inputs],
             output_names=[tensor.name for tensor in graph.outputs],

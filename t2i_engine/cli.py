@@ -348,7 +348,7 @@ def build(bundle: str, formats: str) -> None:
     from t2i_engine.backends import find_backend
     from t2i_engine.bundle import Bundle
     from t2i_engine.formats import find
-    from t2i_engine.tensorrt.opening import build_engines
+    from t2i_engine.tensorrt.engines import build_engines
 
     opened = Bundle.open(bundle)
     named = None if formats == "all" else [find(name.strip()).name for name in formats.split(",")]

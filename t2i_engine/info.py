@@ -14,7 +14,7 @@ from t2i_engine.bundle import Bundle, embedded_names
 from t2i_engine.errors import UserError, listed
 from t2i_engine.formats import Format, all_formats
 from t2i_engine.table import aligned, size
-from t2i_engine.tensorrt.engines import cached_records, shipped_records
+from t2i_engine.tensorrt.engines import bundled_records, cached_records
 
 
 @dataclass(frozen=True)
@@ -126,7 +126,7 @@ def _format_rows(bundle: Bundle) -> Iterator[tuple[str, ...]]:
 
 def _engine_rows(bundle: Bundle) -> Iterator[tuple[str, ...]]:
     """TensorRT's engines, in the bundle and in this machine's cache, with what their records prove."""
-    for where, records in (("bundle", shipped_records(bundle)), ("cache", cached_records(bundle))):
+    for where, records in (("bundle", bundled_records(bundle)), ("cache", cached_records(bundle))):
         for file, record in records:
             target = record.key["targets"] if where == "bundle" else record.key["gpu"]
             yield PurePath(file).name, where, target, record.key["version"], record.summary()

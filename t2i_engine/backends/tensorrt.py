@@ -1,18 +1,17 @@
-"""TensorRT: engines built on the machine that runs them, for NVIDIA's data-centre and other GPUs."""
+"""TensorRT: engines built on the machine that runs them, for any NVIDIA GPU."""
 
 from t2i_engine.backends.base import Status
-from t2i_engine.tensorrt.flavour import TENSORRT, flavour_status
-from t2i_engine.tensorrt.opening import needs_build, open_runner
-from t2i_engine.tensorrt.profile import Profile
+from t2i_engine.tensorrt import variant
+from t2i_engine.tensorrt.engines import PROFILE, needs_build, open_runner
 
 __all__ = ["needs_build", "open_runner", "status"]
 
-TITLE = "TensorRT"
-PACKAGES = ("tensorrt", "cuda-bindings")
-IMPORTS = ("t2i_engine.tensorrt",)
-MAX_BATCH = Profile().batch.most
+TITLE = variant.TITLES[variant.TENSORRT]
+PACKAGES = (*variant.PACKAGES[variant.TENSORRT], "cuda-bindings")
+IMPORTS = ("tensorrt", "cuda.bindings.runtime")
+MAX_BATCH = PROFILE.batch.maximum
 
 
 def status() -> Status:
-    """Whether it is installed, and whether there is a GPU to run it."""
-    return flavour_status(TENSORRT)
+    """Whether it is installed and has a GPU to run on."""
+    return variant.variant_status(variant.TENSORRT)

@@ -1,18 +1,17 @@
-"""TensorRT for RTX: engines built ahead, on any machine, for NVIDIA's RTX GPUs."""
+"""TensorRT for RTX: engines built ahead of time, on any machine, for NVIDIA's RTX GPUs."""
 
 from t2i_engine.backends.base import Status
-from t2i_engine.tensorrt.flavour import TENSORRT_RTX, flavour_status
-from t2i_engine.tensorrt.opening import needs_build, open_runner
-from t2i_engine.tensorrt.profile import Profile
+from t2i_engine.tensorrt import variant
+from t2i_engine.tensorrt.engines import PROFILE, needs_build, open_runner
 
 __all__ = ["needs_build", "open_runner", "status"]
 
-TITLE = "TensorRT for RTX"
-PACKAGES = ("tensorrt-rtx-cu13", "cuda-bindings")
-IMPORTS = ("t2i_engine.tensorrt",)
-MAX_BATCH = Profile().batch.most
+TITLE = variant.TITLES[variant.TENSORRT_RTX]
+PACKAGES = (*variant.PACKAGES[variant.TENSORRT_RTX], "cuda-bindings")
+IMPORTS = ("tensorrt_rtx", "cuda.bindings.runtime")
+MAX_BATCH = PROFILE.batch.maximum
 
 
 def status() -> Status:
-    """Whether it is installed, and whether there is a GPU to run it."""
-    return flavour_status(TENSORRT_RTX)
+    """Whether it is installed and has a GPU to run on."""
+    return variant.variant_status(variant.TENSORRT_RTX)

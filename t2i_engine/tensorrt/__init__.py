@@ -1,4 +1,4 @@
-"""TensorRT and TensorRT for RTX: engines built from a bundle's ONNX graphs, with a record that proves their precision.
+"""TensorRT and TensorRT for RTX: engines built from a bundle's ONNX graphs, with records that prove their precision.
 
-Usable with the runtime alone: neither building nor running needs PyTorch or ONNX.
+Part of the runtime: neither building nor running an engine needs PyTorch or ONNX.
 """

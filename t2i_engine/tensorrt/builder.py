@@ -1,6 +1,6 @@
-"""Builds engines from ONNX graphs, with TensorRT 10, 11 and TensorRT for RTX alike, and records what was built.
+"""Builds engines from ONNX graphs, with TensorRT 10 and 11 and TensorRT for RTX, and records what was built.
 
-The network is strongly typed: each layer has the precision that the graph gives it, and no flag changes that.
+The network is strongly typed: every layer has the precision that the graph gives it, whatever the flags.
 """
 
 import time
@@ -10,30 +10,74 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from t2i_engine.bundle import Graph
+from t2i_engine.bundle import Graph, TensorSpec
 from t2i_engine.errors import BackendError, OptionError, unknown
-from t2i_engine.tensorrt.flavour import Flavour, Log
-from t2i_engine.tensorrt.profile import Profile
+from t2i_engine.files import cache
 from t2i_engine.tensorrt.record import EngineRecord, bindings, check_precision, compiled_layers, network_layers
+from t2i_engine.tensorrt.variant import Variant
 
 CURRENT = "current"  # the GPU of this machine
 RTX_TARGETS = ("sm86", "sm89", "sm120")  # RTX 30, 40 and 50
 
 
 class BuildError(BackendError):
-    """A graph that TensorRT cannot build an engine from."""
+    """A graph from which TensorRT cannot build an engine."""
+
+
+@dataclass(frozen=True)
+class Range:
+    """The sizes an engine accepts, and the one it is tuned for."""
+
+    minimum: int
+    optimum: int
+    maximum: int
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.minimum <= self.optimum <= self.maximum:
+            raise ValueError(f"sizes {self.minimum}, {self.optimum}, {self.maximum} are not in order from 1")
+
+
+@dataclass(frozen=True)
+class Profile:
+    """The dynamic sizes of an engine: B pictures or captions at once, captions of T tokens."""
+
+    batch: Range = Range(1, 4, 16)
+    tokens: Range = Range(1, 16, 256)
+
+    def shapes(self, tensor: TensorSpec) -> tuple[tuple[int, ...], ...]:
+        """The minimum, optimum and maximum shape of an input."""
+        return tuple(
+            tuple(getattr(self._range(size), name) if isinstance(size, str) else size for size in tensor.shape)
+            for name in ("minimum", "optimum", "maximum")
+        )
+
+    def check(self, sizes: Mapping[str, int]) -> None:
+        """Raises `BackendError` if B or T is out of range."""
+        for letter, what, cure in (
+            ("B", "a batch of {}", "draw fewer at once with --batch-size {}"),
+            ("T", "a caption of {} words", "shorten it to {} words"),
+        ):
+            size, allowed = sizes.get(letter), self._range(letter)
+            if size is not None and not allowed.minimum <= size <= allowed.maximum:
+                raise BackendError(
+                    f"{what.format(size)} is outside the engine's range, {allowed.minimum} to {allowed.maximum}; "
+                    f"{cure.format(allowed.maximum)}, or use another backend"
+                )
+
+    def _range(self, letter: str) -> Range:
+        return {"B": self.batch, "T": self.tokens}[letter]
 
 
 @dataclass(frozen=True)
 class BuiltEngine:
-    """An engine, serialised, and its record."""
+    """A serialised engine and its record."""
 
     content: bytes
     record: EngineRecord
 
 
 def build_engine(
-    flavour: Flavour,
+    variant: Variant,
     onnx: bytes,
     graph: Graph,
     precision: str,
@@ -42,53 +86,52 @@ def build_engine(
     targets: Sequence[str] = (CURRENT,),
     timing_cache: Path | None = None,
 ) -> BuiltEngine:
-    """Builds an engine. `targets` are architectures of TensorRT for RTX; plain TensorRT builds for this GPU alone.
+    """Builds an engine. `targets` are GPU architectures for TensorRT for RTX; plain TensorRT builds for this GPU only.
 
-    `key` goes into the record. `timing_cache` is read and written by plain TensorRT only. Raises `BuildError` with what
-    TensorRT logged, and `PrecisionError` where a heavy layer is not in `precision`.
+    `key` goes into the record. Only plain TensorRT reads and writes `timing_cache`. Raises `BuildError` with what
+    TensorRT logged, and `PrecisionError` if a heavy layer is not in `precision`.
     """
-    api, log = flavour.api, Log(flavour.api)
     started = time.perf_counter()
-    builder = api.Builder(log.logger)
-    if builder is None:
-        raise BuildError(f"{flavour.name} cannot start: {log.failures()}")
-    network = builder.create_network(1 << int(api.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
-    parser = api.OnnxParser(network, log.logger)
-    if not parser.parse(onnx):
-        reasons = "; ".join(str(parser.get_error(i).desc()) for i in range(parser.num_errors))
-        raise BuildError(f"{flavour.name} {flavour.version} cannot read the graph: {reasons}")
-    layers = network_layers(network)
-    exceptions = check_precision(layers, (), precision)
-    config = _configured(builder, flavour, graph, profile, targets)
-    cache = _read_timing_cache(config, flavour, timing_cache)
-    plan = builder.build_serialized_network(network, config)
-    if plan is None:
-        raise BuildError(f"{flavour.name} {flavour.version} cannot build an engine: {log.failures()}")
-    compiled = compiled_layers(log.lines)
+    with variant.log.recording() as lines:
+        builder = variant.start("Builder")
+        network = _parsed(variant, builder, onnx)
+        layers = network_layers(network)
+        exceptions = check_precision(layers, (), precision)
+        config = _configured(variant, builder, graph, profile, targets)
+        timed = _read_timing_cache(config, variant, timing_cache)
+        plan = builder.build_serialized_network(network, config)
+        if plan is None:
+            raise BuildError(f"{variant} cannot build an engine: {variant.log.reason()}")
+        compiled = compiled_layers(lines)
     check_precision(layers, compiled, precision)
-    if cache is not None and timing_cache is not None:
-        timing_cache.parent.mkdir(parents=True, exist_ok=True)
-        timing_cache.write_bytes(bytes(config.get_timing_cache().serialize()))
+    if timed and timing_cache is not None:
+        cache(timing_cache, bytes(config.get_timing_cache().serialize()))
     content = bytes(plan)
-    inputs = bindings(network.get_input(i) for i in range(network.num_inputs))
-    outputs = bindings(network.get_output(i) for i in range(network.num_outputs))
-    seconds = round(time.perf_counter() - started, 2)
     record = EngineRecord(
-        dict(key), sha256(content).hexdigest(), seconds, inputs, outputs, layers, compiled, exceptions
+        key=dict(key),
+        sha256=sha256(content).hexdigest(),
+        seconds=round(time.perf_counter() - started, 2),
+        inputs=bindings(network.get_input(i) for i in range(network.num_inputs)),
+        outputs=bindings(network.get_output(i) for i in range(network.num_outputs)),
+        network=layers,
+        compiled=compiled,
+        exceptions=exceptions,
     )
     return BuiltEngine(content, record)
 
 
-def check_targets(flavour: Flavour, targets: Sequence[str]) -> None:
-    """Raises `OptionError` for an architecture that the flavour does not know."""
-    known = [name.lower() for name in flavour.api.ComputeCapability.__members__ if name.startswith("SM")]
-    for target in targets:
-        if target not in (*known, CURRENT):
-            raise OptionError(unknown("architecture", target, known))
+def _parsed(variant: Variant, builder: Any, onnx: bytes) -> Any:  # noqa: ANN401
+    api = variant.api
+    network = builder.create_network(1 << int(api.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
+    parser = api.OnnxParser(network, variant.log.logger)
+    if not parser.parse(onnx):
+        reasons = "; ".join(str(parser.get_error(i).desc()) for i in range(parser.num_errors))
+        raise BuildError(f"{variant} cannot read the graph: {reasons}")
+    return network
 
 
-def _configured(builder: Any, flavour: Flavour, graph: Graph, profile: Profile, targets: Sequence[str]) -> Any:  # noqa: ANN401
-    api = flavour.api
+def _configured(variant: Variant, builder: Any, graph: Graph, profile: Profile, targets: Sequence[str]) -> Any:  # noqa: ANN401
+    api = variant.api
     config = builder.create_builder_config()
     config.profiling_verbosity = api.ProfilingVerbosity.DETAILED
     config.clear_flag(api.BuilderFlag.TF32)  # fp32 means fp32
@@ -96,20 +139,23 @@ def _configured(builder: Any, flavour: Flavour, graph: Graph, profile: Profile, 
     for tensor in graph.inputs:
         shapes.set_shape(tensor.name, *profile.shapes(tensor))
     if config.add_optimization_profile(shapes) < 0:
-        raise BuildError(f"{flavour.name} {flavour.version} refuses the range of sizes {profile}")
-    if flavour.is_rtx:
-        check_targets(flavour, targets)
+        raise BuildError(f"{variant} does not accept the range of sizes {profile}: {variant.log.reason()}")
+    if variant.is_rtx:
+        known = [name.lower() for name in api.ComputeCapability.__members__ if name.startswith("SM")]
+        for target in targets:
+            if target not in (*known, CURRENT):
+                raise OptionError(unknown("architecture", target, known))
         config.num_compute_capabilities = len(targets)
         for index, target in enumerate(targets):
             config.set_compute_capability(getattr(api.ComputeCapability, target.upper()), index)
     return config
 
 
-def _read_timing_cache(config: Any, flavour: Flavour, file: Path | None) -> Any:  # noqa: ANN401
-    """How fast each kernel was in earlier builds: plain TensorRT then measures only what is new."""
-    if flavour.is_rtx or file is None:
-        return None
-    cache = config.create_timing_cache(file.read_bytes() if file.is_file() else b"")
-    if cache is None or not config.set_timing_cache(cache, ignore_mismatch=False):
+def _read_timing_cache(config: Any, variant: Variant, file: Path | None) -> bool:  # noqa: ANN401
+    """Reads how fast each kernel was in earlier builds, so that plain TensorRT measures only new ones."""
+    if variant.is_rtx or file is None:
+        return False
+    timings = config.create_timing_cache(file.read_bytes() if file.is_file() else b"")
+    if timings is None or not config.set_timing_cache(timings, ignore_mismatch=False):
         config.set_timing_cache(config.create_timing_cache(b""), ignore_mismatch=False)
-    return config.get_timing_cache()
+    return True

@@ -1,25 +1,37 @@
-"""Runs an engine: buffers that stay, one stream, and what was asked for copied back."""
+"""Runs an engine: one stream, buffers that are reused, CUDA graphs, and only the requested outputs copied back."""
 
+import contextlib
+import logging
 import math
+import threading
 import weakref
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from pathlib import Path
+from typing import Any, Protocol
 
 import numpy as np
 
 from t2i_engine.backends.base import Array, check_feeds
 from t2i_engine.bundle import Graph, TensorSpec
-from t2i_engine.errors import BackendError
-from t2i_engine.tensorrt.cuda import Cuda
-from t2i_engine.tensorrt.profile import Profile
+from t2i_engine.errors import BackendError, OutputError
+from t2i_engine.files import write_atomically
+from t2i_engine.tensorrt.builder import Profile
+from t2i_engine.tensorrt.cuda import Cuda, CudaError
+from t2i_engine.tensorrt.variant import Variant
 
-MOST_CONTEXTS = 4  # sizes that stay ready at once: each holds memory of its own for what happens between the layers
+MAX_CONTEXTS = 4  # sizes that are ready at once: each context has GPU memory of its own for intermediate results
+
+CACHE_CURE = "set XDG_CACHE_HOME to a folder that can be written"
+
+_log = logging.getLogger(__name__)
+
+_Sizes = Mapping[str, int]
 
 
 class Context(Protocol):
-    """The part of TensorRT's IExecutionContext that a runner uses; False means that it failed."""
+    """The part of TensorRT's IExecutionContext that a runner uses; False means failure."""
 
     def set_input_shape(self, name: str, shape: tuple[int, ...]) -> bool: ...  # noqa: D102
     def set_tensor_address(self, name: str, memory: int) -> bool: ...  # noqa: D102
@@ -30,143 +42,215 @@ class Engine(Protocol):
     """A deserialised engine."""
 
     captures: bool
-    """True where a CUDA graph of its work can be made, one for each size, each with a context of its own."""
+    """Whether its work can be captured as CUDA graphs: one per size, each with a context of its own."""
 
     def create_context(self) -> Context:
         """A new context."""
 
-    def save_cache(self) -> None:
-        """Keeps on disk what was compiled while running, where the engine compiles then."""
+    def save_compiled(self) -> None:
+        """Caches on disk what was compiled at run time, if there is anything new."""
+
+    def reason(self) -> str:
+        """Why the last call failed."""
+
+
+class LoadedEngine:
+    """An `Engine` of TensorRT. TensorRT for RTX compiles kernels at run time, which the file `compiled` caches."""
+
+    def __init__(self, variant: Variant, content: bytes, capturable: bool, compiled: Path) -> None:
+        """`capturable`: the graph has no loop that depends on its inputs, so CUDA graphs can replay it."""
+        self._variant, self._capturable, self._compiled = variant, capturable, compiled
+        self.captures = capturable and not variant.is_rtx  # TensorRT for RTX captures by itself, if told to
+        self.reason = variant.log.reason
+        self._runtime = variant.start("Runtime")
+        self._engine: Any = self._runtime.deserialize_cuda_engine(content)
+        if self._engine is None:
+            raise BackendError(f"{variant} cannot load its engine: {self.reason()}")
+        self._cache: Any = None
+        self._cached = 0  # bytes on disk; a cache only ever grows
+
+    def create_context(self) -> Context:
+        """A new context. Raises `BackendError`."""
+        arguments = [self._configured()] if self._variant.is_rtx else []
+        context: Context | None = self._engine.create_execution_context(*arguments)
+        if context is None:
+            raise BackendError(f"{self._variant} cannot run its engine: {self.reason()}; free memory on the GPU")
+        return context
+
+    def save_compiled(self) -> None:
+        """Writes the kernels that were compiled at run time to disk, if there are new ones."""
+        if self._cache is None:
+            return
+        content = bytes(self._cache.serialize() or b"")
+        if len(content) > self._cached:
+            self._cached = len(content)
+            try:
+                write_atomically(self._compiled, content, CACHE_CURE)
+            except OutputError as error:  # costs the next process time, and this one nothing
+                _log.warning("compiled kernels are not cached: %s", error)
+
+    def _configured(self) -> Any:  # noqa: ANN401
+        config = self._engine.create_runtime_config()
+        if self._capturable:
+            config.cuda_graph_strategy = self._variant.api.CudaGraphStrategy.WHOLE_GRAPH_CAPTURE
+        self._cache = config.create_runtime_cache()
+        if self._compiled.is_file():
+            content = self._compiled.read_bytes()
+            if self._cache.deserialize(content):  # refused if GPU, driver or version changed
+                self._cached = len(content)
+        config.set_runtime_cache(self._cache)
+        return config
 
 
 @dataclass
 class _Prepared:
-    """A context, the sizes that it was last used with, and the graph of its work."""
+    """A context, the sizes it last ran with, and the graph of its work once that is captured."""
 
     context: Context
-    sizes: Mapping[str, int] | None = None
+    sizes: _Sizes | None = None
     graph: int | None = None
 
 
 class TensorRtRunner:
-    """An engine for one graph on one GPU."""
+    """An engine for one graph on one GPU. Several threads may use it; they take turns."""
 
     def __init__(self, engine: Engine, graph: Graph, profile: Profile, cuda: Cuda) -> None:
-        self._engine, self._graph, self._profile, self._cuda = engine, graph, profile, cuda
+        self._engine: Engine | None = engine
+        self._graph, self._profile, self._cuda = graph, profile, cuda
         self._memory = _Memory(cuda)
-        self.close = weakref.finalize(self, self._memory.release)
-        """Gives everything on the GPU back; also done when the runner is no longer used."""
+        self._release = weakref.finalize(self, _release, self._memory, engine)
 
     def run(self, feeds: Mapping[str, Array], outputs: Sequence[str]) -> dict[str, Array]:
-        """Computes the named outputs; only they are copied back.
+        """Computes the named outputs; only these are copied back.
 
-        Raises `ShapeError` where a feed does not fit the declared shape, and `BackendError` where it is outside of what
-        the engine was built for, or where the GPU fails.
+        Raises `ShapeError` if a feed does not fit the declared shape, and `BackendError` if it is outside the engine's
+        range, the runner is closed, or the GPU fails.
         """
         check_feeds(self._graph, feeds, outputs)
         sizes = _sizes(self._graph, feeds)
         self._profile.check(sizes)
-        cuda, stream = self._cuda, self._memory.stream
-        shapes = {tensor.name: _shape(tensor, sizes) for tensor in (*self._graph.inputs, *self._graph.outputs)}
-        dtypes = {tensor.name: np.dtype(tensor.dtype) for tensor in (*self._graph.inputs, *self._graph.outputs)}
-        addresses = {
-            name: self._memory.buffer(name, math.prod(shape) * dtypes[name].itemsize) for name, shape in shapes.items()
-        }
+        tensors = (*self._graph.inputs, *self._graph.outputs)
+        shapes = {tensor.name: _shape(tensor, sizes) for tensor in tensors}
+        dtypes = {tensor.name: np.dtype(tensor.dtype) for tensor in tensors}
         sent = {name: np.ascontiguousarray(feed) for name, feed in feeds.items()}
         received = {name: np.empty(shapes[name], dtypes[name]) for name in outputs}
-        try:
-            for name, array in sent.items():
-                cuda.upload(addresses[name], array, stream)
-            self._compute(sizes, shapes, addresses)
-            for name, array in received.items():
-                cuda.download(array, addresses[name], stream)
-        finally:
-            cuda.synchronise(stream)  # also after a failure: until then the GPU may use the arrays
+        with self._memory.lock:
+            engine = self._engine
+            if engine is None:
+                raise BackendError("this runner is closed; open the engine again")
+            addresses = {
+                name: self._memory.buffer(name, math.prod(shape) * dtypes[name].itemsize)
+                for name, shape in shapes.items()
+            }
+            with self._synchronised() as stream:
+                for name, array in sent.items():
+                    self._cuda.upload(addresses[name], array, stream)
+                self._compute(engine, sizes, shapes, addresses)
+                for name, array in received.items():
+                    self._cuda.download(array, addresses[name], stream)
         return received
 
-    def _compute(
-        self, sizes: Mapping[str, int], shapes: Mapping[str, tuple[int, ...]], addresses: Mapping[str, int]
-    ) -> None:
-        prepared = self._memory.prepared(self._engine, sizes)
+    def close(self) -> None:
+        """Frees everything on the GPU, as does losing the last reference to the runner. May be called twice."""
+        with self._memory.lock:
+            self._engine = None
+        self._release()
+
+    @contextlib.contextmanager
+    def _synchronised(self) -> Iterator[int]:
+        """The stream, waited for at the end: until then the GPU may use the arrays, also after a failure."""
         stream = self._memory.stream
+        try:
+            yield stream
+        except BaseException:
+            with contextlib.suppress(CudaError):  # the first error is the cause
+                self._cuda.synchronise(stream)
+            raise
+        self._cuda.synchronise(stream)
+
+    def _compute(
+        self, engine: Engine, sizes: _Sizes, shapes: Mapping[str, tuple[int, ...]], addresses: Mapping[str, int]
+    ) -> None:
+        def check(done: bool, what: str) -> None:
+            if not done:
+                raise BackendError(
+                    f"TensorRT refused {what}: {engine.reason()}; delete its cached engines and build them again"
+                )
+
+        stream, prepared = self._memory.stream, self._memory.prepared(engine, sizes)
         if prepared.graph is not None:
             self._cuda.launch(prepared.graph, stream)
             return
-        work = _Work(prepared.context, stream)
-        seen = prepared.sizes == sizes
-        if not seen:
+        context, repeated = prepared.context, prepared.sizes == sizes
+        if not repeated:
             for tensor in self._graph.inputs:
-                work.check(prepared.context.set_input_shape(tensor.name, shapes[tensor.name]), "an input's shape")
+                check(context.set_input_shape(tensor.name, shapes[tensor.name]), "an input's shape")
         for name, address in addresses.items():
-            work.check(prepared.context.set_tensor_address(name, address), "an address")
-        if seen and self._engine.captures:  # the first time is the warm-up: what is set up then cannot be captured
+            check(context.set_tensor_address(name, address), "an address")
+
+        def work() -> None:
+            check(context.execute_async_v3(stream), "to start")
+
+        if repeated and engine.captures:  # the first run is the warm-up: its set-up cannot be captured
             prepared.graph = self._cuda.capture(stream, work)
             self._cuda.launch(prepared.graph, stream)
             return
         work()
-        if not seen:
-            prepared.sizes = sizes
+        prepared.sizes = sizes
+        if self._memory.is_new(sizes):
             self._cuda.synchronise(stream)
-            self._engine.save_cache()
-
-
-@dataclass(frozen=True)
-class _Work:
-    """One pass through an engine."""
-
-    context: Context
-    stream: int
-
-    def __call__(self) -> None:
-        self.check(self.context.execute_async_v3(self.stream), "to start")
-
-    @staticmethod
-    def check(done: bool, what: str) -> None:
-        if not done:
-            raise BackendError(f"TensorRT refused {what}; delete its cached engines and build them again")
+            engine.save_compiled()
 
 
 class _Memory:
-    """What a runner holds on the GPU. Buffers grow to the largest size seen; graphs and contexts of old ones go."""
+    """What a runner holds on the GPU. Buffers grow to the largest size seen; old contexts and stale graphs go."""
 
     def __init__(self, cuda: Cuda) -> None:
         self._cuda = cuda
+        self.lock = threading.Lock()
         self.stream = cuda.create_stream()
         self._buffers: dict[str, tuple[int, int]] = {}  # name -> address, size
         self._prepared: OrderedDict[tuple[tuple[str, int], ...], _Prepared] = OrderedDict()
+        self._seen: set[tuple[tuple[str, int], ...]] = set()
 
     def buffer(self, name: str, size: int) -> int:
         """The address of at least `size` bytes, the same until more are needed."""
-        address, there = self._buffers.get(name, (0, 0))
-        if there < size:
-            self._forget_graphs()  # they write where the old buffer was
-            if there:
+        address, available = self._buffers.get(name, (0, 0))
+        if available < size:
+            self._destroy_graphs()  # they use the old buffer
+            if available:
                 del self._buffers[name]
                 self._cuda.free(address)
             address = self._cuda.allocate(size)
             self._buffers[name] = address, size
         return address
 
-    def prepared(self, engine: Engine, sizes: Mapping[str, int]) -> _Prepared:
-        """The context for these sizes: one of their own where graphs are captured, else the same for all."""
+    def prepared(self, engine: Engine, sizes: _Sizes) -> _Prepared:
+        """The context for these sizes: one per size where graphs are captured, else one for all."""
         key = tuple(sorted(sizes.items())) if engine.captures else ()
         if key not in self._prepared:
-            if len(self._prepared) >= MOST_CONTEXTS:
+            if len(self._prepared) >= MAX_CONTEXTS:
                 self._destroy(self._prepared.popitem(last=False)[1])
             self._prepared[key] = _Prepared(engine.create_context())
         self._prepared.move_to_end(key)
         return self._prepared[key]
 
+    def is_new(self, sizes: _Sizes) -> bool:
+        """True the first time that it is asked about these sizes."""
+        key, known = tuple(sorted(sizes.items())), len(self._seen)
+        self._seen.add(key)
+        return len(self._seen) > known
+
     def release(self) -> None:
-        """Gives everything back."""
-        self._forget_graphs()
+        """Frees everything."""
+        self._destroy_graphs()
         self._prepared.clear()
         for address, _ in self._buffers.values():
             self._cuda.free(address)
         self._buffers.clear()
         self._cuda.destroy_stream(self.stream)
 
-    def _forget_graphs(self) -> None:
+    def _destroy_graphs(self) -> None:
         for prepared in self._prepared.values():
             self._destroy(prepared)
 
@@ -174,6 +258,14 @@ class _Memory:
         if prepared.graph is not None:
             self._cuda.destroy_graph(prepared.graph)
             prepared.graph = None
+
+
+def _release(memory: _Memory, engine: Engine) -> None:
+    with memory.lock:
+        try:
+            engine.save_compiled()  # TensorRT for RTX continues to compile in the background after a size's first run
+        finally:
+            memory.release()
 
 
 def _sizes(graph: Graph, feeds: Mapping[str, Array]) -> dict[str, int]:
@@ -185,5 +277,5 @@ def _sizes(graph: Graph, feeds: Mapping[str, Array]) -> dict[str, int]:
     }
 
 
-def _shape(tensor: TensorSpec, sizes: Mapping[str, int]) -> tuple[int, ...]:
+def _shape(tensor: TensorSpec, sizes: _Sizes) -> tuple[int, ...]:
     return tuple(sizes[size] if isinstance(size, str) else size for size in tensor.shape)

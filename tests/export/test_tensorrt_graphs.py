@@ -10,17 +10,18 @@ import torch
 
 from export import tensorrt_graphs
 from export.built import BuiltFile
+from export.gate import run_gate
 from export.tensorrt_graphs import build, build_with_engines
 from t2i_engine.backends.base import Array
 from t2i_engine.backends.pytorch import reference_runners
 from t2i_engine.bundle import Bundle, FileEntry, Manifest, graphs_of, write_bundle
+from t2i_engine.errors import ParityError
 from t2i_engine.formats import GENERATOR, TEXT_ENCODER, find
 from t2i_engine.info import report
-from t2i_engine.parity import Case, picture_case, sentence_case
-from t2i_engine.tensorrt.builder import build_engine
-from t2i_engine.tensorrt.flavour import TENSORRT_RTX, load_flavour
-from t2i_engine.tensorrt.profile import Profile
+from t2i_engine.parity import Case, GateSize, picture_case, sentence_case
+from t2i_engine.tensorrt.builder import Profile, build_engine
 from t2i_engine.tensorrt.record import PrecisionError
+from t2i_engine.tensorrt.variant import TENSORRT_RTX, load_variant
 from tests.tiny_model import SIZES, make_model
 
 PRECISIONS = {"fp16": "Half", "fp32": "Float"}
@@ -121,9 +122,9 @@ def test_both_networks_become_engines_with_every_heavy_layer_in_the_precision(
     built: Built, precision: str, graph: str
 ) -> None:
     pytest.importorskip("tensorrt_rtx", reason='pip install "t2i-engine[tensorrt-rtx]"')
-    flavour, onnx_file = load_flavour(TENSORRT_RTX), built[precision, graph].content
+    variant, onnx_file = load_variant(TENSORRT_RTX), built[precision, graph].content
     key, declared = {"precision": precision}, graphs_of(SIZES)[graph]
-    record = build_engine(flavour, onnx_file, declared, precision, Profile(), key, ("sm89",)).record
+    record = build_engine(variant, onnx_file, declared, precision, Profile(), key, ("sm89",)).record
     products = [layer for layer in record.network if layer.type == "MATRIX_MULTIPLY"]
     assert products
     assert all(layer.datatypes == {PRECISIONS[precision]} for layer in products)
@@ -131,7 +132,7 @@ def test_both_networks_become_engines_with_every_heavy_layer_in_the_precision(
     assert bool(record.exceptions) == (precision == "fp16")
     other = next(name for name in PRECISIONS if name != precision)
     with pytest.raises(PrecisionError, match="heavy layers are not in"):
-        build_engine(flavour, onnx_file, declared, other, Profile(), key, ("sm89",))
+        build_engine(variant, onnx_file, declared, other, Profile(), key, ("sm89",))
 
 
 def test_engines_built_ahead_are_in_the_bundle_and_info_shows_their_records(
@@ -157,14 +158,26 @@ def test_engines_built_ahead_are_in_the_bundle_and_info_shows_their_records(
         assert "in Half" in line
 
 
+def test_an_engine_that_misses_the_reference_is_rejected_and_the_export_goes_on(
+    tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def open_runner(*_: object) -> None:
+        raise ParityError("the engine is rejected: too far from PyTorch")
+
+    monkeypatch.setattr("t2i_engine.backends.tensorrt.open_runner", open_runner)
+    rows = [find("tensorrt-fp16"), find("onnx")]
+    result = run_gate(make_model(), Bundle.open(tiny_bundle), rows, lambda _: None, GateSize(1, 2))
+    assert result.rejected == {"tensorrt-fp16": "the engine is rejected: too far from PyTorch"}
+
+
 def test_an_lstm_is_two_loops_of_products_in_half(built: Built) -> None:
     api = pytest.importorskip("tensorrt_rtx", reason='pip install "t2i-engine[tensorrt-rtx]"')
-    from t2i_engine.tensorrt.flavour import Log
     from t2i_engine.tensorrt.record import network_layers
 
-    log = Log(api)
-    network = api.Builder(log.logger).create_network(1 << int(api.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
-    assert api.OnnxParser(network, log.logger).parse(built["fp16", TEXT_ENCODER].content)
+    variant = load_variant(TENSORRT_RTX)
+    builder = variant.start("Builder")
+    network = builder.create_network(1 << int(api.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
+    assert api.OnnxParser(network, variant.log.logger).parse(built["fp16", TEXT_ENCODER].content)
     layers = network_layers(network)
     recurrent = [layer for layer in layers if layer.type == "RECURRENCE"]
     assert len([layer for layer in layers if layer.type == "TRIP_LIMIT"]) == 2

@@ -1,21 +1,30 @@
-"""CUDA without a GPU: memory with borders, a stream whose work is done when it is waited for, and graphs of it."""
+"""CUDA and TensorRT without a GPU, and an engine that copies its input, which runs on a real GPU as well."""
 
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from enum import Enum
 from itertools import count
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 
 from t2i_engine.backends.base import Array
-from t2i_engine.bundle import Graph
-from t2i_engine.tensorrt.cuda import Gpu
+from t2i_engine.bundle import Graph, TensorSpec
+from t2i_engine.tensorrt.builder import Profile
+from t2i_engine.tensorrt.cuda import Cuda, Gpu
+from t2i_engine.tensorrt.runner import MAX_CONTEXTS, TensorRtRunner
 
 Compute = Callable[[Mapping[str, Array]], Mapping[str, Array]]
+Copy = Callable[[int, int, int, int], bool]  # destination, source, bytes, stream
 
 
 class FakeCuda:
-    """Refuses what a GPU would silently do wrong: writing past a buffer, reading one that was given back."""
+    """Memory with bounds, streams that work when they are synchronised, and graphs.
+
+    Refuses what a GPU would silently do wrong: writing past a buffer, reading one that was freed.
+    """
 
     def __init__(self) -> None:
         self._addresses = count(1 << 20, 1 << 20)
@@ -76,10 +85,14 @@ class FakeCuda:
 
     def capture(self, stream: int, work: Callable[[], None]) -> int:
         assert stream in self.streams
-        self._recording = []
-        work()
+        recorded: list[Callable[[], None]] = []
+        self._recording = recorded
+        try:
+            work()
+        finally:
+            self._recording = None
         graph = next(self._handles)
-        self.graphs[graph], self._recording = self._recording, None
+        self.graphs[graph] = recorded
         return graph
 
     def launch(self, graph: int, stream: int) -> None:
@@ -88,6 +101,10 @@ class FakeCuda:
 
     def destroy_graph(self, graph: int) -> None:
         del self.graphs[graph]
+
+    def copy(self, destination: int, source: int, size: int, stream: int) -> bool:
+        self.do(stream, lambda: self.write(destination, self.read(source, (size,), np.dtype(np.uint8))))
+        return True
 
     def do(self, stream: int, step: Callable[[], None]) -> None:
         (self.streams[stream] if self._recording is None else self._recording).append(step)
@@ -151,5 +168,89 @@ class FakeEngine:
         self.contexts.append(FakeContext(self._cuda, self._graph, self._compute, self.fails))
         return self.contexts[-1]
 
-    def save_cache(self) -> None:
+    def save_compiled(self) -> None:
         self.saved += 1
+
+    def reason(self) -> str:
+        return "the fake was told to fail"
+
+
+COPYING = Graph((TensorSpec("x", "float32", ("B", 1024)),), (TensorSpec("y", "float32", ("B", 1024)),))
+
+
+@dataclass
+class CopyingContext:
+    """Copies x to y."""
+
+    copy: Copy
+    shape: tuple[int, ...] = ()
+    addresses: dict[str, int] = field(default_factory=dict)
+
+    def set_input_shape(self, name: str, shape: tuple[int, ...]) -> bool:
+        assert name == "x"
+        self.shape = shape
+        return True
+
+    def set_tensor_address(self, name: str, memory: int) -> bool:
+        self.addresses[name] = memory
+        return True
+
+    def execute_async_v3(self, stream_handle: int) -> bool:
+        return self.copy(self.addresses["y"], self.addresses["x"], 4 * math.prod(self.shape), stream_handle)
+
+
+@dataclass
+class CopyingEngine:
+    """An engine for `COPYING`, wherever `copy` works: everything around it is the real runner."""
+
+    copy: Copy
+    captures: bool = True
+    contexts: int = 0
+
+    def create_context(self) -> CopyingContext:
+        self.contexts += 1
+        return CopyingContext(self.copy)
+
+    def save_compiled(self) -> None: ...
+
+    def reason(self) -> str:
+        return "the copy failed"
+
+
+def exercise(cuda: Cuda, copy: Copy) -> None:
+    """Runs sizes that make buffers grow, graphs be captured and replayed, and contexts be evicted; checks each copy."""
+    engine, random = CopyingEngine(copy), np.random.default_rng(0)
+    runner = TensorRtRunner(engine, COPYING, Profile(), cuda)
+    for batch in (1, 1, 1, 16, 16, 16, 4, 4, 1, 1, 2, 2, 3, 3, 5, 5, 16, 16, 1, 1) * 3:
+        x = random.standard_normal((batch, 1024)).astype(np.float32)
+        np.testing.assert_array_equal(runner.run({"x": x}, ["y"])["y"], x)
+    assert engine.contexts > MAX_CONTEXTS
+    runner.close()
+
+
+class Severity(Enum):
+    INTERNAL_ERROR, ERROR, WARNING, VERBOSE = range(4)
+
+
+class ILogger:
+    """As TensorRT's, which Python subclasses."""
+
+    Severity = Severity
+
+
+class Unusable:
+    """What plain TensorRT gives for a builder or runtime that failed: an object, and using it ends the process."""
+
+    def __getattribute__(self, name: str) -> Any:  # noqa: ANN401
+        raise AssertionError(f"the process crashes in {name}")
+
+
+def fake_api(**members: object) -> Any:  # noqa: ANN401
+    """TensorRT's Python module, as far as a test needs it."""
+    return SimpleNamespace(ILogger=ILogger, **members)
+
+
+def failing(logger: Any) -> Unusable:  # noqa: ANN401
+    """A `Builder` or `Runtime` that fails as plain TensorRT's do without a GPU."""
+    logger.log(Severity.ERROR, "CUDA initialization failure with error: 35")
+    return Unusable()

@@ -3,10 +3,9 @@
 import pytest
 
 from t2i_engine.errors import OptionError
-from t2i_engine.tensorrt.builder import BuildError, BuiltEngine, build_engine
-from t2i_engine.tensorrt.flavour import TENSORRT_RTX, Flavour, load_flavour
-from t2i_engine.tensorrt.profile import Profile
+from t2i_engine.tensorrt.builder import BuildError, BuiltEngine, Profile, build_engine
 from t2i_engine.tensorrt.record import EngineRecord, PrecisionError
+from t2i_engine.tensorrt.variant import TENSORRT_RTX, Variant, load_variant
 from tests.t2i_engine.tensorrt.graphs import GRAPH, SIDE, drawing, light
 
 pytest.importorskip("tensorrt_rtx", reason='TensorRT for RTX is not installed: pip install "t2i-engine[tensorrt-rtx]"')
@@ -15,17 +14,17 @@ TARGETS = ("sm89", "sm120")
 
 
 @pytest.fixture(scope="module")
-def flavour() -> Flavour:
-    return load_flavour(TENSORRT_RTX)
+def variant() -> Variant:
+    return load_variant(TENSORRT_RTX)
 
 
-def build(flavour: Flavour, onnx: bytes, precision: str, targets: tuple[str, ...] = TARGETS) -> BuiltEngine:
-    return build_engine(flavour, onnx, GRAPH, precision, Profile(), {"precision": precision}, targets)
+def build(variant: Variant, onnx: bytes, precision: str, targets: tuple[str, ...] = TARGETS) -> BuiltEngine:
+    return build_engine(variant, onnx, GRAPH, precision, Profile(), {"precision": precision}, targets)
 
 
 @pytest.mark.parametrize(("precision", "datatype"), [("fp16", "Half"), ("fp32", "Float")])
-def test_every_heavy_layer_is_in_the_precision_asked_for(flavour: Flavour, precision: str, datatype: str) -> None:
-    built = build(flavour, drawing(precision), precision)
+def test_every_heavy_layer_is_in_the_precision_asked_for(variant: Variant, precision: str, datatype: str) -> None:
+    built = build(variant, drawing(precision), precision)
     record = built.record
     assert len(built.content) > 10_000
     heavy = {
@@ -38,8 +37,8 @@ def test_every_heavy_layer_is_in_the_precision_asked_for(flavour: Flavour, preci
     assert datatype in record.summary()
 
 
-def test_the_record_tells_inputs_outputs_and_exceptions_with_their_reason(flavour: Flavour) -> None:
-    record = build(flavour, drawing("fp16"), "fp16").record
+def test_the_record_tells_inputs_outputs_and_exceptions_with_their_reason(variant: Variant) -> None:
+    record = build(variant, drawing("fp16"), "fp16").record
     assert {binding.name: binding.datatype for binding in record.inputs} == dict.fromkeys(
         ["noise", "sentence", "condition_noise"], "Float"
     )
@@ -59,26 +58,26 @@ def test_the_record_tells_inputs_outputs_and_exceptions_with_their_reason(flavou
         (light(), "fp32", "no convolution and no matrix product"),
     ],
 )
-def test_a_build_in_another_precision_is_refused(flavour: Flavour, graph: bytes, precision: str, message: str) -> None:
+def test_a_build_in_another_precision_is_refused(variant: Variant, graph: bytes, precision: str, message: str) -> None:
     with pytest.raises(PrecisionError, match=message):
-        build(flavour, graph, precision)
+        build(variant, graph, precision)
 
 
-def test_a_graph_that_cannot_be_read_is_an_error_with_the_reason(flavour: Flavour) -> None:
+def test_a_graph_that_cannot_be_read_is_an_error_with_the_reason(variant: Variant) -> None:
     with pytest.raises(BuildError, match=r"cannot read the graph: .*parse"):
-        build(flavour, b"nonsense", "fp16")
+        build(variant, b"nonsense", "fp16")
 
 
-def test_an_unknown_architecture_is_an_error_with_those_there_are(flavour: Flavour) -> None:
+def test_an_unknown_architecture_is_an_error_with_those_there_are(variant: Variant) -> None:
     with pytest.raises(OptionError, match=r"unknown architecture 'sm90'.*sm89"):
-        build(flavour, drawing("fp16"), "fp16", ("sm90",))
+        build(variant, drawing("fp16"), "fp16", ("sm90",))
 
 
-def test_what_tensorrt_logs_is_in_the_error(flavour: Flavour) -> None:
+def test_what_tensorrt_logs_is_in_the_error(variant: Variant) -> None:
     """Without a GPU there is no current one; the builder gives None, and the reason is in its log."""
     from t2i_engine.backends.base import cuda_device_count
 
     if cuda_device_count():
         pytest.skip("there is a GPU")
     with pytest.raises(BuildError, match="cudaError"):
-        build(flavour, drawing("fp16"), "fp16", ("current",))
+        build(variant, drawing("fp16"), "fp16", ("current",))

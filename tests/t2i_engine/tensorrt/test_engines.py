@@ -19,14 +19,19 @@ from t2i_engine.cli import main
 from t2i_engine.errors import BackendError, ParityError
 from t2i_engine.formats import GENERATOR, TEXT_ENCODER, Differences, Format
 from t2i_engine.reference import REFERENCE, Reference
-from t2i_engine.tensorrt import engines, opening
-from t2i_engine.tensorrt.builder import BuiltEngine
+from t2i_engine.tensorrt import engines
+from t2i_engine.tensorrt.builder import BuiltEngine, Profile, Range
 from t2i_engine.tensorrt.cuda import Gpu
-from t2i_engine.tensorrt.engines import Wanted, cached_records, engine_file, engine_key, shipped_records
-from t2i_engine.tensorrt.flavour import TENSORRT, TENSORRT_RTX, Flavour
-from t2i_engine.tensorrt.opening import open_runner, prove_once
-from t2i_engine.tensorrt.profile import Profile, Range
+from t2i_engine.tensorrt.engines import (
+    EngineRequest,
+    bundled_records,
+    cached_records,
+    engine_file,
+    engine_key,
+    open_runner,
+)
 from t2i_engine.tensorrt.record import EngineRecord, Layer
+from t2i_engine.tensorrt.variant import TENSORRT, TENSORRT_RTX, Variant
 from tests.tiny_model import SIZES, WORDS
 
 GPU = Gpu("NVIDIA GeForce RTX 4090", "sm89", "13.0")
@@ -39,9 +44,9 @@ def row(backend: str) -> Format:
     return Format(f"{backend}-fp16", files, "fp16", backend, {"cuda": backend}, "", tolerance, "half")
 
 
-def flavour(backend: str = TENSORRT, version: str = "10.16") -> Flavour:
+def variant(backend: str = TENSORRT, version: str = "10.16") -> Variant:
     api = SimpleNamespace(ComputeCapability=None) if backend == TENSORRT_RTX else SimpleNamespace()
-    return Flavour(backend, version, api)
+    return Variant(backend, version, api)
 
 
 def reference() -> Reference:
@@ -82,14 +87,14 @@ class Machine:
         manifest = Manifest("b", SIZES, records, reference=REFERENCE, unverified={"tensorrt-fp16": "no GPU"})
         return Bundle.open(write_bundle(self.folder / "bundle", manifest, contents))
 
-    def wanted(self, backend: str = TENSORRT, version: str = "10.16", gpu: Gpu = GPU) -> Wanted:
-        return Wanted(self.bundle(), row(backend), GENERATOR, flavour(backend, version), gpu)
+    def request(self, backend: str = TENSORRT, version: str = "10.16", gpu: Gpu = GPU) -> EngineRequest:
+        return EngineRequest(self.bundle(), row(backend), GENERATOR, variant(backend, version), gpu)
 
     def ships(self, targets: str, version: str = "1.7") -> bytes:
         """Puts an engine that was built ahead into the bundle."""
-        wanted = self.wanted(TENSORRT_RTX, version)
-        key = engine_key(wanted.key["graph"], wanted.row, wanted.flavour) | {"targets": targets}
-        name, engine = engine_file(wanted.row, GENERATOR), made(b"built ahead", key)
+        request = self.request(TENSORRT_RTX, version)
+        key = engine_key(request.key["graph"], request.row, request.variant) | {"targets": targets}
+        name, engine = engine_file(request.row, GENERATOR), made(b"built ahead", key)
         self.files = {name: engine.content, f"{name}.json": engine.record.to_json()}
         return engine.content
 
@@ -103,7 +108,7 @@ def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogC
     machine = Machine(tmp_path, caplog)
 
     def build(  # as build_engine, without what does not matter here
-        _: Flavour, onnx: bytes, *arguments: object, timing_cache: Path
+        _: Variant, onnx: bytes, *arguments: object, timing_cache: Path
     ) -> BuiltEngine:
         key = cast("dict[str, str]", arguments[-1])
         assert timing_cache.suffix == ".timings"
@@ -120,9 +125,9 @@ def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogC
 
 
 def test_an_engine_is_built_once_and_kept_with_its_record(machine: Machine) -> None:
-    first = machine.wanted().get()
+    first = machine.request().get()
     assert first == b"engine 1 of graph of the generator"
-    assert machine.wanted().get() == first
+    assert machine.request().get() == first
     assert len(machine.built) == 1
     assert "no engine was built here yet" in machine.lines[0]
     ((file, record),) = cached_records(machine.bundle())
@@ -139,49 +144,49 @@ def test_an_engine_is_built_once_and_kept_with_its_record(machine: Machine) -> N
     ],
 )
 def test_a_stale_engine_is_built_again_with_the_reason(machine: Machine, change: dict[str, Any], reason: str) -> None:
-    machine.wanted().get()
+    machine.request().get()
     machine.log.clear()
-    assert machine.wanted(**change).get() == b"engine 2 of graph of the generator"
+    assert machine.request(**change).get() == b"engine 2 of graph of the generator"
     assert f"the cached engine is stale: {reason}" in machine.lines[0]
 
 
 def test_another_range_of_sizes_is_built_again(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
-    machine.wanted().get()
+    machine.request().get()
     monkeypatch.setattr(engines, "PROFILE", Profile(batch=Range(1, 1, 2)))
     machine.log.clear()
-    machine.wanted().get()
+    machine.request().get()
     assert "the cached engine is stale: profile" in machine.lines[0]
 
 
 def test_engines_of_several_gpus_stay_beside_each_other(machine: Machine) -> None:
     other = replace(GPU, name="NVIDIA H100", architecture="sm90")
-    first, second = machine.wanted().get(), machine.wanted(gpu=other).get()
+    first, second = machine.request().get(), machine.request(gpu=other).get()
     assert first != second
-    assert (machine.wanted().get(), machine.wanted(gpu=other).get()) == (first, second)
+    assert (machine.request().get(), machine.request(gpu=other).get()) == (first, second)
 
 
 @pytest.mark.parametrize("suffix", ["", ".json"])
 @pytest.mark.parametrize("damage", [b"", b"damaged"])
 def test_a_damaged_engine_or_record_is_built_again(machine: Machine, suffix: str, damage: bytes) -> None:
-    machine.wanted().get()
-    file = machine.wanted().file
+    machine.request().get()
+    file = machine.request().file
     file.with_name(file.name + suffix).write_bytes(damage)
     machine.log.clear()
-    assert machine.wanted().get() == b"engine 2 of graph of the generator"
+    assert machine.request().get() == b"engine 2 of graph of the generator"
     assert "the cached engine is damaged" in machine.lines[0]
 
 
 def test_a_cache_that_cannot_be_written_is_named_with_the_cure(machine: Machine) -> None:
     (machine.folder / "cache").write_text("a file")
     with pytest.raises(Exception, match="set XDG_CACHE_HOME"):
-        machine.wanted().get()
+        machine.request().get()
 
 
 def test_an_engine_built_ahead_for_this_architecture_is_used(machine: Machine) -> None:
     engine = machine.ships("sm86 sm89")
-    assert machine.wanted(TENSORRT_RTX, "1.7").get() == engine
+    assert machine.request(TENSORRT_RTX, "1.7").get() == engine
     assert not machine.built
-    ((name, record),) = shipped_records(machine.bundle())
+    ((name, record),) = bundled_records(machine.bundle())
     assert name == "generator.tensorrt-rtx-fp16.engine"
     assert "1 heavy layers of 1 in Half" in record.summary()
 
@@ -192,7 +197,7 @@ def test_an_engine_built_ahead_for_this_architecture_is_used(machine: Machine) -
 )
 def test_a_foreign_engine_is_not_used(machine: Machine, targets: str, version: str, reason: str) -> None:
     machine.ships(targets, version)
-    assert machine.wanted(TENSORRT_RTX, "1.7").get() == b"engine 1 of graph of the generator"
+    assert machine.request(TENSORRT_RTX, "1.7").get() == b"engine 1 of graph of the generator"
     assert f"the bundle's engine does not fit: {reason}" in machine.lines[0]
 
 
@@ -210,29 +215,29 @@ class Drawer:
 
 def test_an_engine_is_compared_with_the_reference_the_first_time_only(machine: Machine) -> None:
     drawer: Any = Drawer(1e-3)
-    content = machine.wanted().get()
+    content = machine.request().get()
     for _ in range(2):
-        prove_once(machine.wanted(), content, drawer)
+        machine.request().verify_once(content, drawer)
     assert drawer.runs == 1
-    prove_once(machine.wanted(gpu=replace(GPU, driver="13.1")), content, drawer)
-    prove_once(machine.wanted(), b"another engine", drawer)
+    machine.request(gpu=replace(GPU, driver="13.1")).verify_once(content, drawer)
+    machine.request().verify_once(b"another engine", drawer)
     assert drawer.runs == 3
 
 
 @pytest.mark.parametrize("error", [0.1, np.nan])
 def test_an_engine_that_misses_the_reference_is_an_error_each_time(machine: Machine, error: float) -> None:
     drawer: Any = Drawer(error)
-    content = machine.wanted().get()
+    content = machine.request().get()
     for _ in range(2):
-        with pytest.raises(ParityError, match="engine is not used: format tensorrt-fp16, graph generator"):
-            prove_once(machine.wanted(), content, drawer)
+        with pytest.raises(ParityError, match="engine is rejected: format tensorrt-fp16, graph generator"):
+            machine.request().verify_once(content, drawer)
 
 
 @pytest.fixture
 def with_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     """TensorRT is installed, and there is a GPU."""
-    monkeypatch.setattr(opening, "load_flavour", flavour)
-    monkeypatch.setattr(opening, "CudaBindings", lambda _: SimpleNamespace(gpu=lambda: GPU))
+    monkeypatch.setattr(engines, "load_variant", variant)
+    monkeypatch.setattr(engines, "CudaBindings", lambda _: SimpleNamespace(gpu=lambda: GPU))
     monkeypatch.setattr("t2i_engine.backends.tensorrt.status", lambda: Status("10.16", devices={"cuda": None}))
 
 
@@ -244,7 +249,7 @@ def test_auto_passes_over_engines_that_are_not_built_and_names_the_command(machi
     assert f"t2i-engine build {machine.folder / 'bundle'} --formats tensorrt-fp16" in machine.lines[0]
     assert not machine.built
     for graph in (TEXT_ENCODER, GENERATOR):
-        Wanted(bundle, row(TENSORRT), graph, flavour(), GPU).get()
+        EngineRequest(bundle, row(TENSORRT), graph, variant(), GPU).get()
     assert [one.name for one in selectable(bundle)] == ["tensorrt-fp16"]
 
 
@@ -262,13 +267,13 @@ def test_the_command_builds_and_proves_both_engines(machine: Machine, monkeypatc
         def run(self, feeds: Mapping[str, Array], outputs: Sequence[str]) -> dict[str, Array]:
             return {name: getattr(reference(), name) for name in outputs}
 
-    monkeypatch.setattr(opening, "LoadedEngine", lambda *_: None)
-    monkeypatch.setattr(opening, "TensorRtRunner", Runner)
+    monkeypatch.setattr(engines, "LoadedEngine", lambda *_: None)
+    monkeypatch.setattr(engines, "TensorRtRunner", Runner)
     result = CliRunner().invoke(main, ["build", str(machine.bundle().folder)])
     assert result.exit_code == 0, result.output
     assert opened == ["sentence", "image"]
     assert len(machine.built) == 2
-    assert len(list((machine.folder / "cache").rglob("*.proved"))) == 2
+    assert len(list((machine.folder / "cache").rglob("*.verified"))) == 2
 
 
 def test_a_bundle_without_tensorrts_graphs_says_what_adds_them(tmp_path: Path) -> None:
@@ -281,7 +286,7 @@ def test_a_bundle_without_tensorrts_graphs_says_what_adds_them(tmp_path: Path) -
 
 
 def test_without_a_gpu_nothing_is_built(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(opening, "load_flavour", flavour)
+    monkeypatch.setattr(engines, "load_variant", variant)
     monkeypatch.setattr("t2i_engine.tensorrt.cuda.cuda_device_count", lambda: 0)
     pytest.importorskip("cuda.bindings", reason="cuda-bindings is not installed")
     with pytest.raises(BackendError, match="no NVIDIA GPU with a driver was found"):
@@ -289,12 +294,3 @@ def test_without_a_gpu_nothing_is_built(machine: Machine, monkeypatch: pytest.Mo
     with pytest.raises(BackendError, match="runs on cuda only"):
         open_runner(machine.bundle(), row(TENSORRT), GENERATOR, "cpu", None)
     assert not machine.built
-
-
-def test_a_backend_that_is_not_installed_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
-    from t2i_engine.tensorrt import flavour as module
-
-    monkeypatch.setattr(module, "_WHEELS", {TENSORRT: ("no-such-wheel",)})
-    lacks = module.flavour_status(TENSORRT).lacks
-    assert lacks
-    assert 'pip install "t2i-engine[tensorrt]"' in lacks

@@ -1,7 +1,13 @@
 """The runner's own part of running an engine, on a GPU that is not there: allocating, keeping, copying, refusing."""
 
 import gc
-from collections.abc import Mapping
+import logging
+import sys
+import weakref
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,9 +18,11 @@ from t2i_engine.backends.base import Array, ShapeError
 from t2i_engine.bundle import graphs_of
 from t2i_engine.errors import BackendError
 from t2i_engine.formats import GENERATOR, TEXT_ENCODER
-from t2i_engine.tensorrt.profile import Profile, Range
-from t2i_engine.tensorrt.runner import MOST_CONTEXTS, TensorRtRunner
-from tests.t2i_engine.tensorrt.fakes import FakeCuda, FakeEngine
+from t2i_engine.tensorrt.builder import Profile, Range
+from t2i_engine.tensorrt.cuda import CudaError
+from t2i_engine.tensorrt.runner import MAX_CONTEXTS, LoadedEngine, TensorRtRunner
+from t2i_engine.tensorrt.variant import TENSORRT, TENSORRT_RTX, Variant
+from tests.t2i_engine.tensorrt.fakes import FakeCuda, FakeEngine, exercise, failing, fake_api
 from tests.tiny_model import SIZES
 
 DRAWING = graphs_of(SIZES)[GENERATOR]
@@ -129,11 +137,11 @@ def test_each_size_has_a_context_of_its_own_and_old_ones_go(
     runner: TensorRtRunner, cuda: FakeCuda, engine: FakeEngine
 ) -> None:
     check(runner, 16)
-    for batch in range(1, MOST_CONTEXTS + 3):
+    for batch in range(1, MAX_CONTEXTS + 3):
         for seed in range(3):
             check(runner, batch, seed)
-    assert len(engine.contexts) == MOST_CONTEXTS + 3
-    assert len(cuda.graphs) == MOST_CONTEXTS
+    assert len(engine.contexts) == MAX_CONTEXTS + 3
+    assert len(cuda.graphs) == MAX_CONTEXTS
 
 
 def test_graphs_do_not_outlive_the_buffers_they_write_to(runner: TensorRtRunner, cuda: FakeCuda) -> None:
@@ -144,10 +152,137 @@ def test_graphs_do_not_outlive_the_buffers_they_write_to(runner: TensorRtRunner,
         check(runner, 1, seed)  # the fake fails where a graph uses memory that was given back
 
 
-def test_what_is_compiled_while_running_is_kept_once_for_each_size(runner: TensorRtRunner, engine: FakeEngine) -> None:
-    for batch in (1, 1, 1, 4, 4, 1):
+@pytest.mark.parametrize("captures", [True, False])
+def test_what_is_compiled_at_run_time_is_saved_once_per_size_and_when_closing(cuda: FakeCuda, captures: bool) -> None:
+    engine = FakeEngine(cuda, DRAWING, draw, captures)
+    runner = TensorRtRunner(engine, DRAWING, PROFILE, cuda)
+    for batch in (1, 4, 1, 4, 1, 4, 1, 4):
         check(runner, batch)
     assert engine.saved == 2
+    runner.close()
+    assert engine.saved == 3  # kernels are also compiled in the background
+
+
+class Rtx:
+    """TensorRT for RTX at run time: a cache of kernels, and what is on disk of it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.kernels, self.accepts = b"kernels", True
+        self.file = folder / "engine.compiled"
+        config = SimpleNamespace(create_runtime_cache=lambda: self, set_runtime_cache=lambda _: None)
+        engine = SimpleNamespace(create_runtime_config=lambda: config, create_execution_context=lambda _: object())
+        runtime = SimpleNamespace(deserialize_cuda_engine=lambda _: engine)
+        api = fake_api(ComputeCapability=None, CudaGraphStrategy=SimpleNamespace(), Runtime=lambda _: runtime)
+        self.variant = Variant(TENSORRT_RTX, "1.7", api)
+
+    def open(self) -> LoadedEngine:
+        engine = LoadedEngine(self.variant, b"engine", False, self.file)
+        engine.create_context()
+        return engine
+
+    def serialize(self) -> bytes:
+        return self.kernels
+
+    def deserialize(self, content: bytes) -> bool:
+        if self.accepts:
+            self.kernels = content
+        return self.accepts
+
+
+def test_compiled_kernels_are_written_only_when_there_are_new_ones(tmp_path: Path) -> None:
+    rtx = Rtx(tmp_path)
+    engine = rtx.open()
+    engine.save_compiled()
+    assert rtx.file.read_bytes() == b"kernels"
+    rtx.file.unlink()
+    engine.save_compiled()
+    assert not rtx.file.exists()
+    rtx.kernels += b" and more"
+    engine.save_compiled()
+    assert rtx.file.read_bytes() == b"kernels and more"
+    rtx.kernels = b""
+    again = rtx.open()
+    rtx.file.unlink()
+    again.save_compiled()
+    assert not rtx.file.exists()  # they came from there
+
+
+def test_compiled_kernels_of_another_gpu_or_version_are_replaced(tmp_path: Path) -> None:
+    rtx = Rtx(tmp_path)
+    rtx.file.write_bytes(b"kernels for something else")
+    rtx.accepts = False
+    rtx.open().save_compiled()
+    assert rtx.file.read_bytes() == b"kernels"
+
+
+def test_compiled_kernels_that_cannot_be_written_stop_no_picture(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(logging.getLogger("t2i_engine"), "propagate", True)
+    (tmp_path / "a-file").write_text("")
+    Rtx(tmp_path / "a-file").open().save_compiled()
+    assert "compiled kernels are not cached: cannot write" in caplog.text
+
+
+@pytest.fixture
+def frequent_switches() -> Iterator[None]:
+    """Threads change places as often as they can."""
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    yield
+    sys.setswitchinterval(before)
+
+
+@pytest.mark.usefixtures("frequent_switches")
+@pytest.mark.parametrize("captures", [True, False])
+def test_eight_threads_get_their_own_pictures(cuda: FakeCuda, captures: bool) -> None:
+    runner = TensorRtRunner(FakeEngine(cuda, DRAWING, draw, captures), DRAWING, PROFILE, cuda)
+    with ThreadPoolExecutor(8) as threads:
+        for done in [threads.submit(check, runner, 1 + seed % 6, seed) for seed in range(200)]:
+            done.result()
+    runner.close()
+    assert cuda.held == 0
+
+
+def test_closing_twice_is_closing_once_and_a_closed_runner_says_so(cuda: FakeCuda) -> None:
+    held = FakeEngine(cuda, DRAWING, draw)
+    runner, engine = TensorRtRunner(held, DRAWING, PROFILE, cuda), weakref.ref(held)
+    del held
+    check(runner, 1)
+    for _ in range(2):
+        runner.close()
+    assert cuda.held == 0
+    assert engine() is None
+    with pytest.raises(BackendError, match="closed; open the engine again"):
+        runner.run(drawing_feeds(1), ["pixels"])
+
+
+def test_the_engine_that_copies_works_on_the_fake(cuda: FakeCuda) -> None:
+    """The same runs on a GPU in tests/gpu."""
+    exercise(cuda, cuda.copy)
+    assert cuda.held == 0
+
+
+def test_a_failure_is_reported_even_if_the_gpu_cannot_be_waited_for_afterwards(
+    cuda: FakeCuda, engine: FakeEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synchronise = cuda.synchronise
+
+    def fail(stream: int) -> None:
+        synchronise(stream)
+        raise CudaError("cudaStreamSynchronize failed")
+
+    engine.fails = True
+    runner = TensorRtRunner(engine, DRAWING, PROFILE, cuda)
+    monkeypatch.setattr(cuda, "synchronise", fail)
+    with pytest.raises(BackendError, match="refused to start: the fake was told to fail"):
+        runner.run(drawing_feeds(1), ["pixels"])
+
+
+def test_a_runtime_that_failed_is_not_used(tmp_path: Path) -> None:
+    variant = Variant(TENSORRT, "10.16", fake_api(Runtime=failing))
+    with pytest.raises(BackendError, match=r"TensorRT 10\.16 cannot start: CUDA initialization failure"):
+        LoadedEngine(variant, b"engine", True, tmp_path / "engine.compiled")
 
 
 @pytest.mark.parametrize("batch", [17, 1000])
