@@ -20,8 +20,7 @@ from benchmarks.experiment_report import Finding, write_report
 from t2i_engine.errors import UserError
 from training.checkpoint import load_model
 from training.config import RunConfig, load_config
-from training.evaluation.evaluate import evaluate
-from training.evaluation.subject import open_subject
+from training.evaluation.evaluate import evaluate, open_model
 from training.run import train_files
 
 ENCODERS, JUDGE = "encoders", "judge"
@@ -131,7 +130,7 @@ class Laboratory:
         encoders = str(self.out / JUDGE / "checkpoint.pt") if self.experiment.judge else config.damsm.initial
         assert encoders is not None
         found = evaluate(
-            open_subject(str(checkpoint)), config.data.source, ("fid", "r-precision"), encoders, self.count
+            open_model(str(checkpoint)), config.data.source, ("fid", "r-precision"), encoders, self.count
         ).as_json()
         trained = load_model(checkpoint)
         parameters = {name: sum(p.numel() for p in net.parameters()) for name, net in trained.model.named_children()}

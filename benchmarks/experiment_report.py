@@ -15,9 +15,9 @@ from t2i_engine.pictures import Pixels
 from training.config import load_config
 from training.data.rendered import render
 from training.data.sources import open_source
-from training.evaluation.report import table
-from training.evaluation.samples import Requests, Sample
-from training.evaluation.subject import open_subject
+from training.evaluation import GeneratedBatch, table
+from training.evaluation.draws import CaptionDraws
+from training.evaluation.evaluate import open_model
 
 CAPTIONS = 10
 FEW = 20
@@ -134,9 +134,10 @@ def _comparison(findings: Sequence[Finding]) -> Figure:
     return figure
 
 
-def _first_samples(finding: Finding) -> Sample:
+def _first_samples(finding: Finding) -> GeneratedBatch:
     """The first captions of the test split, of different pictures, with the seeds 0, 1 and so on."""
-    subject = open_subject(str(finding.checkpoint))
+    model = open_model(str(finding.checkpoint))
     source = load_config(finding.folder / "config.yaml").data.source
     listing = open_source(source, finding.figures["count"]).listing("test")
-    return next(Requests(subject.sampler, render(listing, subject.resolution, cache_folder()), CAPTIONS).draw())
+    real = render(listing, model.sampler.sizes.resolution, cache_folder())
+    return next(CaptionDraws(model.sampler, real, CAPTIONS).batches())

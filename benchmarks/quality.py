@@ -32,8 +32,7 @@ def measure_quality(
 ) -> Iterator[Quality]:
     """FID and, for synthbirds, the attributes that captions name, of `count` pictures of each format that runs here."""
     from training.data.sources import SYNTHBIRDS, public_name
-    from training.evaluation.evaluate import evaluate
-    from training.evaluation.subject import Subject
+    from training.evaluation.evaluate import EvaluatedModel, evaluate
 
     metrics = FIGURES if data == SYNTHBIRDS else FIGURES[:1]
     for row in bundle.formats:
@@ -42,7 +41,7 @@ def measure_quality(
             report(f"quality of {row.name}, {count:,} pictures")
             engine = Engine.open(bundle.folder, row.backend, row.precision, device)
             figures = evaluate(
-                Subject(engine.bundle.name, str(engine.selection), engine), data, metrics, "", count
+                EvaluatedModel(engine.bundle.name, str(engine.selection), engine), data, metrics, "", count
             ).as_json()
             yield Quality(row.name, public_name(data), count, figures)
 
@@ -54,7 +53,7 @@ def fid(found: Quality) -> float | None:
 
 def consistency(found: Quality) -> float | None:
     """In how many of 100 pictures a classifier sees everything that the caption asks for, where it was measured."""
-    return _figure(found.figures, "faithfulness", "attributes", "everything asked for", "generated")
+    return _figure(found.figures, "attribute_accuracy", "attributes", "everything asked for", "generated")
 
 
 def _figure(figures: object, *path: str) -> float | None:

@@ -248,18 +248,16 @@ def evaluate(
     Captions of the test split are drawn as BUNDLE's files or CHECKPOINT draw them, and compared with the real pictures.
     """
     try:
-        from training.evaluation.evaluate import evaluate as measure
-        from training.evaluation.record import record, recordable
-        from training.evaluation.subject import open_subject
+        from training.evaluation import evaluate as evaluation
     except ModuleNotFoundError as error:
         raise MissingExtra("t2i-engine evaluate", f"the package {error.name}", "evaluate") from None
 
-    bundle = recordable(model) if recorded else None
-    subject = open_subject(model, backend, precision, device)
+    bundle = evaluation.open_writable_bundle(model) if recorded else None
+    opened = evaluation.open_model(model, backend, precision, device)
     names = [name.strip() for name in metrics.split(",") if name.strip()]
-    found = measure(subject, data, names, encoders or model, count)
+    found = evaluation.evaluate(opened, data, names, encoders or model, count)
     if bundle:
-        record(bundle, found)
+        evaluation.add_to_manifest(bundle, found)
     click.echo(json.dumps(found.as_json(), indent=2) if as_json else found.as_markdown())
 
 

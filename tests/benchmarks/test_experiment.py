@@ -14,9 +14,8 @@ from tests.training.evaluation.instruments import MeanColours
 from tests.training.runs import TINY
 from training.checkpoint import load_checkpoint, load_model
 from training.config import load_config
-from training.evaluation.evaluate import Instruments, evaluate
-from training.evaluation.report import Report
-from training.evaluation.subject import Subject
+from training.evaluation import Evaluation
+from training.evaluation.evaluate import EvaluatedModel, Instruments, evaluate
 
 ROWS = (
     {"name": "DF-GAN", "set": {"model.adaptive_block": False, "gan.contrastive.enabled": False}},
@@ -80,10 +79,10 @@ def test_every_row_is_trained_with_the_same_encoders_and_measured_once(
 def test_a_judge_of_its_own_measures_the_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     judges = []
 
-    def quick(subject: Subject, data: str, metrics: Sequence[str], encoders: str, count: int) -> Report:
+    def quick(model: EvaluatedModel, data: str, metrics: Sequence[str], encoders: str, count: int) -> Evaluation:
         judges.append(encoders)
         tools = Instruments(MeanColours())
-        return evaluate(subject, data, metrics, encoders, count, cache=tmp_path / "cache", instruments=tools)
+        return evaluate(model, data, metrics, encoders, count, cache=tmp_path / "cache", instruments=tools)
 
     monkeypatch.setattr("benchmarks.experiment.evaluate", quick)
     assert run(tmp_path).exit_code == 0

@@ -11,7 +11,7 @@ from benchmarks.report import Quality
 from t2i_engine.bundle import Bundle
 from t2i_engine.errors import OptionError
 from tests.training.evaluation.instruments import MeanColours
-from training.evaluation.classifier import Recipe
+from training.evaluation.attribute_accuracy import Recipe
 from training.evaluation.evaluate import Instruments, evaluate
 
 QUICK = Instruments(MeanColours(), Recipe(pictures=16, steps=1, batch_size=8, tested=2))

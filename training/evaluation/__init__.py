@@ -1,1 +1,99 @@
-"""How good a model is, measured on the pictures that its exported files draw."""
+"""Measures how good a model's pictures are.
+
+Batches of generated pictures (draws.py) go through one measure per metric; an `Evaluation` holds the results, as JSON
+for programs and Markdown for documents, together with the conditions they were obtained under.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, NamedTuple, Protocol
+
+from t2i_engine.pictures import Pixels
+
+
+class GeneratedBatch(NamedTuple):
+    """B generated pictures, each with its caption and the real picture that the caption was written for."""
+
+    pixels: Pixels
+    """Uint8 (B, R, R, 3)."""
+    real: Pixels
+    """Uint8 (B, R, R, 3)."""
+    captions: list[str]
+    groups: list[int]
+    """Captions of the same group fit each other's pictures (see `Example`)."""
+
+
+@dataclass(frozen=True)
+class Result:
+    """The result of a measure, for programs and for documents."""
+
+    values: dict[str, Any]
+    """Plain values by name."""
+    markdown: str
+    """A table, and what is needed to read it."""
+
+
+class Measure(Protocol):
+    """Computes a metric from pictures batch by batch; its memory does not grow with their number."""
+
+    def update(self, batch: GeneratedBatch) -> None:
+        """Takes in a batch."""
+
+    def result(self) -> Result:
+        """The result for all batches so far."""
+
+
+@dataclass(frozen=True)
+class Conditions:
+    """Which model was evaluated, how it ran, and on which data."""
+
+    model: str
+    runs_as: str
+    resolution: int
+    data: str
+    split: str
+    note: str
+    """Caveats about the data, to be shown with the figures."""
+    captions: int
+    """Captions drawn, one picture each, with the seeds 0, 1, …; 0 if no metric draws them."""
+    skipped: int
+    """Captions without a word that the model knows."""
+
+    def as_markdown(self) -> str:
+        """The lines above the tables."""
+        skipped = f"; {self.skipped:,} captions without a known word skipped" if self.skipped else ""
+        drawn = f": {self.captions:,} captions, one picture each, seeds from 0{skipped}" if self.captions else ""
+        lines = [
+            f"**{self.model}**, {self.runs_as}, {self.resolution} × {self.resolution}",
+            f"{self.data}, split {self.split}{drawn}",
+        ]
+        return "  \n".join([*lines, self.note] if self.note else lines)
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """The conditions, and the result of every metric."""
+
+    conditions: Conditions
+    results: Sequence[Result]
+
+    def as_json(self) -> dict[str, Any]:
+        """The conditions and the values of all results, in one object."""
+        values = asdict(self.conditions)
+        for result in self.results:
+            values |= result.values
+        return values
+
+    def as_markdown(self) -> str:
+        """The conditions, then the table of each result."""
+        return "\n\n".join([self.conditions.as_markdown(), *(result.markdown for result in self.results)])
+
+
+def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A Markdown table."""
+    return "\n".join(f"| {' | '.join(line)} |" for line in (head, ["---"] * len(head), *rows))
+
+
+def percent(part: int, whole: int) -> float:
+    """A share in percent, rounded to two decimals."""
+    return round(100 * part / whole, 2)

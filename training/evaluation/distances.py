@@ -1,23 +1,48 @@
-"""FID (Heusel et al., 2017) and KID (Bińkowski et al., 2018) between two streams of features, by torchmetrics."""
+"""FID (Heusel et al., 2017) and KID (Bińkowski et al., 2018) of generated pictures, computed by torchmetrics."""
 
+import hashlib
+import json
 import warnings
+from collections.abc import Callable, Set
+from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torchmetrics.image.fid import FrechetInceptionDistance
 from torchmetrics.image.kid import KernelInceptionDistance
 
+from t2i_engine.pictures import Pixels
+from training.evaluation import GeneratedBatch, Result, table
+from training.evaluation.cached import cached
+from training.evaluation.draws import in_batches
+from training.evaluation.inception import FeatureNetwork
+
+DISTANCES = frozenset({"fid", "kid", "fid-floor"})
 KID_PICTURES = 5_000
-"""KID compares features themselves: so many are kept of either side, the first ones."""
+"""KID compares the features themselves: only the first of either side are stored."""
 KID_SUBSETS = 100
 KID_SUBSET_SIZE = 1_000
+VERSION = 1
+"""Part of the cache key: increment it when the content or computation of `RealStatistics` changes."""
 
-_REFERENCE = ("real_features_sum", "real_features_cov_sum", "real_features_num_samples")
+RealStatistics = dict[str, Any]
+"""What FID and KID need to know of the real pictures, in tensors and plain values."""
+
+_SUMS = ("real_features_sum", "real_features_cov_sum", "real_features_num_samples")
+
+
+class Fid(NamedTuple):
+    """The Fréchet distance, and how many pictures of either side it was computed from."""
+
+    value: float
+    pictures: int
+    real: int
 
 
 class Kid(NamedTuple):
-    """The squared maximum mean discrepancy over subsets: its mean and standard deviation."""
+    """The squared maximum mean discrepancy: mean and standard deviation over subsets."""
 
     mean: float
     deviation: float
@@ -25,35 +50,40 @@ class Kid(NamedTuple):
 
 
 class Distances:
-    """Takes in features of real and of other pictures; what it keeps does not grow with their number.
+    """Distances between real and other features; its memory does not grow with their number.
 
-    FID keeps sums and sums of products in float64, KID the first 5,000 vectors of either side.
+    FID needs sums and sums of products, in float64; KID the first 5,000 vectors of either side.
     """
 
-    def __init__(self, width: int) -> None:
+    def __init__(self, width: int, real: RealStatistics | None = None) -> None:
+        """Features have `width` entries; those of the real pictures may be given by their statistics."""
         self._fid = FrechetInceptionDistance(_Identity(width))
-        self._kept: dict[bool, list[Tensor]] = {True: [], False: []}
+        self._features: dict[bool, list[Tensor]] = {True: [], False: []}
         self.counts = {True: 0, False: 0}
+        if real:
+            for name in _SUMS:
+                setattr(self._fid, name, real["sums"][name])
+            self._features[True], self.counts[True] = [real["features"]], real["count"]
 
     def update(self, features: Tensor, real: bool) -> None:
-        """Takes in `features` float32 (B, width) of real pictures, or of those to be judged."""
+        """Takes in `features` float32 (B, width) of real or of other pictures."""
         self._fid.update(features.double(), real)
         room = max(0, KID_PICTURES - self.counts[real])
-        self._kept[real].append(features[:room].clone())
+        self._features[real].append(features[:room].clone())
         self.counts[real] += len(features)
 
-    def fid(self) -> float:
-        """The Fréchet distance; both sides need two pictures at least."""
+    def fid(self) -> Fid:
+        """The Fréchet distance; needs at least two pictures of either side."""
         # A distance is not negative, but the computed one of equal sets may be, by about 1e-10.
-        return max(0.0, float(self._fid.compute()))
+        return Fid(max(0.0, float(self._fid.compute())), self.counts[False], self.counts[True])
 
     def kid(self) -> Kid:
-        """The kernel distance, unbiased, over 100 subsets that are always the same."""
-        sides = {real: torch.cat(kept).double() for real, kept in self._kept.items()}
+        """The unbiased kernel distance, over 100 subsets that are always the same."""
+        sides = {real: torch.cat(features).double() for real, features in self._features.items()}
         fewest = min(len(features) for features in sides.values())
-        size = min(KID_SUBSET_SIZE, max(2, fewest // 2))  # subsets of everything would all be the same
+        size = min(KID_SUBSET_SIZE, max(2, fewest // 2))  # subsets of all pictures would not differ
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)  # that it keeps all features: here they are bounded
+            warnings.simplefilter("ignore", UserWarning)  # about its memory, which is bounded here
             metric = KernelInceptionDistance(nn.Identity(), subsets=KID_SUBSETS, subset_size=size)
         for real, features in sides.items():
             metric.update(features, real)
@@ -62,20 +92,79 @@ class Distances:
             mean, deviation = metric.compute()
         return Kid(float(mean), float(deviation), size)
 
-    def reference(self) -> dict[str, Any]:
-        """Everything known of the real pictures, to be kept."""
-        sums = {name: getattr(self._fid, name) for name in _REFERENCE}
-        return {"sums": sums, "features": torch.cat(self._kept[True]), "count": self.counts[True]}
+    def real_statistics(self) -> RealStatistics:
+        """The statistics of the real pictures so far."""
+        sums = {name: getattr(self._fid, name) for name in _SUMS}
+        return {"sums": sums, "features": torch.cat(self._features[True]), "count": self.counts[True]}
 
-    def load_reference(self, reference: dict[str, Any]) -> None:
-        """Takes up what `reference` returned."""
-        for name in _REFERENCE:
-            setattr(self._fid, name, reference["sums"][name])
-        self._kept[True], self.counts[True] = [reference["features"]], reference["count"]
+
+def real_statistics(
+    network: FeatureNetwork, pictures: Pixels, fingerprint: str, cache: Path, on_progress: Callable[[int], None]
+) -> RealStatistics:
+    """The statistics of real pictures, uint8 (N, R, R, 3), whose content `fingerprint` identifies; cached.
+
+    The cache key is the fingerprint, number and resolution of the pictures, and the network with its runtime.
+    """
+    key = [VERSION, KID_PICTURES, fingerprint, pictures.shape, network.name]
+    digest = hashlib.sha256(json.dumps(key).encode()).hexdigest()[:24]
+
+    def compute() -> RealStatistics:
+        distances = Distances(network.width)
+        order = np.random.default_rng(0).permutation(len(pictures))  # so that the first, for KID, are a fair sample
+        for numbers in in_batches(order):
+            distances.update(network(pictures[np.sort(numbers)]), real=True)
+            on_progress(distances.counts[True])
+        return distances.real_statistics()
+
+    return cached(cache / f"real-statistics-{digest}.pt", compute)
+
+
+class DistanceMeasure:
+    """The requested ones of FID, KID and the FID floor, which is the FID of real training pictures."""
+
+    def __init__(
+        self, network: FeatureNetwork, real: RealStatistics, distances: Set[str], training: Pixels | None = None
+    ) -> None:
+        """`real` is of the test pictures; `training`, uint8 (N, R, R, 3), is needed for `fid-floor` only."""
+        self._network, self._real, self._wanted = network, real, distances & DISTANCES
+        self._training = training
+        self._distances = Distances(network.width, real)
+
+    def update(self, batch: GeneratedBatch) -> None:
+        """Takes in generated pictures."""
+        self._distances.update(self._network(batch.pixels), real=False)
+
+    def result(self) -> Result:
+        """The requested distances, with a warning not to compare FIDs of different numbers of pictures."""
+        values: dict[str, Any] = {"features": self._network.name}
+        rows = []
+        if "fid" in self._wanted:
+            fid = self._distances.fid()
+            values["fid"] = fid._asdict()
+            rows.append(("FID", f"{fid.value:.2f}", f"{fid.pictures:,} against {fid.real:,} real"))
+        if self._training is not None:
+            floor = self._floor(self._training)
+            values["fid_floor"] = floor._asdict()
+            pictures = f"{floor.pictures:,} training against {floor.real:,} test pictures"
+            rows.append(("FID of real pictures", f"{floor.value:.2f}", pictures))
+        if "kid" in self._wanted:
+            kid = self._distances.kid()
+            values["kid"] = {**kid._asdict(), "subsets": KID_SUBSETS}
+            value = f"{1000 * kid.mean:.2f} ± {1000 * kid.deviation:.2f}"
+            rows.append(("KID × 1000", value, f"{KID_SUBSETS} subsets of {kid.subset_size:,}"))
+        few = " FID rises as pictures become fewer: compare equal numbers only." if self._wanted != {"kid"} else ""
+        markdown = f"{table(('metric', 'value', 'pictures'), rows)}\n\nFeatures: {self._network.name}.{few}"
+        return Result(values, markdown)
+
+    def _floor(self, training: Pixels) -> Fid:
+        distances = Distances(self._network.width, self._real)
+        for pixels in in_batches(training):
+            distances.update(self._network(pixels), real=False)
+        return distances.fid()
 
 
 class _Identity(nn.Module):
-    """Torchmetrics asks for a network; features are computed once, outside, for all measures."""
+    """Stands for the network that torchmetrics asks for: features are computed once, outside, for all metrics."""
 
     def __init__(self, width: int) -> None:
         super().__init__()

@@ -1,93 +1,127 @@
-"""`t2i-engine evaluate`: draws pictures for test captions once, and measures them in every way that was asked for."""
+"""`t2i-engine evaluate`: draws pictures for test captions once, and computes every requested metric from them."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Any
 
+import torch
+
+from t2i_engine.backend_selection import AUTO
+from t2i_engine.bundle import Bundle, check_target, write_bundle
+from t2i_engine.engine import Engine
 from t2i_engine.errors import OptionError, listed, unknown
 from t2i_engine.files import cache_folder
-from training.data.rendered import Rendered, render
-from training.data.source import Listing, Source, Split, require_usable, summary
+from t2i_engine.sampler import Sampler
+from t2i_engine.tokenizer import Tokenizer
+from training.checkpoint import load_model
+from training.data.rendered import Rendered
+from training.data.source import Listing, Source, Split, summary
 from training.data.sources import SYNTHBIRDS, open_source, public_name
-from training.distributed import device
-from training.evaluation.classifier import Recipe, trained_classifier
-from training.evaluation.comparison import FIGURES, Comparison
-from training.evaluation.distances import Distances
-from training.evaluation.diversity import CAPTIONS, SEEDS, Diversity, measure_diversity
-from training.evaluation.faithfulness import Faithfulness
+from training.distributed import device as training_device
+from training.evaluation import Conditions, Evaluation, Measure, Result
+from training.evaluation.attribute_accuracy import AttributeAccuracy, Recipe, trained_classifier
+from training.evaluation.distances import DISTANCES, DistanceMeasure, real_statistics
+from training.evaluation.diversity import CAPTIONS, SEEDS, measure_diversity
+from training.evaluation.draws import CaptionDraws, load_split
 from training.evaluation.inception import FeatureNetwork, Inception
 from training.evaluation.r_precision import CANDIDATES, RPrecision, load_encoders
-from training.evaluation.reference import add_reference
-from training.evaluation.report import Conditions, Measure, Report, Section
-from training.evaluation.samples import Requests
-from training.evaluation.subject import Subject
 from training.progress import Progress
+from training.sampling import network_sampler
 
-Metric = Literal["fid", "fid-floor", "kid", "r-precision", "attributes", "diversity"]
-METRICS: tuple[Metric, ...] = get_args(Metric)
-OF_SYNTHBIRDS: tuple[Metric, ...] = ("attributes", "diversity")
-PAPERS_COUNT = 30_000
+METRICS = ("fid", "fid-floor", "kid", "r-precision", "attributes", "diversity")
+SYNTHBIRDS_METRICS = ("attributes", "diversity")
+PAPER_COUNT = 30_000
+
+
+@dataclass(frozen=True)
+class EvaluatedModel:
+    """A model as a sampler, with its name and runtime for the report."""
+
+    name: str
+    runs_as: str
+    """Format, device and backend."""
+    sampler: Sampler
+
+
+def open_model(model: str, backend: str = AUTO, precision: str = AUTO, device: str = AUTO) -> EvaluatedModel:
+    """Opens a checkpoint (a .pt file) or a bundle (by name or folder). Raises `UserError` on failure."""
+    if not model.endswith(".pt"):
+        engine = Engine.open(model, backend, precision, device)
+        return EvaluatedModel(engine.bundle.name, str(engine.selection), engine)
+    if backend not in (AUTO, "pytorch") or precision not in (AUTO, "fp32"):
+        raise OptionError(
+            f"checkpoints run in PyTorch and fp32, not with backend {backend!r} and precision {precision!r}; "
+            "export it and measure the bundle"
+        )
+    if device == AUTO:
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    trained = load_model(Path(model))
+    network = trained.model.to(device)
+    runs_as = f"checkpoint, averaged weights (fp32) on {device} with torch {torch.__version__}"
+    sampler = network_sampler(network.sizes, Tokenizer(trained.words), network.text_encoder, network.generator)
+    return EvaluatedModel(Path(model).name, runs_as, sampler)
 
 
 @dataclass(frozen=True)
 class Instruments:
-    """What measures; tests take smaller ones."""
+    """The networks and numbers that metrics depend on; tests use smaller ones."""
 
     network: FeatureNetwork | None = None
-    """None: Inception, where it is needed."""
+    """None: Inception, if a metric needs it."""
     recipe: Recipe = field(default_factory=Recipe)
     seeds: int = SEEDS
 
 
 def evaluate(
-    subject: Subject,
+    model: EvaluatedModel,
     data: str,
     metrics: Sequence[str],
     encoders: str,
-    count: int = PAPERS_COUNT,
+    count: int = PAPER_COUNT,
     cache: Path | None = None,
     instruments: Instruments = Instruments(),
-) -> Report:
-    """Measures a model on the test split of a data source, by drawing `count` of its captions.
+) -> Evaluation:
+    """Evaluates a model on the test split of a data source, by drawing `count` of its captions.
 
-    `encoders` is the checkpoint whose DAMSM encoders judge R-precision. What cannot be measured is said before anything
-    is drawn. Raises a `UserError`.
+    `encoders` is the checkpoint whose DAMSM encoders measure R-precision. Raises `UserError`, before anything is drawn
+    if the metrics cannot be computed.
     """
     wanted = _check(metrics, count)
     source = open_source(data, count)
-    if source.name != SYNTHBIRDS and (foreign := [metric for metric in OF_SYNTHBIRDS if metric in wanted]):
-        raise OptionError(f"{listed(foreign)}: known for synthbirds only; leave out, or give --data synthbirds")
+    if source.name != SYNTHBIRDS and (foreign := [metric for metric in SYNTHBIRDS_METRICS if metric in wanted]):
+        raise OptionError(f"{listed(foreign)}: known for synthbirds only; drop them, or use --data synthbirds")
     matching = RPrecision(load_encoders(encoders)) if "r-precision" in wanted else None
     network = instruments.network
-    if network is None and wanted & {*FIGURES, "diversity"}:
-        network = Inception(device())
-    listing = source.listing("test")
+    if network is None and wanted & {*DISTANCES, "diversity"}:
+        network = Inception(training_device())
     with Progress() as progress:
-        session = _Session(subject, source, count, cache or cache_folder(), progress)
-        pictures = session.pictures("test", listing)
-        measures: list[Measure] = [matching] if matching else []
-        if network and wanted & FIGURES:
-            measures.insert(0, session.comparison(pictures, listing.fingerprint, network, wanted))
+        session = _Session(model, source, count, cache or cache_folder(), progress)
+        listing, real = session.load("test")
+        measures: list[Measure] = []
+        if network and wanted & DISTANCES:
+            measures.append(session.distances(network, real, listing, wanted))
+        if matching:
+            measures.append(matching)
         if "attributes" in wanted:
-            measures.append(session.faithfulness(instruments.recipe))
-        drawn = session.draw(pictures, measures) if measures else None
-        sections: list[Section] = [measure.result() for measure in measures]
+            measures.append(session.attribute_accuracy(instruments.recipe))
+        drawn = session.draw(real, measures) if measures else None
+        results = [measure.result() for measure in measures]
         if network and "diversity" in wanted:
-            sections.append(session.diversity(network, instruments.seeds))
-    problems = summary((*listing.problems, *pictures.broken))
+            results.append(session.diversity(network, instruments.seeds))
+    problems = summary((*listing.problems, *real.broken))
     notes = [listing.note, f"left out of the data: {problems}" if problems else ""]
     conditions = Conditions(
-        model=subject.name,
-        runs_as=subject.runs_as,
-        resolution=subject.resolution,
+        model=model.name,
+        runs_as=model.runs_as,
+        resolution=model.sampler.sizes.resolution,
         data=public_name(data),
         split="test",
         note="; ".join(note for note in notes if note),
         captions=drawn or 0,
-        rejected=0 if drawn is None else count - drawn,
+        skipped=0 if drawn is None else count - drawn,
     )
-    return Report(conditions, sections)
+    return Evaluation(conditions, results)
 
 
 def _check(metrics: Sequence[str], count: int) -> frozenset[str]:
@@ -106,68 +140,76 @@ def _check(metrics: Sequence[str], count: int) -> frozenset[str]:
 class _Session:
     """The steps of an evaluation, each with its progress."""
 
-    subject: Subject
+    model: EvaluatedModel
     source: Source
     count: int
     cache: Path
     progress: Progress
 
-    def pictures(self, split: Split, listing: Listing) -> Rendered:
-        """The real pictures of a split at the model's side."""
-        require_usable(self.source.name, split, len(listing.items), listing.problems)
-        self.progress.start(f"pictures to {split} with", len(listing.items))
-        rendered = render(listing, self.subject.resolution, self.cache, self._report)
-        require_usable(self.source.name, split, len(rendered.keys), rendered.broken)
-        return rendered
+    def load(self, split: Split) -> tuple[Listing, Rendered]:
+        return load_split(self.source, split, self.model.sampler.sizes.resolution, self.cache, self.progress)
 
-    def comparison(
-        self, real: Rendered, fingerprint: str, network: FeatureNetwork, figures: frozenset[str]
-    ) -> Comparison:
-        """FID and KID, with the real pictures' features already taken in."""
-        training = None
-        if "fid-floor" in figures:
-            training = self.pictures("train", self.source.listing("train")).pictures[: self.count]
-        distances = Distances(network.width)
+    def distances(
+        self, network: FeatureNetwork, real: Rendered, listing: Listing, metrics: frozenset[str]
+    ) -> DistanceMeasure:
+        training = self.load("train")[1].pictures[: self.count] if "fid-floor" in metrics else None
         self.progress.start("features of real pictures", len(real.pictures))
-        add_reference(distances, real.pictures, fingerprint, network, self.cache, self._report)
-        return Comparison(distances, network, figures, training)
+        statistics = real_statistics(network, real.pictures, listing.fingerprint, self.cache, self._report)
+        return DistanceMeasure(network, statistics, metrics, training)
 
-    def faithfulness(self, recipe: Recipe) -> Faithfulness:
-        """The judge of attributes; it is trained where it is not at hand."""
+    def attribute_accuracy(self, recipe: Recipe) -> AttributeAccuracy:
         phases: list[str] = []
 
-        def show(phase: str, done: int, total: int) -> None:
+        def on_progress(phase: str, done: int, total: int) -> None:
             if phase not in phases:
                 phases.append(phase)
                 self.progress.start(phase, total)
             self._report(done)
 
-        return Faithfulness(trained_classifier(show, recipe, self.cache))
+        return AttributeAccuracy(trained_classifier(on_progress, recipe, self.cache))
 
     def draw(self, real: Rendered, measures: Sequence[Measure]) -> int:
-        """Shows every batch to all measures; returns how many captions could be drawn."""
+        """Passes every batch to all measures; returns the number of captions drawn."""
         drawn = 0
         self.progress.start("drawing", self.count)
-        for sample in Requests(self.subject.sampler, real, self.count).draw():
+        for batch in CaptionDraws(self.model.sampler, real, self.count).batches():
             for measure in measures:
-                measure.update(sample)
-            drawn += len(sample.captions)
+                measure.update(batch)
+            drawn += len(batch.captions)
             self._report(drawn)
         if drawn < 2:
             raise OptionError(
-                f"'{self.subject.name}' knows no word in {self.count - drawn:,} of {self.count:,} captions of "
-                f"{self.source.name}; measure it on data like those that it was trained on"
+                f"'{self.model.name}' knows no word in {self.count - drawn:,} of {self.count:,} captions of "
+                f"{self.source.name}; evaluate it on data similar to its training data"
             )
         return drawn
 
-    def diversity(self, network: FeatureNetwork, seeds: int) -> Diversity:
-        """The spread of each caption."""
+    def diversity(self, network: FeatureNetwork, seeds: int) -> Result:
         self.progress.start("diversity", len(CAPTIONS))
-        spreads = []
-        for caption in CAPTIONS:
-            spreads.append(measure_diversity(caption, seeds, self.subject.sampler, network))
-            self._report(len(spreads))
-        return Diversity(network.name, seeds, spreads)
+        return measure_diversity(self.model.sampler, network, seeds, self._report)
 
     def _report(self, done: int) -> None:
         self.progress.report(done, {})
+
+
+def open_writable_bundle(model: str) -> Bundle:
+    """A bundle that evaluations can be added to. Raises `OptionError` for a checkpoint, `OutputError` if read-only."""
+    if model.endswith(".pt"):
+        raise OptionError("--record writes into a bundle's manifest, which a checkpoint lacks; export it first")
+    bundle = Bundle.open(model)
+    check_target(bundle.folder)
+    return bundle
+
+
+def add_to_manifest(bundle: Bundle, evaluation: Evaluation) -> None:
+    """Adds an evaluation to the metrics in a bundle's provenance, replacing one with equal conditions; atomic.
+
+    Raises `OutputError` if the bundle cannot be written.
+    """
+    provenance: dict[str, Any] = dict(bundle.manifest.provenance)
+    conditions = asdict(evaluation.conditions).items()
+    metrics = dict(provenance.get("metrics") or {})
+    others = [found for found in metrics.get("evaluations", []) if not conditions <= found.items()]
+    metrics["evaluations"] = [*others, evaluation.as_json()]
+    manifest = replace(bundle.manifest, provenance=provenance | {"metrics": metrics})
+    write_bundle(bundle.folder, manifest, {name: bundle.path(name) for name in manifest.files})

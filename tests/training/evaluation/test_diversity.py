@@ -8,7 +8,7 @@ from t2i_engine.backends.base import Array
 from t2i_engine.pictures import Pixels
 from t2i_engine.tokenizer import PADDING, Tokenizer
 from tests.training.evaluation.instruments import MeanColours, PaintingSampler, noise_pictures, painting_sampler
-from training.evaluation.diversity import CAPTIONS, mean_distance, measure_diversity, renders_of
+from training.evaluation.diversity import CAPTIONS, fitting_renders, mean_distance, measure_spread
 
 TOKENIZER = Tokenizer((PADDING, "a", "yellow", "bird"))
 
@@ -26,13 +26,13 @@ def test_mean_distance_is_that_of_all_pairs() -> None:
 
 def test_a_model_that_always_draws_the_same_picture_has_no_diversity() -> None:
     network = MeanColours()
-    collapsed = measure_diversity("a yellow bird", 8, sampler(seeded=False), network)
+    collapsed = measure_spread("a yellow bird", 8, sampler(seeded=False), network)
     assert collapsed.ratio == 0 < collapsed.renders
-    assert measure_diversity("a yellow bird", 8, sampler(seeded=True), network).ratio > 0.1
+    assert measure_spread("a yellow bird", 8, sampler(seeded=True), network).ratio > 0.1
 
 
-def test_renders_to_compare_with_are_different_and_of_the_model_s_side() -> None:
-    renders = renders_of("a yellow bird", 6, 32)
+def test_renders_to_compare_with_are_different_and_of_the_model_s_resolution() -> None:
+    renders = fitting_renders("a yellow bird", 6, 32)
     assert renders.shape == (6, 32, 32, 3)
     assert len({picture.tobytes() for picture in renders}) == 6
 

@@ -8,10 +8,9 @@ from t2i_engine.cli import main
 from t2i_engine.errors import OptionError, UserError
 from tests.training.evaluation.instruments import MeanColours
 from training.data.source import DataError
-from training.evaluation.classifier import Recipe
-from training.evaluation.evaluate import METRICS, Instruments, evaluate
-from training.evaluation.report import Report
-from training.evaluation.subject import open_subject
+from training.evaluation import Evaluation
+from training.evaluation.attribute_accuracy import Recipe
+from training.evaluation.evaluate import METRICS, Instruments, evaluate, open_model
 
 QUICK = Recipe(pictures=16, steps=1, batch_size=8, tested=2)
 
@@ -23,24 +22,24 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def measure(
     model: Path, cache: Path, metrics: str = "fid", count: int = 12, data: str = "synthbirds", backend: str = "auto"
-) -> Report:
-    subject = open_subject(str(model), backend, "fp32")
+) -> Evaluation:
+    opened = open_model(str(model), backend, "fp32")
     instruments = Instruments(MeanColours(), QUICK, seeds=4)
-    return evaluate(subject, data, metrics.split(","), str(model), count, cache, instruments)
+    return evaluate(opened, data, metrics.split(","), str(model), count, cache, instruments)
 
 
-def test_report_names_model_data_numbers_and_network_beside_the_figures(tiny_bundle: Path, cache: Path) -> None:
-    report = measure(tiny_bundle, cache, "fid,kid,fid-floor")
-    found = report.as_json()
+def test_evaluation_names_model_data_numbers_and_network_beside_the_figures(tiny_bundle: Path, cache: Path) -> None:
+    evaluation = measure(tiny_bundle, cache, "fid,kid,fid-floor")
+    found = evaluation.as_json()
     assert found["model"] == "tiny"
     assert found["data"] == "synthbirds"
     assert found["features"] == "mean colours"
-    assert found["captions"] + found["rejected"] == 12
+    assert found["captions"] + found["skipped"] == 12
     assert found["fid"]["pictures"] == found["captions"]
     assert found["fid"]["real"] == found["fid_floor"]["real"] == found["fid_floor"]["pictures"] == 12
     assert found["fid"]["value"] > found["fid_floor"]["value"]
     assert json.loads(json.dumps(found)) == found
-    text = report.as_markdown()
+    text = evaluation.as_markdown()
     assert f"{found['captions']} against 12 real" in text
     assert "Features: mean colours" in text
 
@@ -48,23 +47,23 @@ def test_report_names_model_data_numbers_and_network_beside_the_figures(tiny_bun
 def test_every_backend_and_the_checkpoint_give_the_same_fid(
     tiny_bundle: Path, tiny_checkpoint: Path, cache: Path
 ) -> None:
-    reports = [
+    evaluations = [
         measure(tiny_bundle, cache, backend="onnxruntime"),
         measure(tiny_bundle, cache, backend="pytorch"),
         measure(tiny_checkpoint, cache),
     ]
-    values = [report.as_json()["fid"]["value"] for report in reports]
+    values = [evaluation.as_json()["fid"]["value"] for evaluation in evaluations]
     assert values == pytest.approx([values[0]] * 3, rel=1e-3)
-    assert len({report.as_json()["runs_as"] for report in reports}) == 3
+    assert len({evaluation.as_json()["runs_as"] for evaluation in evaluations}) == 3
 
 
 def test_attributes_and_diversity_are_measured_on_synthbirds(tiny_checkpoint: Path, cache: Path) -> None:
-    report = measure(tiny_checkpoint, cache, "attributes,diversity")
-    found = report.as_json()
-    assert found["faithfulness"]["captions"] == found["captions"]
-    assert found["faithfulness"]["attributes"]["main colour"]["asked"] > 0
+    evaluation = measure(tiny_checkpoint, cache, "attributes,diversity")
+    found = evaluation.as_json()
+    assert found["attribute_accuracy"]["captions"] == found["captions"]
+    assert found["attribute_accuracy"]["attributes"]["main colour"]["asked"] > 0
     assert found["diversity"]["seeds"] == 4
-    assert "| caption | generated | renders | ratio |" in report.as_markdown()
+    assert "| caption | generated | renders | ratio |" in evaluation.as_markdown()
     assert "fid" not in found
 
 
@@ -93,7 +92,7 @@ def test_attributes_need_synthbirds(tiny_checkpoint: Path, cache: Path, tmp_path
 
 def test_a_checkpoint_is_not_measured_with_another_backend_than_pytorch(tiny_checkpoint: Path) -> None:
     with pytest.raises(OptionError, match="export it and measure the bundle"):
-        open_subject(str(tiny_checkpoint), backend="onnxruntime")
+        open_model(str(tiny_checkpoint), backend="onnxruntime")
 
 
 def test_command_prints_errors_in_one_line_and_exits_with_2(tiny_checkpoint: Path) -> None:

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from t2i_engine.tokenizer import PADDING, Tokenizer
 from tests.tiny_model import SIZES, WORDS, make_model
-from tests.training.evaluation.instruments import sample_of
+from tests.training.evaluation.instruments import batch_of
 from training.checkpoint import save_checkpoint
 from training.evaluation.r_precision import EncoderError, MatchingEncoders, RPrecision, load_encoders
 from training.models.image_encoder import ImageEncoder, InceptionV3, SmallCNN
@@ -36,8 +36,8 @@ OWN = np.arange(100, dtype=np.uint8)[:, None, None, None] * np.ones((1, 2, 2, 3)
 
 def test_pictures_that_show_their_own_captions_are_found() -> None:
     measure = RPrecision(Exact())
-    measure.update(sample_of(np.roll(OWN, 1, axis=0), OWN, CAPTIONS))
-    found = measure.result().as_json()["r_precision"]
+    measure.update(batch_of(np.roll(OWN, 1, axis=0), OWN, CAPTIONS))
+    found = measure.result().values["r_precision"]
     assert found == {"generated": 0.0, "real": 100.0, "pictures": 100, "candidates": 100}
 
 
@@ -45,14 +45,14 @@ def test_equal_captions_and_captions_of_the_same_group_are_not_counted_as_wrong(
     neighbours = np.roll(OWN, 1, axis=0)
     neighbours[0] = OWN[0]
     measure = RPrecision(Exact())
-    measure.update(sample_of(neighbours, OWN, CAPTIONS, groups=[0] * 100))
-    assert measure.result().generated == 100
+    measure.update(batch_of(neighbours, OWN, CAPTIONS, groups=[0] * 100))
+    assert measure.result().values["r_precision"]["generated"] == 100
 
 
 def test_fewer_than_100_pictures_have_no_r_precision() -> None:
     measure = RPrecision(Exact())
-    measure.update(sample_of(OWN[:99], OWN[:99], CAPTIONS[:99]))
-    measure.update(sample_of(OWN[99:], OWN[99:], ["unknown"]))
+    measure.update(batch_of(OWN[:99], OWN[:99], CAPTIONS[:99]))
+    measure.update(batch_of(OWN[99:], OWN[99:], ["unknown"]))
     with pytest.raises(EncoderError, match="fewer than 100 captions"):
         measure.result()
 

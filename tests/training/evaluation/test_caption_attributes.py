@@ -4,7 +4,7 @@ import pytest
 
 from training.data.synthbirds import SynthBirds
 from training.data.synthbirds.wording import COLOUR_WORDS
-from training.evaluation.attributes import ATTRIBUTES, COLOURED_PARTS, asked, shown
+from training.evaluation.caption_attributes import ATTRIBUTES, COLOURED_PARTS, caption_attributes, visible_attributes
 
 BIRDS = SynthBirds("test", 200, 32)
 
@@ -32,7 +32,7 @@ BIRDS = SynthBirds("test", 200, 32)
     ],
 )
 def test_a_caption_asks_for_what_it_says(caption: str, wanted: dict[str, str]) -> None:
-    assert asked(caption) == wanted
+    assert caption_attributes(caption) == wanted
 
 
 def test_what_a_caption_of_the_grammar_asks_for_is_true_of_its_bird() -> None:
@@ -41,7 +41,7 @@ def test_what_a_caption_of_the_grammar_asks_for_is_true_of_its_bird() -> None:
         parts: dict[str, str] = {part: seen.colours[part] for part in COLOURED_PARTS}
         truth = parts | {"kind": seen.kind, "setting": seen.setting, "main colour": seen.main_colour}
         for caption in BIRDS.captions(index):
-            assert asked(caption).items() <= truth.items(), caption
+            assert caption_attributes(caption).items() <= truth.items(), caption
 
 
 def test_no_colour_of_the_grammar_is_overlooked() -> None:
@@ -52,14 +52,14 @@ def test_no_colour_of_the_grammar_is_overlooked() -> None:
     for index in range(len(BIRDS)):
         for caption in BIRDS.captions(index):
             said = len(colour.findall(re.sub(r"\bgreen grass\b", "", passed_over.sub("", caption))))
-            wanted = [name for name in asked(caption) if name in ("main colour", *COLOURED_PARTS)]
+            wanted = [name for name in caption_attributes(caption) if name in ("main colour", *COLOURED_PARTS)]
             both = ("underparts" in caption) + ("head" in caption and "crown" in wanted and "face" in wanted)
             assert len(wanted) - both in (said, said + both), caption
 
 
 def test_a_picture_shows_its_kind_setting_and_colours() -> None:
     for index in range(20):
-        seen = shown(BIRDS.attributes(index))
+        seen = visible_attributes(BIRDS.attributes(index))
         assert {"kind", "setting", "main colour"} <= seen.keys()
         assert all(value in ATTRIBUTES[name] for name, value in seen.items())
 
@@ -68,4 +68,4 @@ def test_parts_that_cannot_be_seen_have_no_colour() -> None:
     birds = [BIRDS.attributes(index) for index in range(100)]
     hidden = [(seen, part) for seen in birds for part in COLOURED_PARTS if seen.areas[part] == 0]
     assert hidden
-    assert all(part not in shown(seen) for seen, part in hidden)
+    assert all(part not in visible_attributes(seen) for seen, part in hidden)

@@ -7,7 +7,7 @@ from t2i_engine.pictures import Pixels
 from t2i_engine.tokenizer import PADDING, Tokenizer
 from tests.training.evaluation.instruments import noise_pictures, painting_sampler
 from training.data.rendered import Rendered
-from training.evaluation.samples import BATCH, Requests, in_batches
+from training.evaluation.draws import BATCH, CaptionDraws, in_batches
 
 TOKENIZER = Tokenizer((PADDING, "bird", *(f"word{number}" for number in range(200))))
 
@@ -23,12 +23,12 @@ class Recorder:
         return np.stack([np.full((8, 8, 3), token, np.uint8) for token in tokens])
 
 
-def requests(captions: list[tuple[str, ...]], count: int, recorder: Recorder) -> Requests:
+def draws(captions: list[tuple[str, ...]], count: int, recorder: Recorder) -> CaptionDraws:
     pictures = len(captions)
     rendered = Rendered(
         noise_pictures(pictures, seed=0), captions, [str(i) for i in range(pictures)], np.arange(pictures), ()
     )
-    return Requests(painting_sampler(TOKENIZER, 32, recorder.paint), rendered, count)
+    return CaptionDraws(painting_sampler(TOKENIZER, 32, recorder.paint), rendered, count)
 
 
 def captions_of(pictures: int, each: int) -> list[tuple[str, ...]]:
@@ -37,33 +37,31 @@ def captions_of(pictures: int, each: int) -> list[tuple[str, ...]]:
 
 def test_every_caption_is_drawn_once_before_any_is_drawn_again() -> None:
     captions = captions_of(12, 5)
-    drawn = [caption for sample in requests(captions, 60, Recorder()).draw() for caption in sample.captions]
+    drawn = [caption for batch in draws(captions, 60, Recorder()).batches() for caption in batch.captions]
     assert sorted(drawn) == sorted(caption for texts in captions for caption in texts)
 
 
 def test_the_first_captions_are_of_different_pictures_and_in_every_place() -> None:
-    (sample,) = requests(captions_of(30, 5), 30, Recorder()).draw()
-    assert len(set(sample.groups)) == 30
-    places = {int(caption.removeprefix("bird word")) % 5 for caption in sample.captions}
+    (batch,) = draws(captions_of(30, 5), 30, Recorder()).batches()
+    assert len(set(batch.groups)) == 30
+    places = {int(caption.removeprefix("bird word")) % 5 for caption in batch.captions}
     assert places == set(range(5))
 
 
 def test_each_picture_stands_beside_the_real_one_of_its_caption() -> None:
-    load = requests(captions_of(40, 2), 80, Recorder())
-    for sample in load.draw():
-        assert len(sample.captions) <= BATCH
-        for caption, pixels, real, group in zip(
-            sample.captions, sample.pixels, sample.real, sample.groups, strict=True
-        ):
-            assert caption in load.data.captions[group]
-            assert np.array_equal(real, load.data.pictures[group])
+    draw_all = draws(captions_of(40, 2), 80, Recorder())
+    for batch in draw_all.batches():
+        assert len(batch.captions) <= BATCH
+        for caption, pixels, real, group in zip(batch.captions, batch.pixels, batch.real, batch.groups, strict=True):
+            assert caption in draw_all.data.captions[group]
+            assert np.array_equal(real, draw_all.data.pictures[group])
             assert (pixels == TOKENIZER.encode(caption).ids[-1]).all()
 
 
 def test_seeds_are_the_captions_numbers_and_unknown_captions_are_left_out() -> None:
     recorder = Recorder()
     captions: list[tuple[str, ...]] = [("bird",), ("nothing known",), ("bird",)]
-    drawn = sum(len(sample.captions) for sample in requests(captions, 6, recorder).draw())
+    drawn = sum(len(batch.captions) for batch in draws(captions, 6, recorder).batches())
     assert drawn == len(recorder.seeds) == 4
     assert len(set(recorder.seeds)) == 4
     assert max(recorder.seeds) <= 5

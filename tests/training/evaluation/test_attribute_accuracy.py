@@ -1,9 +1,8 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from tests.training.evaluation.instruments import sample_of
-from training.evaluation.classifier import AttributeNetwork, Classifier
-from training.evaluation.faithfulness import EVERYTHING, Faithfulness
+from tests.training.evaluation.instruments import batch_of
+from training.evaluation.attribute_accuracy import ALL_ATTRIBUTES, AttributeAccuracy, AttributeNetwork, Classifier
 
 SEEN = (
     {"kind": "owl", "setting": "snow", "main colour": "red"},
@@ -26,23 +25,24 @@ def pictures(*shown: int) -> NDArray[np.uint8]:
 
 
 def test_attributes_are_counted_where_they_are_asked_for() -> None:
-    faithful = Faithfulness(Sighted())
+    accuracy = AttributeAccuracy(Sighted())
     captions = ["a red owl in the snow", "a red duck", "a bird"]
-    faithful.update(sample_of(pictures(0, 0, 1), pictures(0, 1, 1), captions))
-    found = faithful.result().as_json()["faithfulness"]["attributes"]
+    accuracy.update(batch_of(pictures(0, 0, 1), pictures(0, 1, 1), captions))
+    found = accuracy.result().values["attribute_accuracy"]["attributes"]
     assert found == {
         "kind": {"asked": 2, "generated": 50.0, "renders": 100.0},
         "setting": {"asked": 1, "generated": 100.0, "renders": 100.0},
         "main colour": {"asked": 2, "generated": 100.0, "renders": 100.0},
-        EVERYTHING: {"asked": 2, "generated": 50.0, "renders": 100.0},
+        ALL_ATTRIBUTES: {"asked": 2, "generated": 50.0, "renders": 100.0},
     }
 
 
 def test_every_batch_counts() -> None:
-    faithful = Faithfulness(Sighted())
+    accuracy = AttributeAccuracy(Sighted())
     for _ in range(2):
-        faithful.update(sample_of(pictures(0, 0), pictures(0, 0), ["a red owl", "a red owl"]))
-    table = faithful.result()
-    assert table.captions == table.tallies["kind"].asked == 4
-    assert "| kind | 4 | 100.0 % | 100.0 % |" in table.as_markdown()
-    assert "kind 99.0" in table.as_markdown()
+        accuracy.update(batch_of(pictures(0, 0), pictures(0, 0), ["a red owl", "a red owl"]))
+    result = accuracy.result()
+    found = result.values["attribute_accuracy"]
+    assert found["captions"] == found["attributes"]["kind"]["asked"] == 4
+    assert "| kind | 4 | 100.0 % | 100.0 % |" in result.markdown
+    assert "kind 99.0" in result.markdown

@@ -1,4 +1,4 @@
-"""Attributes of synthbirds as text: what a picture shows, and what a caption asks for, in the same words."""
+"""The attributes of a synthbird that its picture shows, and those that a caption asks for, in the same words."""
 
 import re
 from collections.abc import Iterable
@@ -26,21 +26,21 @@ ATTRIBUTES: dict[str, tuple[str, ...]] = {
     "main colour": COLOURS,
     **dict.fromkeys(COLOURED_PARTS, COLOURS),
 }
-"""Every attribute with the values it can have; a part's value is its colour."""
+"""Every attribute and its possible values; the value of a part is its colour."""
 
 
-def shown(seen: Attributes) -> dict[str, str]:
-    """The attributes that a picture shows; parts too small for captions to speak of are left out."""
-    least = {part: VISIBLE_BARE if part == "bill" else VISIBLE_FEATHERS for part in COLOURED_PARTS}
-    parts: dict[str, str] = {part: seen.colours[part] for part in COLOURED_PARTS if seen.areas[part] >= least[part]}
-    return {"kind": seen.kind, "setting": seen.setting, "main colour": seen.main_colour, **parts}
+def visible_attributes(bird: Attributes) -> dict[str, str]:
+    """The attributes that a picture shows, without parts too small for captions to mention."""
+    smallest = {part: VISIBLE_BARE if part == "bill" else VISIBLE_FEATHERS for part in COLOURED_PARTS}
+    parts: dict[str, str] = {part: bird.colours[part] for part in COLOURED_PARTS if bird.areas[part] >= smallest[part]}
+    return {"kind": bird.kind, "setting": bird.setting, "main colour": bird.main_colour, **parts}
 
 
-def asked(caption: str) -> dict[str, str]:
-    """The attributes that a caption asks for, with their values; exact for the captions of the grammar.
+def caption_attributes(caption: str) -> dict[str, str]:
+    """The attributes that a caption asks for; exact for the captions of the grammar.
 
-    Not among them are marks (wing bars, eye rings, crests, patterns), sizes, the bill's shape, the legs, and the
-    second colour of "a black and white bird", which may be any part's.
+    Ignored are marks (wing bars, eye rings, crests, patterns), sizes, the bill's shape, the legs, and the second colour
+    of "a black and white bird", which may belong to any part.
     """
     text = " ".join(split(caption))
     found: dict[str, str] = {}
@@ -61,7 +61,7 @@ def asked(caption: str) -> dict[str, str]:
 
 
 def _any_of(name: str, words: Iterable[str]) -> str:
-    """A group that matches the longest of the words, and no part of a longer word."""
+    """A named group that matches the longest of the words, as a whole word."""
     return rf"\b(?P<{name}>{'|'.join(sorted(words, key=len, reverse=True))})\b"
 
 

@@ -4,62 +4,61 @@ from pathlib import Path
 import pytest
 
 from tests.training.evaluation.instruments import MeanColours, noise_pictures
-from training.evaluation.distances import Distances
-from training.evaluation.reference import add_reference
+from training.evaluation.distances import Distances, real_statistics
 
 PICTURES = noise_pictures(40, seed=0)
 
 
-def reference(
-    network: MeanColours, cache: Path, fingerprint: str = "birds-1", count: int = 40, side: int = 8
+def distances_of(
+    network: MeanColours, cache: Path, fingerprint: str = "birds-1", count: int = 40, resolution: int = 8
 ) -> Distances:
-    distances = Distances(network.width)
-    pictures = PICTURES[:count, :side, :side]
-    add_reference(distances, pictures, fingerprint, network, cache, lambda done: None)
-    return distances
+    pictures = PICTURES[:count, :resolution, :resolution]
+    return Distances(network.width, real_statistics(network, pictures, fingerprint, cache, lambda done: None))
 
 
 def test_features_of_real_pictures_are_computed_once(tmp_path: Path) -> None:
     network = MeanColours()
-    first, second = reference(network, tmp_path), reference(network, tmp_path)
+    first, second = distances_of(network, tmp_path), distances_of(network, tmp_path)
     assert network.pictures == 40
     for distances in (first, second):
         distances.update(network(noise_pictures(40, seed=1)), real=False)
-    assert first.fid() == second.fid()
+    assert first.fid().value == second.fid().value
     assert second.counts == {True: 40, False: 40}
 
 
-@pytest.mark.parametrize(("fingerprint", "count", "side"), [("birds-2", 40, 8), ("birds-1", 39, 8), ("birds-1", 40, 6)])
-def test_other_pictures_are_computed_anew(tmp_path: Path, fingerprint: str, count: int, side: int) -> None:
+@pytest.mark.parametrize(
+    ("fingerprint", "count", "resolution"), [("birds-2", 40, 8), ("birds-1", 39, 8), ("birds-1", 40, 6)]
+)
+def test_other_pictures_are_computed_anew(tmp_path: Path, fingerprint: str, count: int, resolution: int) -> None:
     network = MeanColours()
-    reference(network, tmp_path)
-    reference(network, tmp_path, fingerprint, count, side)
+    distances_of(network, tmp_path)
+    distances_of(network, tmp_path, fingerprint, count, resolution)
     assert network.pictures == 40 + count
 
 
 def test_another_network_computes_anew(tmp_path: Path) -> None:
-    reference(MeanColours(), tmp_path)
+    distances_of(MeanColours(), tmp_path)
     other = MeanColours("other colours")
-    reference(other, tmp_path)
+    distances_of(other, tmp_path)
     assert other.pictures == 40
 
 
 def test_a_damaged_file_is_computed_anew(tmp_path: Path) -> None:
     network = MeanColours()
-    reference(network, tmp_path)
+    distances_of(network, tmp_path)
     (file,) = tmp_path.iterdir()
     file.write_bytes(file.read_bytes()[:100])
-    reference(network, tmp_path)
+    distances_of(network, tmp_path)
     assert network.pictures == 80
-    reference(network, tmp_path)
+    distances_of(network, tmp_path)
     assert network.pictures == 80
 
 
-def test_features_that_cannot_be_kept_are_used_all_the_same(
+def test_statistics_that_cannot_be_cached_are_used_all_the_same(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(logging.getLogger("t2i_engine"), "propagate", True)  # the command line switches it off
     (tmp_path / "cache").write_text("a file where a folder should be")
-    distances = reference(MeanColours(), tmp_path / "cache")
+    distances = distances_of(MeanColours(), tmp_path / "cache")
     assert distances.counts[True] == 40
-    assert "cannot be kept" in caplog.text
+    assert "will be computed again" in caplog.text

@@ -1,4 +1,4 @@
-"""Findings in a bundle's manifest."""
+"""Evaluations in a bundle's manifest."""
 
 import json
 import shutil
@@ -12,16 +12,15 @@ from click.testing import CliRunner
 from t2i_engine.bundle import Bundle
 from t2i_engine.cli import main
 from t2i_engine.engine import Engine
-from training.evaluation.comparison import Compared, Fid
-from training.evaluation.record import record
-from training.evaluation.report import Conditions, Report
+from training.evaluation import Conditions, Evaluation, Result
+from training.evaluation.evaluate import add_to_manifest
 
 CONDITIONS = Conditions("tiny", "onnx on cpu", 32, "synthbirds", "test", "", 12, 0)
 
 
-def report(value: float, captions: int = 12) -> Report:
-    fid = Compared("mean colours", Fid(value, captions, 12), None, None)
-    return Report(replace(CONDITIONS, captions=captions), [fid])
+def evaluation(value: float, captions: int = 12) -> Evaluation:
+    fid = Result({"fid": {"value": value, "pictures": captions, "real": 12}}, "")
+    return Evaluation(replace(CONDITIONS, captions=captions), [fid])
 
 
 def evaluations(folder: Path) -> list[dict[str, Any]]:
@@ -30,12 +29,12 @@ def evaluations(folder: Path) -> list[dict[str, Any]]:
     return found
 
 
-def test_findings_are_added_to_a_bundle_that_stays_as_it_was_otherwise(tiny_bundle: Path, tmp_path: Path) -> None:
+def test_evaluations_are_added_to_a_bundle_that_stays_as_it_was_otherwise(tiny_bundle: Path, tmp_path: Path) -> None:
     folder = shutil.copytree(tiny_bundle, tmp_path / "tiny")
     before = Bundle.open(folder).manifest
-    record(Bundle.open(folder), report(3.0))
-    record(Bundle.open(folder), report(5.0, captions=100))
-    record(Bundle.open(folder), report(2.0))
+    add_to_manifest(Bundle.open(folder), evaluation(3.0))
+    add_to_manifest(Bundle.open(folder), evaluation(5.0, captions=100))
+    add_to_manifest(Bundle.open(folder), evaluation(2.0))
     found = evaluations(folder)
     assert [(one["captions"], one["fid"]["value"]) for one in found] == [(100, 5.0), (12, 2.0)]
     after = Bundle.open(folder).manifest
@@ -47,7 +46,7 @@ def test_findings_are_added_to_a_bundle_that_stays_as_it_was_otherwise(tiny_bund
 
 
 @pytest.mark.parametrize("model", ["checkpoint.pt", "nowhere"])
-def test_what_cannot_be_recorded_is_said_before_anything_is_measured(
+def test_a_manifest_that_cannot_be_written_is_an_error_before_anything_is_measured(
     tmp_path: Path, model: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def never(*arguments: object) -> None:

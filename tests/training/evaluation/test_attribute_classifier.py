@@ -7,17 +7,17 @@ import torch
 
 from training.data.rendered import render_synthbirds
 from training.data.synthbirds import SynthBirds
-from training.evaluation.attributes import ATTRIBUTES, shown
-from training.evaluation.classifier import (
-    SIDE,
+from training.evaluation.attribute_accuracy import (
+    RESOLUTION,
     AttributeNetwork,
     Classifier,
     Recipe,
-    accuracies_of,
+    measured_accuracies,
     ship,
     train,
     trained_classifier,
 )
+from training.evaluation.caption_attributes import ATTRIBUTES, visible_attributes
 
 RECIPE = Recipe(pictures=48, steps=2, batch_size=8, tested=3)
 
@@ -27,13 +27,13 @@ def test_classifier_learns_what_its_renders_show(tmp_path: Path) -> None:
     network = AttributeNetwork()
     recipe = Recipe(pictures=16, steps=40, batch_size=16, learning_rate=4e-3, shift=0, tested=1)
     train(network, recipe, tmp_path, lambda phase, done, total: None)
-    pictures = render_synthbirds("train", 16, SIDE, tmp_path).pictures
+    pictures = render_synthbirds("train", 16, RESOLUTION, tmp_path).pictures
     found = Classifier(network.eval(), {}).classify(pictures)
-    birds = SynthBirds("train", 16, SIDE)
+    birds = SynthBirds("train", 16, RESOLUTION)
     right = [
         found[index][name] == value
         for index in range(16)
-        for name, value in shown(birds.attributes(index)).items()
+        for name, value in visible_attributes(birds.attributes(index)).items()
         if name in ("kind", "setting", "main colour")
     ]
     assert np.mean(right) > 0.8
@@ -42,35 +42,35 @@ def test_classifier_learns_what_its_renders_show(tmp_path: Path) -> None:
 def test_classifier_is_trained_once_for_each_recipe(tmp_path: Path) -> None:
     trained: list[str] = []
 
-    def note(phase: str, done: int, total: int) -> None:
+    def on_progress(phase: str, done: int, total: int) -> None:
         trained.append(phase)
 
-    first = trained_classifier(note, RECIPE, tmp_path)
+    first = trained_classifier(on_progress, RECIPE, tmp_path)
     drawn = len(trained)
-    again = trained_classifier(note, RECIPE, tmp_path)
+    again = trained_classifier(on_progress, RECIPE, tmp_path)
     assert len(trained) == drawn > 0
-    pictures = np.random.default_rng(0).integers(0, 256, (3, SIDE, SIDE, 3), dtype=np.uint8)
+    pictures = np.random.default_rng(0).integers(0, 256, (3, RESOLUTION, RESOLUTION, 3), dtype=np.uint8)
     assert first.classify(pictures) == again.classify(pictures)
     assert first.accuracies == again.accuracies
     assert first.accuracies.keys() <= ATTRIBUTES.keys()
-    trained_classifier(note, replace(RECIPE, steps=3), tmp_path)
+    trained_classifier(on_progress, replace(RECIPE, steps=3), tmp_path)
     assert len(trained) > drawn
 
 
 def test_the_default_classifier_is_there_and_as_good_as_it_says(tmp_path: Path) -> None:
     def refuse(phase: str, done: int, total: int) -> None:
-        pytest.fail("it is trained: `python -m training.evaluation.classifier` ships the one of this recipe")
+        pytest.fail("it is trained: `python -m training.evaluation.attribute_accuracy` ships the one of this recipe")
 
     classifier = trained_classifier(refuse, cache=tmp_path)
     for name in ("kind", "setting", "main colour", "wings", "belly"):
         assert classifier.accuracies[name] >= 0.97
-    found = accuracies_of(classifier, 300, tmp_path)
+    found = measured_accuracies(classifier, 300, tmp_path)
     assert found == {name: pytest.approx(share, abs=0.06) for name, share in classifier.accuracies.items()}
 
 
 def test_another_recipe_is_shipped_in_place_of_the_former(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     shipped, cache = tmp_path / "shipped", tmp_path / "cache"
-    monkeypatch.setattr("training.evaluation.classifier.SHIPPED", shipped)
+    monkeypatch.setattr("training.evaluation.attribute_accuracy.SHIPPED", shipped)
     trained: list[str] = []
     for steps in (1, 2):
         ship(lambda phase, done, total: trained.append(phase), replace(RECIPE, steps=steps), cache)
@@ -81,9 +81,9 @@ def test_another_recipe_is_shipped_in_place_of_the_former(tmp_path: Path, monkey
     assert len(list(shipped.glob("*.pt"))) == 1
 
 
-@pytest.mark.parametrize("side", [32, 64, 128])
-def test_pictures_of_any_side_are_classified(side: int) -> None:
-    pictures = np.zeros((2, side, side, 3), np.uint8)
+@pytest.mark.parametrize("resolution", [32, 64, 128])
+def test_pictures_of_any_resolution_are_classified(resolution: int) -> None:
+    pictures = np.zeros((2, resolution, resolution, 3), np.uint8)
     found = Classifier(AttributeNetwork().eval(), {}).classify(pictures)
     assert [row.keys() for row in found] == [ATTRIBUTES.keys()] * 2
     assert all(value in ATTRIBUTES[name] for row in found for name, value in row.items())

@@ -1,0 +1,254 @@
+"""Attribute accuracy: how often a picture shows what its caption asks for, as seen by a classifier trained on renders.
+
+The classifier of the default recipe is shipped with the project, so that everyone's pictures are measured alike and
+nobody waits for its training. After a change to the renders, the network or the recipe, ship a new one:
+
+    python -m training.evaluation.attribute_accuracy
+"""
+
+import hashlib
+import json
+import shutil
+from collections import Counter
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from t2i_engine.files import cache_folder
+from t2i_engine.pictures import Pixels
+from training.data.rendered import render_synthbirds
+from training.data.synthbirds import PICTURES, SynthBirds
+from training.evaluation import GeneratedBatch, Result, percent, table
+from training.evaluation.cached import cached, read_cached
+from training.evaluation.caption_attributes import ATTRIBUTES, caption_attributes, visible_attributes
+from training.evaluation.draws import in_batches
+from training.models.image_encoder import SmallCNN
+from training.models.pixels import to_image
+from training.stepping import autocast
+
+VERSION = 1
+"""Part of the classifier's file name: increment it when the network or its training changes in code."""
+RESOLUTION = 64
+UNLABELLED = -1
+SHIPPED = Path(__file__).parent / "classifiers"
+ALL_ATTRIBUTES = "everything asked for"
+_OFFSETS = tuple(np.cumsum([0, *(len(values) for values in ATTRIBUTES.values())]).tolist())
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How the classifier is trained, and on how many unseen renders it is tested."""
+
+    pictures: int = 20_000
+    steps: int = 3_600
+    batch_size: int = 64
+    learning_rate: float = 2e-3
+    shift: int = 3
+    """Pictures are shifted by up to this many pixels in each direction, and half of them flipped horizontally."""
+    tested: int = 2_000
+
+
+class AttributeNetwork(nn.Module):
+    """DAMSM's small CNN with one linear layer for all attributes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.backbone = SmallCNN()
+        self.head = nn.Linear(SmallCNN.summary_channels, _OFFSETS[-1])
+
+    def forward(self, image: Tensor) -> list[Tensor]:
+        """Maps `image` float (B, 3, 64, 64) in [−1, 1] to the logits of each attribute, (B, values)."""
+        _, summary = self.backbone(image)
+        logits: Tensor = self.head(summary)
+        return [logits[:, start:end] for start, end in pairwise(_OFFSETS)]
+
+
+@dataclass(frozen=True)
+class Classifier:
+    """A trained network, and its accuracy per attribute on unseen renders."""
+
+    network: AttributeNetwork
+    accuracies: dict[str, float]
+
+    @torch.inference_mode()
+    def classify(self, pixels: Pixels) -> list[dict[str, str]]:
+        """The attributes of each picture; `pixels` uint8 (B, R, R, 3) of any R are area-averaged to R = 64.
+
+        No attribute depends on left and right, so the logits of a picture and of its mirror image are summed.
+        """
+        image = to_image(torch.from_numpy(pixels.copy()))
+        small = F.interpolate(image, (RESOLUTION, RESOLUTION), mode="area")
+        both = zip(self.network(small), self.network(small.flip(3)), strict=True)
+        best = [(logits + mirrored).argmax(1).tolist() for logits, mirrored in both]
+        values = tuple(ATTRIBUTES.items())
+        return [
+            {name: possible[index] for (name, possible), index in zip(values, row, strict=True)}
+            for row in zip(*best, strict=True)
+        ]
+
+
+def trained_classifier(
+    on_progress: Callable[[str, int, int], None], recipe: Recipe = Recipe(), cache: Path | None = None
+) -> Classifier:
+    """The classifier of a recipe: shipped, cached, or trained now, which takes five to twelve minutes on two cores.
+
+    `on_progress` gets the phase, how much of it is done, and the total.
+    """
+    cache = cache or cache_folder()
+    file = _file_name(recipe)
+
+    def compute() -> dict[str, Any]:
+        network = AttributeNetwork()
+        train(network, recipe, cache, on_progress)
+        weights = network.half().state_dict()  # half the size, and tested as it will be used
+        accuracies = measured_accuracies(Classifier(network.float().eval(), {}), recipe.tested, cache)
+        return {"network": weights, "accuracies": accuracies}
+
+    content = read_cached(SHIPPED / file) or cached(cache / file, compute)
+    network = AttributeNetwork()
+    network.load_state_dict(content["network"])
+    return Classifier(network.eval(), content["accuracies"])
+
+
+def _file_name(recipe: Recipe) -> str:
+    """Identifies a classifier by everything that it is made from."""
+    made_from = {"classifier": VERSION, "synthbirds": PICTURES, **asdict(recipe), "attributes": ATTRIBUTES}
+    digest = hashlib.sha256(json.dumps(made_from, sort_keys=True).encode()).hexdigest()[:12]
+    return f"attributes-{digest}.pt"
+
+
+def train(network: AttributeNetwork, recipe: Recipe, cache: Path, on_progress: Callable[[str, int, int], None]) -> None:
+    """Trains the network in place, in bfloat16 if that is faster, on renders of the training split."""
+    rendered = render_synthbirds(
+        "train", recipe.pictures, RESOLUTION, cache, lambda done: on_progress("drawing renders", done, recipe.pictures)
+    )
+    birds = SynthBirds("train", recipe.pictures, RESOLUTION)
+    labels = encode(visible_attributes(birds.attributes(index)) for index in range(recipe.pictures))
+    rng = np.random.default_rng(0)
+    optimizer = torch.optim.AdamW(network.parameters(), recipe.learning_rate, weight_decay=0.01)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, recipe.learning_rate, recipe.steps)
+    network.train().to(memory_format=torch.channels_last)
+    for step in range(recipe.steps):
+        chosen = np.sort(rng.choice(recipe.pictures, recipe.batch_size, replace=False))
+        image, targets = _augmented(rendered.pictures[chosen], recipe.shift, rng), labels[chosen]
+        with autocast(image.device, "auto"):
+            logits = network(image)
+        losses = [
+            F.cross_entropy(part.float(), targets[:, number], ignore_index=UNLABELLED, reduction="sum")
+            for number, part in enumerate(logits)
+        ]
+        optimizer.zero_grad(set_to_none=True)
+        (torch.stack(losses).sum() / targets.numel()).backward()
+        optimizer.step()
+        schedule.step()
+        if (step + 1) % 100 == 0 or step + 1 == recipe.steps:
+            on_progress("training the classifier", step + 1, recipe.steps)
+
+
+def measured_accuracies(classifier: Classifier, count: int, cache: Path) -> dict[str, float]:
+    """The classifier's accuracy per attribute on unseen renders, where the attribute is visible."""
+    birds = SynthBirds("test", count, RESOLUTION)
+    right, visible = dict.fromkeys(ATTRIBUTES, 0), dict.fromkeys(ATTRIBUTES, 0)
+    pictures = render_synthbirds("test", count, RESOLUTION, cache).pictures
+    predicted = (row for batch in in_batches(pictures) for row in classifier.classify(batch))
+    for index, row in enumerate(predicted):
+        for name, value in visible_attributes(birds.attributes(index)).items():
+            visible[name] += 1
+            right[name] += row[name] == value
+    return {name: right[name] / visible[name] for name in ATTRIBUTES if visible[name]}
+
+
+def encode(attributes: Iterable[dict[str, str]]) -> Tensor:
+    """Labels int64 (N, attributes): the index of each value, or -1 if the attribute is not visible."""
+    rows = [
+        [values.index(row[name]) if name in row else UNLABELLED for name, values in ATTRIBUTES.items()]
+        for row in attributes
+    ]
+    return torch.tensor(rows)
+
+
+def _augmented(pixels: Pixels, shift: int, rng: np.random.Generator) -> Tensor:
+    """The batch as `image` in [−1, 1], half of it flipped, all of it shifted by the same few pixels."""
+    flipped = rng.random(len(pixels)) < 0.5
+    pixels = np.where(flipped[:, None, None, None], pixels[:, :, ::-1], pixels)
+    image = to_image(torch.from_numpy(pixels))
+    top, left = rng.integers(2 * shift + 1, size=2)
+    padded = F.pad(image, (shift,) * 4, mode="replicate")[:, :, top : top + RESOLUTION, left : left + RESOLUTION]
+    return padded.contiguous(memory_format=torch.channels_last)
+
+
+def ship(on_progress: Callable[[str, int, int], None], recipe: Recipe = Recipe(), cache: Path | None = None) -> None:
+    """Replaces whatever is in SHIPPED by the classifier of a recipe, unless it is there already."""
+    cache = cache or cache_folder()
+    trained_classifier(on_progress, recipe, cache)
+    shipped = SHIPPED / _file_name(recipe)
+    if shipped.exists():
+        return
+    SHIPPED.mkdir(exist_ok=True)
+    shutil.copy(cache / shipped.name, shipped)
+    for other in set(SHIPPED.glob("*.pt")) - {shipped}:
+        other.unlink()
+
+
+class AttributeAccuracy:
+    """Compares what captions ask for with what the classifier sees, in generated pictures and in real ones.
+
+    The real pictures are the renders that the captions describe. What the classifier misses in them is its own error or
+    too small to see, so they are the upper bound.
+    """
+
+    def __init__(self, classifier: Classifier) -> None:
+        self.classifier = classifier
+        self.captions = 0
+        self.asked, self.generated, self.renders = Counter[str](), Counter[str](), Counter[str]()
+
+    def update(self, batch: GeneratedBatch) -> None:
+        """Takes in a batch."""
+        generated = self.classifier.classify(batch.pixels)
+        renders = self.classifier.classify(batch.real)
+        for caption, drawn, real in zip(batch.captions, generated, renders, strict=True):
+            self.captions += 1
+            asked = caption_attributes(caption)
+            for name, value in asked.items():
+                self._count(name, drawn[name] == value, real[name] == value)
+            if asked:
+                self._count(ALL_ATTRIBUTES, asked.items() <= drawn.items(), asked.items() <= real.items())
+
+    def result(self) -> Result:
+        """Per attribute, the number of captions that ask for it and the percentage of their pictures that show it."""
+        attributes = {
+            name: {
+                "asked": self.asked[name],
+                "generated": percent(self.generated[name], self.asked[name]),
+                "renders": percent(self.renders[name], self.asked[name]),
+            }
+            for name in (*ATTRIBUTES, ALL_ATTRIBUTES)
+            if self.asked[name]
+        }
+        accuracies = {name: round(100 * share, 2) for name, share in self.classifier.accuracies.items()}
+        rows = [
+            (name, f"{found['asked']:,}", f"{found['generated']:.1f} %", f"{found['renders']:.1f} %")
+            for name, found in attributes.items()
+        ]
+        of_classifier = ", ".join(f"{name} {share:.1f}" for name, share in accuracies.items())
+        return Result(
+            {"attribute_accuracy": {"captions": self.captions, "attributes": attributes, "classifier": accuracies}},
+            f"{table(('attribute', 'asked for', 'generated', 'renders'), rows)}\n\n{self.captions:,} captions, judged "
+            f"by a classifier trained on renders only; its accuracy on unseen renders, in percent: {of_classifier}.",
+        )
+
+    def _count(self, name: str, generated: bool, render: bool) -> None:
+        self.asked[name] += 1
+        self.generated[name] += generated
+        self.renders[name] += render
+
+
+if __name__ == "__main__":
+    ship(lambda phase, done, total: print(f"{phase} {done}/{total}"))

@@ -1,0 +1,87 @@
+"""The evaluated pictures: drawn for captions of a test split, each with the real picture that its caption describes."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import NamedTuple, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from t2i_engine.errors import CaptionError
+from t2i_engine.sampler import Sampler
+from training.data.rendered import Rendered, render
+from training.data.source import Listing, Source, Split, require_usable
+from training.evaluation import GeneratedBatch
+from training.progress import Progress
+
+BATCH = 32
+
+Batchable = TypeVar("Batchable", NDArray[np.uint8], NDArray[np.int64], range)
+
+
+@dataclass(frozen=True)
+class CaptionDraws:
+    """Draws `count` captions of a split: caption k, in a fixed order, with seed k.
+
+    The order visits all pictures, shuffled, before it takes the next caption of each, so that any number of captions
+    is a fair sample. Captions without a word that the model knows are skipped.
+    """
+
+    sampler: Sampler
+    data: Rendered
+    count: int
+
+    def batches(self) -> Iterator[GeneratedBatch]:
+        """Draws in batches, lazily."""
+        waiting = self._draws()
+        while draws := list(islice(waiting, BATCH)):
+            sentences = self.sampler.encode_tokens([draw.ids for draw in draws])
+            yield GeneratedBatch(
+                self.sampler.draw(sentences, [draw.seed for draw in draws]),
+                np.stack([self.data.pictures[draw.picture] for draw in draws]),
+                [draw.caption for draw in draws],
+                [int(self.data.groups[draw.picture]) for draw in draws],
+            )
+
+    def drawable(self) -> int:
+        """How many of the captions contain a word that the model knows, and are drawn."""
+        return sum(1 for _ in self._draws())
+
+    def _draws(self) -> Iterator["_Draw"]:
+        pictures = len(self.data.pictures)
+        order = np.random.default_rng(0).permutation(pictures)
+        for number in range(self.count):
+            turn, place = divmod(number, pictures)
+            picture = int(order[place])
+            captions = self.data.captions[picture]
+            caption = captions[(place + turn) % len(captions)]
+            try:
+                yield _Draw(caption, self.sampler.tokenizer.encode(caption).ids, picture, number)
+            except CaptionError:
+                continue
+
+
+class _Draw(NamedTuple):
+    caption: str
+    ids: tuple[int, ...]
+    picture: int
+    seed: int
+
+
+def load_split(
+    source: Source, split: Split, resolution: int, cache: Path, progress: Progress
+) -> tuple[Listing, Rendered]:
+    """A split and its real pictures. Raises `DataError` if none is usable."""
+    listing = source.listing(split)
+    require_usable(source.name, split, len(listing.items), listing.problems)
+    progress.start(f"{split} pictures", len(listing.items))
+    rendered = render(listing, resolution, cache, lambda done: progress.report(done, {}))
+    require_usable(source.name, split, len(rendered.keys), rendered.broken)
+    return listing, rendered
+
+
+def in_batches(items: Batchable) -> Iterator[Batchable]:
+    """Cuts a range or an array, such as pictures uint8 (N, R, R, 3), into batches."""
+    return (items[start : start + BATCH] for start in range(0, len(items), BATCH))
