@@ -33,7 +33,7 @@ class FeatureNetwork(Protocol):
 
     @property
     def name(self) -> str:
-        """Network and preparation of the pictures; equal names mean equal features."""
+        """Network, preparation of the pictures, and runtime; equal names mean equal features."""
 
     @property
     def width(self) -> int:
@@ -46,10 +46,6 @@ class FeatureNetwork(Protocol):
 class Inception:
     """Features of Inception's last pooling, from pictures prepared as in pytorch-fid and DF-GAN."""
 
-    name = (
-        f"Inception (2015, pool3, SHA-256 {SHA256[:12]}), pictures resized to 299 × 299 bilinearly "
-        "(half-pixel centres, no antialiasing, not rounded) and scaled to [−1, 1]"
-    )
     width = 2048
 
     def __init__(self, device: torch.device) -> None:
@@ -60,6 +56,11 @@ class Inception:
             network = torch.jit.load(_checked_file(), map_location=device).eval()
         on_openvino = device.type == "cpu" and find_spec("openvino") is not None
         self.network: Callable[[Tensor], Tensor] = _compiled(network) if on_openvino else network
+        self.name = (
+            f"Inception (2015, pool3, SHA-256 {SHA256[:12]}), pictures resized to 299 × 299 bilinearly (half-pixel "
+            "centres, no antialiasing, not rounded) and scaled to [−1, 1], computed by "
+            + ("OpenVINO" if on_openvino else f"PyTorch on {device.type}")
+        )
 
     @torch.inference_mode()
     def __call__(self, pixels: Pixels) -> Tensor:
