@@ -21,7 +21,7 @@ from training.evaluation.inception import FeatureNetwork
 
 DISTANCES = frozenset({"fid", "kid", "fid-floor"})
 KID_PICTURES = 5_000
-"""KID compares the features themselves: only the first of either side are stored."""
+"""KID compares the features themselves, so only the first of each side are stored."""
 KID_SUBSETS = 100
 KID_SUBSET_SIZE = 1_000
 VERSION = 1
@@ -110,7 +110,7 @@ def real_statistics(
 
     def compute() -> RealStatistics:
         distances = Distances(network.width)
-        order = np.random.default_rng(0).permutation(len(pictures))  # so that the first, for KID, are a fair sample
+        order = np.random.default_rng(0).permutation(len(pictures))  # so that the first, for KID, are a fair selection
         for numbers in in_batches(order):
             distances.update(network(pictures[np.sort(numbers)]), real=True)
             on_progress(distances.counts[True])

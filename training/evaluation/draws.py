@@ -26,7 +26,7 @@ class CaptionDraws:
     """Draws `count` captions of a split: caption k, in a fixed order, with seed k.
 
     The order visits all pictures, shuffled, before it takes the next caption of each, so that any number of captions
-    is a fair sample. Captions without a word that the model knows are skipped.
+    is a fair selection. Captions without a word that the model knows are skipped.
     """
 
     sampler: Sampler

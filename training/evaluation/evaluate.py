@@ -36,7 +36,7 @@ PAPER_COUNT = 30_000
 
 @dataclass(frozen=True)
 class EvaluatedModel:
-    """A model as a sampler, with its name and runtime for the report."""
+    """A model as a sampler, and what an evaluation calls it."""
 
     name: str
     runs_as: str
