@@ -1,21 +1,19 @@
-"""Pictures: pixels with the caption and seed they came from, saved as PNG, JPEG or WebP, alone or as a grid."""
+"""Pictures: pixels with their caption and seed, saved as PNG, JPEG or WebP, alone or as a grid."""
 
-import contextlib
 import hashlib
 import io
 import math
-import os
 import re
 import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
 
 import numpy as np
 import numpy.typing as npt
 
 from t2i_engine.errors import OptionError, OutputError, listed, quoted
+from t2i_engine.files import write_atomically
 
 SUFFIXES = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
 
@@ -26,34 +24,32 @@ Pixels = npt.NDArray[np.uint8]
 
 @dataclass(frozen=True, eq=False)
 class Picture:
-    """What the user gets: `pixels` uint8 (R, R, 3) and where they came from."""
+    """What the user gets: `pixels` uint8 (R, R, 3) and their origin."""
 
     pixels: Pixels
     caption: str
     seed: int
     bundle: str
-    unknown: tuple[str, ...] = ()  # words of the caption that the bundle does not know
-    milliseconds: float = 0.0  # this picture's share of the time that its batch took
+    unknown: tuple[str, ...] = ()  # words of the caption that are not in the bundle's vocabulary
+    milliseconds: float = 0.0  # its share of its batch's time
     truncation: float = 1.0
 
     @property
     def file_name(self) -> str:
-        """A PNG name safe on every file system, of bounded length, different for every caption, seed, truncation."""
+        """A PNG name, short and safe on every file system, unique to caption, seed and truncation."""
         return f"{slug(self.caption)}-{self.seed}{_truncated(self.truncation)}.png"
 
     def save(self, path: str | Path) -> Path:
-        """Writes the picture, in the format of the path's suffix, at once or not at all; returns the path.
+        """Writes the picture atomically, in the format of the path's suffix, and returns the path.
 
-        A PNG carries caption, software, seed, truncation and bundle as text chunks. Raises `OptionError` for another
-        suffix and `OutputError` where the file cannot be written.
+        A PNG carries caption, software, seed, truncation and bundle as text chunks. Raises `OptionError` for an
+        unknown suffix and `OutputError` if the file cannot be written.
         """
         return _save(self.pixels, Path(path), _texts(self.caption, str(self.seed), self))
 
     def to_png(self) -> bytes:
         """The content of the PNG file that `save` would write."""
-        file = io.BytesIO()
-        _encode(self.pixels, file, "PNG", _texts(self.caption, str(self.seed), self))
-        return file.getvalue()
+        return _encoded(self.pixels, "PNG", _texts(self.caption, str(self.seed), self))
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,20 +71,20 @@ class Grid:
 
     @property
     def file_name(self) -> str:
-        """A PNG name as safe as a picture's, different for other captions or seeds."""
+        """A PNG name like a picture's, unique to captions and seeds."""
         first = self.pictures[0]
         rest = _digest(*(f"{picture.seed} {picture.caption}" for picture in self.pictures))
         return f"{slug(first.caption)}-{first.seed}{_truncated(first.truncation)}-grid_{rest}.png"
 
     def save(self, path: str | Path) -> Path:
-        """Writes the grid as `Picture.save` writes a picture; captions and seeds are each listed once."""
+        """Writes the grid as `Picture.save` does; its text chunks list each caption and seed once."""
         captions = dict.fromkeys(picture.caption for picture in self.pictures)
         seeds = dict.fromkeys(str(picture.seed) for picture in self.pictures)
         return _save(self.pixels, Path(path), _texts("\n".join(captions), ",".join(seeds), self.pictures[0]))
 
 
 def grid(pictures: Sequence[Picture], columns: int | None = None) -> Grid:
-    """Lays out pictures in order: by default one row per caption, or nearly a square where there is one caption."""
+    """Lays out pictures in order; by default one row per caption, or nearly a square for a single caption."""
     if not pictures:
         raise OptionError("a grid needs at least one picture")
     if columns is None:
@@ -100,7 +96,7 @@ def grid(pictures: Sequence[Picture], columns: int | None = None) -> Grid:
 def slug(caption: str) -> str:
     """A caption as part of a file name: ASCII letters, digits and hyphens, at most 69 characters.
 
-    Where the readable part does not tell the caption apart from others, eight digits of its SHA-256 follow.
+    If other captions share the readable part, eight digits of the caption's SHA-256 follow it.
     """
     plain = unicodedata.normalize("NFKD", caption).encode("ascii", "ignore").decode("ascii").lower()
     readable = "-".join(re.findall("[a-z0-9]+", plain))[:_LONGEST_SLUG].strip("-")
@@ -137,30 +133,22 @@ def _texts(caption: str, seeds: str, picture: Picture) -> dict[str, str]:
 
 
 def _save(pixels: Pixels, path: Path, texts: Mapping[str, str]) -> Path:
-    kind = suffix_format(path)
-    partial = path.parent / f".{os.getpid()}-{_digest(path.name)}.partial"
-    try:
-        with partial.open("wb") as file:
-            _encode(pixels, file, kind, texts)
-        partial.replace(path)
-    except (OSError, ValueError) as error:  # ValueError: a NUL in the path
-        raise OutputError(
-            f"cannot write {quoted(str(path), 200)} ({getattr(error, 'strerror', None) or error}); choose another --out"
-        ) from None
-    finally:
-        with contextlib.suppress(OSError, ValueError):
-            partial.unlink()
-    return path
+    kind, cure = suffix_format(path), "choose another --out"
+    if not path.parent.is_dir():
+        raise OutputError(f"cannot write {quoted(str(path), 200)} (it has no folder); {cure}")
+    return write_atomically(path, lambda file: file.write_bytes(_encoded(pixels, kind, texts)), cure)
 
 
-def _encode(pixels: Pixels, file: IO[bytes], kind: str, texts: Mapping[str, str]) -> None:
+def _encoded(pixels: Pixels, kind: str, texts: Mapping[str, str]) -> bytes:
     from PIL import Image
     from PIL.PngImagePlugin import PngInfo
 
     chunks = PngInfo()
     for key, text in texts.items():
         chunks.add_text(key, text)
-    Image.fromarray(pixels).save(file, kind, pnginfo=chunks, quality=95)  # each format takes what it knows
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, kind, pnginfo=chunks, quality=95)  # each format ignores options of the others
+    return file.getvalue()
 
 
 def _digest(*texts: str) -> str:
