@@ -1,6 +1,7 @@
-r"""Caption to token ids, by DF-GAN's rule: lower case, runs of `\w`, ASCII only, unknown words left out."""
+r"""Captions to token ids by DF-GAN's rule: lower case, runs of `\w`, ASCII only, unknown words skipped."""
 
 import json
+import math
 import re
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -8,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from t2i_engine.errors import BundleError, CaptionError, closest, listed, quoted
+from t2i_engine.errors import BundleError, CaptionError, listed, quoted
 
 RULE = "df-gan"
 PADDING = "<end>"
@@ -18,12 +19,12 @@ Ids = npt.NDArray[np.int64]
 
 
 def split(caption: str) -> list[str]:
-    """The words of a caption, as vocabularies are built from and as they are looked up."""
+    """The words of a caption, for building a vocabulary and for looking them up in it."""
     return [word for _, word in _pairs(caption) if word]
 
 
 def _pairs(caption: str) -> list[tuple[str, str]]:
-    """Each run of word characters, with what its ASCII characters leave of it, perhaps nothing."""
+    """Each run of word characters, and its ASCII characters alone, which may be none."""
     runs = re.findall(r"\w+", caption.replace("\ufffd\ufffd", " ").lower())
     return [(run, run.encode("ascii", "ignore").decode("ascii")) for run in runs]
 
@@ -38,17 +39,21 @@ def pad(sequences: Sequence[Sequence[int]]) -> tuple[Ids, Ids]:
 
 
 class Tokens(NamedTuple):
-    """A caption's known words as ids, at least one, and the words that were left out, each once."""
+    """The ids of a caption's known words, at least one, and its unknown words, each once."""
 
     ids: tuple[int, ...]
     unknown: tuple[str, ...]
 
 
 class Tokenizer:
-    """A vocabulary: the word at index i has the id i, and the padding word has 0."""
+    """A vocabulary: the word at index i has the id i, and the padding word has 0.
 
-    def __init__(self, words: Sequence[str]) -> None:
+    Of `examples`, captions that this model was shown, two are suggested to a user whose words are all unknown.
+    """
+
+    def __init__(self, words: Sequence[str], examples: Sequence[str] = ()) -> None:
         self.words = tuple(words)
+        self.examples = tuple(examples)
         if not self.words or self.words[0] != PADDING:
             raise ValueError(f"a vocabulary begins with {PADDING!r}, the padding word")
         self._ids = {word: index for index, word in enumerate(self.words)}
@@ -56,7 +61,7 @@ class Tokenizer:
             raise ValueError("a vocabulary holds each word once")
 
     def encode(self, caption: str) -> Tokens:
-        """Ids of the known words in order. Raises `CaptionError` where the caption is too long or no word is known."""
+        """Ids of the known words in order. Raises `CaptionError` if the caption is too long or no word is known."""
         if len(caption) > LONGEST_CAPTION:
             raise CaptionError(
                 f"the caption {quoted(caption)} has {len(caption):,} characters; "
@@ -72,26 +77,61 @@ class Tokenizer:
         return Tokens(ids, unknown)
 
     def nearest(self, word: str, count: int = 3) -> list[str]:
-        """The known words most like `word`, best first; none where nothing is alike."""
-        return closest(word[:40], self.words[1:], count)
+        """The known words of which `word` may be a misspelling or another number, best first."""
+        found = [
+            (distance, known) for known in self.words[1:] if (distance := misspelling(word[:40], known)) < math.inf
+        ]
+        return [known for _, known in sorted(found, key=lambda one: one[0])[:count]]
 
     def _advice(self, unknown: Sequence[str]) -> str:
         nearest = dict.fromkeys(known for word in unknown[:5] for known in self.nearest(word))
         if nearest:
             return f"the nearest known words are: {listed(nearest)}"
-        return f"use English words such as: {listed(self.words[1:9])}"
+        known = [example for example in self.examples if all(word in self._ids for word in split(example))]
+        if known:
+            return f"try {' or '.join(quoted(example) for example in sorted(known, key=len)[:2])}"
+        return f"use words such as: {listed(self.words[1:9])}"
 
     def to_json(self) -> bytes:
         """The vocabulary file: a JSON array of words in the order of their ids."""
         return json.dumps(self.words, ensure_ascii=False, indent=0).encode() + b"\n"
 
     @classmethod
-    def from_json(cls, content: bytes, file: str = "vocabulary.json") -> "Tokenizer":
-        """Reads a vocabulary file. Raises `BundleError`, naming `file`, where it is none."""
+    def from_json(cls, content: bytes, file: str = "vocabulary.json", examples: Sequence[str] = ()) -> "Tokenizer":
+        """Reads a vocabulary file. Raises `BundleError`, naming `file`, if it is none."""
         try:
             words = json.loads(content)
             if not isinstance(words, list) or not all(isinstance(word, str) for word in words):
                 raise ValueError("an array of words was expected")
-            return cls(words)
+            return cls(words, examples)
         except (ValueError, RecursionError) as error:
             raise BundleError(f"{file} is not a vocabulary ({error}); export the bundle again") from None
+
+
+def misspelling(word: str, known: str) -> float:
+    """How far `word` is from `known`, if it may be a misspelling or another number of it; otherwise infinity.
+
+    An edit distance in which a letter too many or too few costs 1, two swapped letters 0.75 and a wrong letter 1.5. Up
+    to 1.5 is a misspelling in words of 4 letters, up to 2.5 from 8. The first letter is hardly ever the wrong one.
+    """
+    if _singular(word) == _singular(known):
+        return 0.0
+    limit = len(word) // 4 + 0.5
+    if len(word) < 4 or word[0] not in known[:2] or known[0] not in word[:2] or abs(len(word) - len(known)) > limit:
+        return math.inf
+    before, row = [math.inf] * (len(known) + 1), [float(index) for index in range(len(known) + 1)]
+    for i, letter in enumerate(word):
+        before, last, row = row, before, [i + 1.0]
+        for j, other in enumerate(known):
+            distance = min(row[j] + 1, before[j + 1] + 1, before[j] + 1.5 * (letter != other))
+            if i and j and word[i - 1 : i + 1] == other + known[j - 1]:
+                distance = min(distance, last[j - 1] + 0.75)
+            row.append(distance)
+    return row[-1] if row[-1] <= limit else math.inf
+
+
+def _singular(word: str) -> str:
+    for plural, singular in (("ies", "y"), ("es", ""), ("s", "")):
+        if word.endswith(plural) and len(word) > len(plural) + 2:
+            return word.removesuffix(plural) + singular
+    return word

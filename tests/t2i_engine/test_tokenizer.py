@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from t2i_engine.errors import BundleError, CaptionError
-from t2i_engine.tokenizer import LONGEST_CAPTION, Tokenizer, pad, split
+from t2i_engine.tokenizer import LONGEST_CAPTION, PADDING, Tokenizer, pad, split
 
 WORDS = ("<end>", "a", "yellow", "bird", "with", "caf")
 tokenizer = Tokenizer(WORDS)
@@ -38,6 +38,36 @@ def test_empty_caption_is_an_error(caption: str) -> None:
 def test_caption_of_unknown_words_only_is_an_error_with_advice(caption: str, advice: str) -> None:
     with pytest.raises(CaptionError, match=advice):
         tokenizer.encode(caption)
+
+
+def test_caption_of_unknown_words_only_gets_the_two_shortest_examples_that_can_be_drawn() -> None:
+    examples = ("a yellow bird with a bird", "a penguin", "a yellow bird", "Bird with yellow!")
+    with pytest.raises(CaptionError, match=r"try 'a yellow bird' or 'Bird with yellow!'$"):
+        Tokenizer(WORDS, examples).encode("penguin")
+
+
+BIRDS = "a an air all at back belly bird birds black blue boat branch broad brown cap duck flying gull gulls heron \
+hummingbird long painting parrot pointed red ring sits spotted standing striped tail tree white wide wing wings yellow"
+NEAR = {
+    "yelow": "yellow", "yello": "yellow", "yellwo": "yellow", "brids": "birds", "brid": "bird", "redd": "red",
+    "wite": "white", "whtie": "white", "blck": "black", "bluee": "blue", "spoted": "spotted", "wigns": "wings",
+    "hummingbrid": "hummingbird", "flyng": "flying", "parrots": "parrot", "bellies": "belly", "branches": "branch",
+    "boats": "boat", "caps": "cap", "paintings": "painting", "brawn": "brown",
+}  # fmt: skip
+FAR = (
+    "penguin elephant horse house car cat dog goat tiger astronaut dragon crab plane sunset lion wolf rabbit chair "
+    "mountain ocean king queen banana hen hot man boy street flamingo castle woman city red-hot 鳥 x"
+)
+
+
+@pytest.mark.parametrize(("word", "meant"), NEAR.items())
+def test_misspelt_word_and_plural_get_the_word_that_was_meant(word: str, meant: str) -> None:
+    assert Tokenizer([PADDING, *BIRDS.split()]).nearest(word)[0] == meant
+
+
+@pytest.mark.parametrize("word", FAR.split())
+def test_another_word_gets_none(word: str) -> None:
+    assert Tokenizer([PADDING, *BIRDS.split()]).nearest(word) == []
 
 
 def test_caption_of_the_greatest_length_works_and_a_longer_one_does_not() -> None:
