@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shlex
 import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
@@ -31,6 +32,10 @@ _LARGEST_SIZES = {
     "vocabulary_size": 1_000_000,
     "max_channel_multiple": 64,
 }
+
+
+class OldSchemaError(SchemaError):
+    """A manifest of an earlier schema, which `t2i-engine migrate` rewrites."""
 
 
 @dataclass(frozen=True)
@@ -190,6 +195,8 @@ class Manifest:
         schema = found.pop("schema", None)
         if type(schema) is int and schema > SCHEMA:
             raise SchemaError(f"its schema is {schema}, this t2i-engine reads {SCHEMA}: update t2i-engine")
+        if type(schema) is int and 1 <= schema < SCHEMA:
+            raise OldSchemaError(f"its schema is {schema}, this t2i-engine reads {SCHEMA}")
         if type(schema) is not int or schema != SCHEMA:
             raise SchemaError(f"its schema is {quoted(str(schema))}, {SCHEMA} expected")
         declared = found.pop("graphs", None)
@@ -224,6 +231,9 @@ class Bundle:
             raise BundleError(
                 f"{file} cannot be read ({error.strerror}); a bundle is a folder with a {MANIFEST}"
             ) from None
+        except OldSchemaError as error:
+            command = f"t2i-engine migrate {shlex.quote(str(folder))}"
+            raise BundleError(f"{file} was written by an earlier version: {error}; run {command}") from None
         except SchemaError as error:
             raise BundleError(f"{file} cannot be used: {error}") from None
         return cls(folder, manifest)
@@ -270,13 +280,19 @@ class Bundle:
     def tokenizer(self) -> Tokenizer:
         """The bundle's tokenizer. Raises `BundleError` where vocabulary and model do not fit each other."""
         file = self.manifest.tokenizer.vocabulary
-        tokenizer = Tokenizer.from_json(self.read(file), str(self.folder / file))
+        tokenizer = Tokenizer.from_json(self.read(file), str(self.folder / file), self._sample_captions())
         if len(tokenizer.words) != self.sizes.vocabulary_size:
             raise BundleError(
                 f"{self.folder / file} has {len(tokenizer.words)} words, the model {self.sizes.vocabulary_size}: "
                 "they belong to different models; export the bundle again"
             )
         return tokenizer
+
+    def _sample_captions(self) -> list[str]:
+        """The captions that its training drew samples of, if its provenance says."""
+        config = self.manifest.provenance.get("config")
+        captions = config.get("sample_captions") if isinstance(config, dict) else None
+        return [caption for caption in captions if isinstance(caption, str)] if isinstance(captions, list) else []
 
 
 def is_name(text: str) -> bool:

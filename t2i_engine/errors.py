@@ -1,15 +1,16 @@
-"""Every error that a user can cause: one line that says what was found, what was expected and what to do."""
+"""Errors that a user can cause: one line each, with what was found, what was expected and what to do."""
 
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 
 OUR_PACKAGES = ("t2i_engine", "export", "training", "benchmarks")
 
 
 class UserError(Exception):
-    """An input or a machine that cannot give what was asked for; the command line prints it and exits with 2."""
+    """A request that cannot be met with this input or on this machine; the command line prints it and exits with 2."""
 
     def __init__(self, message: str) -> None:
         self.message = " ".join(message.split())
@@ -17,7 +18,7 @@ class UserError(Exception):
 
 
 class OptionError(UserError):
-    """An option, or an argument of the API, whose value is unknown or out of range."""
+    """An option or argument whose value is unknown or out of range."""
 
 
 class CaptionError(UserError):
@@ -25,43 +26,51 @@ class CaptionError(UserError):
 
 
 class BundleError(UserError):
-    """A bundle that is unknown, broken, altered, or of a newer schema."""
+    """A bundle that is unknown, broken, altered, or of another schema."""
 
 
 class BackendError(UserError):
-    """A backend or device that was asked for and cannot be had here."""
+    """A backend or device that is not available here."""
 
 
 class ParityError(UserError):
-    """A format whose outputs are too far from PyTorch's; the command line exits with 1."""
+    """A format whose outputs are outside their tolerance; the command line exits with 1."""
 
 
 class OutputError(UserError):
     """A file or folder that cannot be written."""
 
 
-class MissingExtra(UserError):  # noqa: N818  (reads as what it is: raise MissingExtra(...))
-    """A package that an optional extra installs is not there."""
+class Interrupted(Exception):  # noqa: N818
+    """Work that a signal stopped, with its results saved; the command line exits with `exit_code`, as shells do."""
+
+    def __init__(self, signal: int) -> None:
+        super().__init__(f"stopped by signal {signal}")
+        self.exit_code = 128 + signal
+
+
+class MissingExtra(UserError):  # noqa: N818
+    """A package of an optional extra that is not installed."""
 
     def __init__(self, what: str, needs: str, extra: str) -> None:
         super().__init__(f'{what} needs {needs}: pip install "t2i-engine[{extra}]"')
 
 
 class ShadowedPackage(UserError):  # noqa: N818
-    """A folder or module of the user's that Python finds in place of one of this project's packages."""
+    """A folder or module that Python finds in place of one of this project's packages."""
 
     def __init__(self, package: str, found: str) -> None:
         super().__init__(
-            f"{found} shadows t2i-engine's own package {package!r}: rename it, or take its folder off Python's path"
+            f"{found} shadows t2i-engine's own package {package!r}: rename it, or remove its folder from PYTHONPATH"
         )
 
 
 @contextmanager
 def needs_extra(what: str, extra: str) -> Iterator[None]:
-    """Around imports: a third-party package that is not installed is a `MissingExtra`.
+    """Wraps imports: raises `MissingExtra` for a third-party package that is not installed.
 
-    A module of this project's own that is missing is a fault, and stays one, unless a folder of the user's is found in
-    its place: that is a `ShadowedPackage`.
+    Raises `ShadowedPackage` if Python finds something else under the name of one of this project's packages. Any other
+    import error, such as a missing module of this project's own, is a fault and passes through.
     """
     try:
         yield
@@ -70,40 +79,45 @@ def needs_extra(what: str, extra: str) -> Iterator[None]:
             if found := _shadow(package):
                 raise ShadowedPackage(package, found) from error
         missing = (error.name or "").partition(".")[0]
-        if not isinstance(error, ModuleNotFoundError) or missing in OUR_PACKAGES:
+        if not isinstance(error, ModuleNotFoundError) or missing in ("", *OUR_PACKAGES):
             raise
         raise MissingExtra(what, f"the package {missing}", extra) from None
 
 
 def _shadow(package: str) -> str | None:
-    """Where Python found a package of this project's name that is not this project's."""
+    """Where Python finds a package under this project's name that is not this project's; None if it is ours."""
     module = sys.modules.get(package)
-    if module is None:
+    try:
+        # A package whose own import failed is no longer in sys.modules.
+        spec = module.__spec__ if module else find_spec(package)
+    except (ImportError, ValueError):
         return None
-    found = [Path(place) for place in (getattr(module, "__path__", None) or [getattr(module, "__file__", None) or "."])]
-    ours = Path(__file__).parents[1]
-    return None if any(place.resolve().is_relative_to(ours.resolve()) for place in found) else str(found[0])
+    if spec is None:
+        return None
+    places = [Path(place) for place in (spec.submodule_search_locations or [spec.origin or "."])]
+    ours = Path(__file__).resolve().parents[1]
+    return None if any(place.resolve().is_relative_to(ours) for place in places) else str(places[0])
 
 
 def quoted(text: str, limit: int = 60) -> str:
-    """Any text as one short printable line: quotes, escapes for what cannot be printed, an ellipsis past `limit`."""
+    """Any text as one short printable line: quoted, escaped, and with an ellipsis after `limit` characters."""
     return repr(text if len(text) <= limit else text[: limit - 1] + "…")
 
 
 def listed(names: Iterable[str]) -> str:
-    """Names as a person writes them in a sentence; `none` where there are none."""
+    """Names, comma-separated; `none` if there are none."""
     return ", ".join(names) or "none"
 
 
 def closest(name: str, known: Iterable[str], count: int = 1, likeness: float = 0.6) -> list[str]:
-    """The known names most like `name`, best first; none where nothing is alike (1 is the same, 0 nothing shared)."""
+    """The known names most like `name`, best first, of at least this likeness (0 to 1; difflib's ratio)."""
     from difflib import get_close_matches
 
     return get_close_matches(name, list(known), count, likeness)
 
 
 def unknown(kind: str, name: str, known: Iterable[str]) -> str:
-    """The message for a name that is not in a closed set: what was found, what there is, what was probably meant."""
+    """The message for a name that is not in a closed set, with the name that was probably meant."""
     known = list(known)
     meant = closest(name, known, likeness=0.5)
     suggestion = f" (did you mean {meant[0]!r}?)" if meant else ""

@@ -8,7 +8,17 @@ from collections.abc import Callable
 from itertools import takewhile
 from pathlib import Path
 
-from t2i_engine.errors import BundleError, OutputError, quoted
+from t2i_engine.errors import BundleError, OptionError, OutputError, quoted, unknown
+
+CACHE_KINDS = {
+    "ort": "graphs optimised by ONNX Runtime",
+    "openvino": "graphs compiled by OpenVINO",
+    "engines": "TensorRT engines",
+    "benchmark": "the benchmark's network of the paper's size",
+    "pictures": "rendered data sets",
+    "evaluation": "features of real pictures, attribute classifiers",
+}
+"""What the cache holds, by kind."""
 
 
 def write_atomically(path: Path, content: bytes | Callable[[Path], object], cure: str = "choose another place") -> Path:
@@ -78,6 +88,42 @@ def cache(path: Path, content: bytes | Callable[[Path], object]) -> None:
     """Writes a file of the cache; a machine that cannot keep it makes it again next time."""
     with contextlib.suppress(OutputError):
         write_atomically(path, content)
+
+
+def cache_contents() -> dict[str, list[Path]]:
+    """The files in the cache by kind: the name of their folder, or `CACHE_KINDS` for those that lie in none."""
+    found: dict[str, list[Path]] = {}
+    for path in sorted(cache_folder().rglob("*")):
+        if path.is_symlink() or not path.is_dir():
+            first, *inner = path.relative_to(cache_folder()).parts
+            kind = first if inner else {".pt": "evaluation"}.get(path.suffix, "pictures")
+            found.setdefault(kind, []).append(path)
+    return found
+
+
+def clear_cache(kind: str | None = None) -> tuple[int, int]:
+    """Deletes what the cache holds, or one kind of it; returns how many files that were, and their bytes.
+
+    Raises `OptionError` for an unknown kind, and `OutputError` if a file cannot be deleted.
+    """
+    contents = cache_contents()
+    if kind is not None and kind not in contents.keys() | CACHE_KINDS.keys():
+        raise OptionError(unknown("kind", kind, CACHE_KINDS.keys() | contents.keys()))
+    files = [file for name, group in contents.items() if kind in (None, name) for file in group]
+    freed = 0
+    for file in files:
+        try:
+            size = file.lstat().st_size
+            file.unlink()
+            freed += size
+        except FileNotFoundError:  # another process replaced it
+            continue
+        except OSError as error:
+            raise OutputError(f"cannot delete {quoted(str(file), 200)} ({error.strerror}); delete it by hand") from None
+    for folder in sorted((path for path in cache_folder().rglob("*") if path.is_dir()), reverse=True):
+        with contextlib.suppress(OSError):  # it holds files of another kind
+            folder.rmdir()
+    return len(files), freed
 
 
 def processor() -> str:

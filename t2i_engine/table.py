@@ -1,17 +1,31 @@
-"""Tables for the terminal, without a dependency: columns as wide as their longest cell."""
+"""Tables for the terminal, in plain text."""
 
+import textwrap
 from collections.abc import Iterable, Sequence
 
 
-def aligned(rows: Iterable[Sequence[str]]) -> list[str]:
-    """One line per row; all rows have the same number of cells."""
-    cells = list(rows)
+def aligned(rows: Iterable[Sequence[str]], width: int | None = None, most_lines: int = 3) -> list[str]:
+    """Rows of equally many cells as lines, with columns as wide as their longest cell.
+
+    With a `width`, the last column is wrapped to it, over at most `most_lines` lines; what does not fit ends in "…".
+    """
+    cells = [list(row) for row in rows]
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in cells]
+    lines = []
+    for row in cells:
+        wrapped = [row[-1]]
+        if width is not None:
+            left = width - sum(widths[:-1]) - 2 * len(widths[:-1])
+            wrapped = textwrap.wrap(row[-1], left, max_lines=most_lines, placeholder=" …", break_on_hyphens=False)
+        for index, last in enumerate(wrapped or [""]):
+            line = [*row[:-1], last] if index == 0 else [*[""] * len(row[:-1]), last]
+            lines.append("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
+    return lines
 
 
 def size(count: int) -> str:
-    """A number of bytes as a person reads it: 512 B, 1.5 kB, 23.4 MB."""
-    if count < 1000:
-        return f"{count} B"
-    return f"{count / 1e3:.1f} kB" if count < 1e6 else f"{count / 1e6:.1f} MB"
+    """A number of bytes for people: 512 B, 1.5 kB, 23.4 MB, 1.2 GB."""
+    for unit, factor in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if count >= factor:
+            return f"{count / factor:.1f} {unit}"
+    return f"{count} B"

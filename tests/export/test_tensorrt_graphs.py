@@ -17,7 +17,7 @@ from t2i_engine.backends.pytorch import reference_runners
 from t2i_engine.bundle import Bundle, FileEntry, Manifest, graphs_of, write_bundle
 from t2i_engine.errors import ParityError
 from t2i_engine.formats import GENERATOR, TEXT_ENCODER, find
-from t2i_engine.info import report
+from t2i_engine.info import system_info
 from t2i_engine.parity import Case, GateSize, picture_case, sentence_case
 from t2i_engine.tensorrt.builder import Profile, build_engine
 from t2i_engine.tensorrt.record import PrecisionError
@@ -148,14 +148,14 @@ def test_engines_built_ahead_are_in_the_bundle_and_info_shows_their_records(
     manifest = Manifest("b", SIZES, records, unverified={row.name: "no GPU"})
     bundle = Bundle.open(write_bundle(tmp_path / "b", manifest, contents | {"vocabulary.json": b"[]"}))
     assert [one.name for one in bundle.formats] == [row.name]
-    text = report(bundle).as_text()
+    text = system_info(bundle).as_text()
     assert "built, not run: no GPU" in text
+    engines = " ".join(text.partition("\nEngines\n")[2].split())
     for graph in GRAPHS:
-        line = next(
-            line for line in text.splitlines() if f"{graph}.tensorrt-rtx-fp16.engine  " in line and "sm89" in line
-        )
-        assert "heavy layers of" in line
-        assert "in Half" in line
+        engine = engines.partition(f"{graph}.tensorrt-rtx-fp16.engine bundle, ")[2].partition(".engine")[0]
+        assert "sm89" in engine
+        assert "heavy layers of" in engine
+        assert "in Half" in engine
 
 
 def test_an_engine_that_misses_the_reference_is_rejected_and_the_export_goes_on(

@@ -1,12 +1,18 @@
 import json
 import sys
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from t2i_engine.bundle import FileEntry, Manifest, write_bundle
+from t2i_engine.backends.base import Status
+from t2i_engine.bundle import Bundle, FileEntry, Manifest, embedded_names, write_bundle
 from t2i_engine.cli import main
+from t2i_engine.info import SystemInfo
 from t2i_engine.tokenizer import Tokenizer
 from tests.tiny_model import SIZES, WORDS
 
@@ -31,16 +37,123 @@ def test_missing_backend_is_listed_with_the_cure(monkeypatch: pytest.MonkeyPatch
 def test_bundle_is_described(tiny_bundle: Path) -> None:
     text = _info(str(tiny_bundle)).stdout
     assert f"Bundle tiny in {tiny_bundle}" in text
-    for word in ("generator.onnx", "vocabulary.json", "largest differences from PyTorch", "resolution", "dataset"):
+    for word in ("generator.onnx", "vocabulary.json", "largest differences from PyTorch", "resolution", "data"):
         assert word in text
+    rows = [line.split()[:3] for line in text.splitlines()]
+    for row in Bundle.open(tiny_bundle).formats:
+        assert [row.name, row.backend, row.precision] in rows
+    assert ["data", "none"] in rows
+
+
+@pytest.mark.parametrize("name", embedded_names())
+def test_embedded_bundle_fits_a_terminal_and_its_chief_figures_are_shown(name: str) -> None:
+    lines = _info(name).stdout.splitlines()
+    assert len(lines) <= 60
+    assert max(map(len, lines)) <= 100
+    shown = {line.split()[0] for line in lines if line.strip()}
+    assert {"data", "steps", "hours", "commit", "measured", "FID", "R-precision"} <= shown
+
+
+def test_provenance_is_summed_over_the_runs_and_its_best_measured_figures_are_shown(tmp_path: Path) -> None:
+    def evaluation(captions: int, fid: float) -> dict[str, object]:
+        right = {"everything asked for": {"asked": captions, "generated": 80.0, "renders": 94.25}}
+        return {
+            "data": "synthbirds",
+            "split": "test",
+            "captions": captions,
+            "fid": {"value": fid, "pictures": captions, "real": captions},
+            "r_precision": {"generated": 81.25, "real": 76.0, "pictures": captions, "candidates": 100},
+            "attribute_accuracy": {"attributes": right},
+        }
+
+    encoders = {"steps": {"damsm": 500, "gan": 1}, "hours": 0.25, "part": "encoders"}
+    provenance = {
+        "dataset": {"source": "synthbirds", "version": "7", "split": "train", "pictures": 20000},
+        "steps": {"damsm": 0, "gan": 1000},
+        "hours": 1.5,
+        "hardware": "1 GPU",
+        "license": "CC0",
+        "commit": "abc",
+        "initial": {"steps": {"damsm": 0, "gan": 2000}, "hours": 1, "initial": encoders},
+        "metrics": {"evaluations": [evaluation(100, 90), evaluation(5000, 30), evaluation(1000, 50.0)]},
+        "config": {"secret": "of no interest"},
+    }
+    text = _info(str(_odd_bundle(tmp_path, provenance))).stdout
+    rows = [" ".join(line.split()) for line in text.splitlines()]
+    for row in (
+        "data synthbirds, version 7, train split, 20,000 pictures",
+        "steps 3,000 GAN + 500 DAMSM, in 3 successive runs",
+        "hours 2.8",
+        "hardware 1 GPU",
+        "license CC0",
+        "commit abc",
+        "measured synthbirds, test split",
+        "FID 30.0 (5,000 pictures)",
+        "R-precision 81.2 % among 100 candidates (real pictures 76.0 %)",
+        "attributes 80.0 % of captions have everything asked for (real pictures 94.2 %)",
+    ):
+        assert row in rows
+    assert "of no interest" not in text
+
+
+ANYTHING = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(max_size=200),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=20), inner, max_size=3),
+    max_leaves=5,
+)
+KNOWN = (
+    "dataset",
+    "steps",
+    "hours",
+    "initial",
+    "metrics",
+    "note",
+    "fid",
+    "evaluations",
+    "captions",
+    "source",
+    "version",
+)
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.recursive(ANYTHING, lambda inner: st.dictionaries(st.sampled_from(KNOWN), inner, max_size=4), max_leaves=9))
+def test_any_provenance_fits_the_terminal(tmp_path_factory: pytest.TempPathFactory, found: object) -> None:
+    provenance = found if isinstance(found, dict) else {"dataset": found}
+    bundle = Bundle.open(_odd_bundle(tmp_path_factory.getbasetemp(), provenance))
+    text = SystemInfo("1.0", {}, "nothing", [], replace(bundle, folder=Path("odd"))).as_text()
+    lines = text.split("\n")
+    assert len(lines) <= 60
+    assert max(map(len, lines)) <= 100
+    assert all(line.isprintable() for line in lines)
+
+
+def test_what_does_not_fit_is_counted_and_left_to_json(tmp_path: Path) -> None:
+    reasons = {f"format-{index}": "far off " * 40 for index in range(40)}
+    bundle = Bundle.open(_odd_bundle(tmp_path, {}, rejected=reasons))
+    statuses = {f"backend-{index}": Status(lacks="it is missing " * 30) for index in range(9)}
+    lines = SystemInfo("1.0", statuses, "none: " + "reason " * 90, ["birds"], bundle).as_text().splitlines()
+    assert len(lines) <= 60
+    assert max(len(line) for line in lines if "Bundle odd in" not in line) <= 100
+    assert sum("more lines: --json" in line for line in lines) == 2
+
+
+def _odd_bundle(folder: Path, provenance: Mapping[str, object], rejected: Mapping[str, str] | None = None) -> Path:
+    vocabulary = Tokenizer(WORDS).to_json()
+    files = {"vocabulary.json": FileEntry.of(vocabulary)}
+    manifest = Manifest("odd", SIZES, files, rejected=rejected or {}, provenance=provenance)
+    return write_bundle(folder / "odd", manifest, {"vocabulary.json": vocabulary})
 
 
 def test_provenance_cannot_write_to_the_terminal(tmp_path: Path) -> None:
-    vocabulary = Tokenizer(WORDS).to_json()
-    provenance = {"dataset": "\x1b[2J", "no\nte": "\ud800", "steps": None}
-    manifest = Manifest("odd", SIZES, {"vocabulary.json": FileEntry.of(vocabulary)}, provenance=provenance)
-    text = _info(str(write_bundle(tmp_path / "odd", manifest, {"vocabulary.json": vocabulary}))).stdout
+    provenance = {"dataset": "\x1b[2J", "no\nte": "\ud800", "note": "\x1b[1m", "steps": None}
+    text = _info(str(_odd_bundle(tmp_path, provenance))).stdout
     assert '"\\u001b[2J"' in text
+    assert '"\\u001b[1m"' in text
     assert "\x1b" not in text
 
 

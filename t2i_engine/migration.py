@@ -1,0 +1,58 @@
+"""Migration: rewrites a bundle of an earlier schema. Its graphs, and with them its pictures, stay the same files."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+from t2i_engine.bundle import MANIFEST, SCHEMA, Manifest
+from t2i_engine.errors import BundleError, OutputError
+from t2i_engine.files import write_atomically
+from t2i_engine.schema import SchemaError
+
+_MODEL = {"picture_side": "resolution", "base_width": "base_channels", "width_limit": "max_channel_multiple"}
+_MANIFEST = {"unproved": "unverified", "left_out": "rejected"}
+_DROPPED = ("image_encoder.safetensors", "discriminator.safetensors")
+"""Networks that only training reads; schema 1 kept them in the bundle."""
+
+
+def migrate_bundle(folder: Path) -> Path:
+    """Rewrites the manifest of a bundle's folder for this version, and returns the folder.
+
+    A bundle of the current schema stays as it is. The manifest is replaced atomically, and only then are files deleted
+    that it no longer lists. Raises `BundleError` if the folder holds no bundle, or one of a newer schema, and
+    `OutputError` if it cannot be written.
+    """
+    file = folder / MANIFEST
+    try:
+        content = file.read_bytes()
+        manifest = Manifest.from_json(_current(content)).to_json()
+    except OSError as error:
+        raise BundleError(f"{file} cannot be read ({error.strerror}); a bundle is a folder with a {MANIFEST}") from None
+    except SchemaError as error:
+        raise BundleError(f"{file} cannot be migrated: {error}") from None
+    if manifest != content:
+        write_atomically(file, manifest, "migrate a copy that can be written")
+    for name in _DROPPED:
+        try:
+            (folder / name).unlink(missing_ok=True)
+        except OSError as error:
+            raise OutputError(f"cannot delete {folder / name} ({error.strerror}); delete it by hand") from None
+    return folder
+
+
+def _current(content: bytes) -> bytes:
+    """A manifest of schema 1 as one of this schema; anything else as it is."""
+    try:
+        found = json.loads(content)
+    except (ValueError, RecursionError):
+        return content
+    if not isinstance(found, dict) or found.get("schema") != 1 or not isinstance(found.get("files"), dict):
+        return content
+    if isinstance(found.get("model"), dict):
+        found["model"] = _renamed(found["model"], _MODEL)
+    found["files"] = {name: entry for name, entry in found["files"].items() if name not in _DROPPED}
+    return json.dumps(_renamed(found, _MANIFEST) | {"schema": SCHEMA}).encode()
+
+
+def _renamed(record: Mapping[str, object], names: Mapping[str, str]) -> dict[str, object]:
+    return {names.get(name, name): value for name, value in record.items()}
