@@ -17,7 +17,6 @@ from t2i_engine.errors import MissingExtra, ParityError
 from t2i_engine.formats import Form, Format, load
 from t2i_engine.parity import GATE, GateSize
 from t2i_engine.table import size
-from t2i_engine.user_files import read_captions
 
 TOOLS = ("t2i-engine", "torch", "onnx", "onnxscript", "safetensors")
 
@@ -41,7 +40,7 @@ def export_bundle(
     report: Report,
     formats: str = DEFAULT,
     folded: bool = True,
-    captions_file: Path | None = None,
+    captions: Sequence[str] = (),
     gate_size: GateSize = GATE,
 ) -> Exported:
     """Makes a bundle of a checkpoint or of a bundle's weights; without a folder, formats are added to the bundle.
@@ -54,7 +53,6 @@ def export_bundle(
         check_name(name or folder.resolve().name)
     selection = select(formats)
     builders, versions = {row.name: _builder(row) for row in selection.rows}, _versions()
-    captions = read_captions(captions_file) if captions_file else ()
     if folder is not None:
         check_target(folder)
     source = read_source(str(origin), captions)

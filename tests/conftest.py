@@ -37,15 +37,13 @@ def captions_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def tiny_bundle(tmp_path_factory: pytest.TempPathFactory, tiny_checkpoint: Path, captions_file: Path) -> Path:
+def tiny_bundle(tmp_path_factory: pytest.TempPathFactory, tiny_checkpoint: Path) -> Path:
     """The folder of the tiny model's bundle, exported and proved; not to be written to."""
     folder = tmp_path_factory.mktemp("bundles") / "tiny"
     names = ",".join(row.name for row in RUNS_HERE)
     # Ten pictures: among 120 of random weights there is one whose int8 is further off than a trained model's.
     size = GateSize(rounds=1)
-    exported = export_bundle(
-        tiny_checkpoint, folder, "tiny", lambda _: None, names, captions_file=captions_file, gate_size=size
-    )
+    exported = export_bundle(tiny_checkpoint, folder, "tiny", lambda _: None, names, captions=CAPTIONS, gate_size=size)
     assert exported.rejected == {}
     return exported.folder
 

@@ -52,7 +52,8 @@ def commands() -> list[str]:
 @pytest.mark.parametrize("line", commands())
 def test_every_command_and_option_exists(line: str) -> None:
     _, name, *arguments = shlex.split(line)
-    command = main.commands[name]
+    command = main.get_command(click.Context(main), name)
+    assert command is not None
     context = click.Context(command, info_name=name)
     if isinstance(command, click.Group):
         command = command.commands[arguments.pop(0)]

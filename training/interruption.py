@@ -7,17 +7,9 @@ from contextlib import suppress
 from types import FrameType, TracebackType
 from typing import Any
 
-import click
+from t2i_engine.errors import Interrupted as Interrupted
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
-
-
-class Interrupted(click.exceptions.Exit):
-    """A run that was stopped on purpose and can go on; the command line exits with its code, as a shell expects."""
-
-    def __init__(self, number: int) -> None:
-        """`number` is the signal's."""
-        super().__init__(128 + number)
 
 
 class Interruption:

@@ -104,7 +104,7 @@ def test_a_format_that_misses_its_tolerance_is_left_out_with_the_reason(
     monkeypatch.setattr("export.int8.build", build)
     result = export(plain, "--formats", "onnx-int8", "--captions-file", captions_file)
     assert result.exit_code == 1
-    assert "left out onnx-int8: format onnx-int8, graph generator, output psnr" in result.stderr.splitlines()[-1]
+    assert "rejected onnx-int8: format onnx-int8, graph generator, output psnr" in result.stderr.splitlines()[-1]
     bundle = Bundle.open(plain)
     assert names(plain) == ["onnx", "pytorch"]
     assert "35 allowed" in bundle.manifest.rejected["onnx-int8"]

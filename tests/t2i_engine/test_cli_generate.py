@@ -16,8 +16,9 @@ from PIL import Image
 
 from t2i_engine.backend_selection import backend_status
 from t2i_engine.backends import onnxruntime
-from t2i_engine.bundle import MANIFEST
-from t2i_engine.cli import main, parse_seeds
+from t2i_engine.bundle import MANIFEST, embedded_names
+from t2i_engine.cli import main
+from t2i_engine.cli.generate import parse_seeds
 from t2i_engine.engine import Engine
 from t2i_engine.errors import OptionError
 from t2i_engine.latents import LARGEST_SEED
@@ -121,6 +122,24 @@ def test_unknown_words_are_warned_of_and_left_out(generate: Generate) -> None:
     assert "warning: caption 'a yello bird': left out unknown words: 'yello' (nearest known: yellow)" in result.stderr
 
 
+def test_skipped_captions_are_warned_of_and_stop_no_others(generate: Generate) -> None:
+    result = generate("a red bird", "penguin", "a blue bird", "--skip-unknown")
+    assert result.exit_code == 0
+    assert result.stdout.splitlines() == ["a-red-bird-0.png", "a-blue-bird-0.png"]
+    assert "warning: skipped: no word of the caption 'penguin' is known" in result.stderr
+    assert _files() == ["a-blue-bird-0.png", "a-red-bird-0.png"]
+
+
+@pytest.mark.parametrize("bundle", embedded_names())
+def test_suggested_captions_can_be_drawn(generate: Generate, bundle: str) -> None:
+    result = generate("penguin", bundle=Path(bundle))
+    suggested = re.findall("'(.*?)'", result.stderr.partition("; try ")[2])
+    assert len(suggested) == 2
+    drawn = generate(*suggested, bundle=Path(bundle))
+    assert drawn.exit_code == 0
+    assert "warning" not in drawn.stderr
+
+
 def test_backends_draw_the_same_picture(generate: Generate) -> None:
     levels = []
     for backend in ("onnxruntime", "pytorch"):
@@ -151,6 +170,8 @@ BAD_INPUT = [
     (["a red bird", " "], "the caption is empty"),
     (["yelow brid"], "the nearest known words are: yellow, bird"),
     (["\u9ce5"], "no word of the caption '\u9ce5' is known"),
+    (["a red bird", "penguin"], "no word of the caption 'penguin' is known; use words such as: this, bird, a"),
+    (["penguin", "zebra", "--skip-unknown"], "no word of the caption 'penguin' is known"),
     (["bird" + " " * 10_000], "10,004 characters; shorten it"),
     (["a bird", "--bundle", "birdz"], "unknown bundle 'birdz'"),
     (["a bird", "--bundle", "work.txt"], "unknown bundle 'work.txt'"),

@@ -195,7 +195,7 @@ class _Session:
 def open_writable_bundle(model: str) -> Bundle:
     """A bundle that evaluations can be added to. Raises `OptionError` for a checkpoint, `OutputError` if read-only."""
     if model.endswith(".pt"):
-        raise OptionError("--record writes into a bundle's manifest, which a checkpoint lacks; export it first")
+        raise OptionError("--update-manifest needs a bundle, and a checkpoint has no manifest; export it first")
     bundle = Bundle.open(model)
     check_target(bundle.folder)
     return bundle

@@ -53,6 +53,6 @@ def test_a_manifest_that_cannot_be_written_is_an_error_before_anything_is_measur
         raise AssertionError("measured")
 
     monkeypatch.setattr("training.evaluation.evaluate.evaluate", never)
-    result = CliRunner().invoke(main, ["evaluate", str(tmp_path / model), "--record"])
+    result = CliRunner().invoke(main, ["evaluate", str(tmp_path / model), "--update-manifest"])
     assert result.exit_code == 2
     assert len(result.stderr.splitlines()) == 1

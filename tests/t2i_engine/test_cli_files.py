@@ -3,9 +3,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from t2i_engine.cli.files import Destination, read_captions
 from t2i_engine.errors import CaptionError, OptionError, OutputError
 from t2i_engine.pictures import Picture
-from t2i_engine.user_files import Destination, read_captions
 
 
 def _pictures(count: int) -> list[Picture]:

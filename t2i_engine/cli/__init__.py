@@ -1,0 +1,98 @@
+"""The command line, `t2i-engine`: one module per command, imported when the command is called.
+
+Commands parse, call one function and print: results to standard output, log and progress to standard error. Only this
+package knows click, and only this module turns errors into exit codes.
+"""
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib import import_module
+
+import click
+from click.exceptions import NoArgsIsHelpError
+
+from t2i_engine.errors import Interrupted, ParityError, UserError
+
+COMMANDS = (
+    "generate",
+    "info",
+    "verify",
+    "train",
+    "evaluate",
+    "data",
+    "export",
+    "build",
+    "benchmark",
+    "convert-dfgan",
+    "migrate",
+    "cache",
+)
+
+
+class _Commands(click.Group):
+    """Imports a command when it is asked for, and reports every error in one line, without click's usage."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in COMMANDS:
+            return None
+        name = cmd_name.replace("-", "_")
+        command: click.Command = getattr(import_module(f"t2i_engine.cli.{name}"), name)
+        return command
+
+    def make_context(
+        self, info_name: str | None, args: list[str], parent: click.Context | None = None, **extra: object
+    ) -> click.Context:
+        with _exit_codes():
+            return super().make_context(info_name, args, parent, **extra)
+
+    def invoke(self, ctx: click.Context) -> object:
+        with _exit_codes():
+            return super().invoke(ctx)
+
+
+@contextmanager
+def _exit_codes() -> Iterator[None]:
+    try:
+        yield
+    except NoArgsIsHelpError:
+        raise
+    except click.UsageError as error:
+        command = error.ctx.command_path if error.ctx else "t2i-engine"
+        raise _Failure(f"{error.format_message()} See {command} --help.", 2) from None
+    except UserError as error:
+        raise _Failure(error.message, 1 if isinstance(error, ParityError) else 2) from None
+    except Interrupted as error:
+        raise click.exceptions.Exit(error.exit_code) from None
+
+
+class _Failure(click.ClickException):
+    def __init__(self, message: str, code: int) -> None:
+        super().__init__(message)
+        self.exit_code = code  # type: ignore[misc]
+
+
+@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="t2i-engine", prog_name="t2i-engine")
+def main() -> None:
+    """Draw pictures from captions, in milliseconds."""
+    log = logging.getLogger("t2i_engine")
+    log.setLevel(logging.INFO)
+    log.handlers = [_StandardError()]
+    log.propagate = False
+
+
+def progress(line: str) -> None:
+    """Prints a line to standard error."""
+    click.echo(line, err=True)
+
+
+class _StandardError(logging.Handler):
+    """Prints log messages for people."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        prefix = "" if record.levelno == logging.INFO else f"{record.levelname.lower()}: "
+        progress(prefix + record.getMessage())

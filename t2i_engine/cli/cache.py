@@ -1,0 +1,35 @@
+"""`t2i-engine cache`: what this machine's cache holds, and clearing it."""
+
+import click
+
+
+@click.group(invoke_without_command=True, epilog="Example:  t2i-engine cache clear --kind pictures")
+@click.pass_context
+def cache(context: click.Context) -> None:
+    """Show what the cache holds, or clear it.
+
+    Everything in it is made again when it is needed: compiled graphs, rendered data sets, features of real pictures.
+    """
+    from t2i_engine.files import CACHE_KINDS, cache_contents, cache_folder
+    from t2i_engine.table import aligned, size
+
+    if context.invoked_subcommand:
+        return
+    rows = [
+        (kind, f"{len(files):,}", size(sum(file.lstat().st_size for file in files)), CACHE_KINDS.get(kind, ""))
+        for kind, files in cache_contents().items()
+    ]
+    click.echo(bytes(cache_folder()))
+    for line in aligned([("kind", "files", "size", ""), *rows]) if rows else ["is empty"]:
+        click.echo(f"  {line}")
+
+
+@cache.command()
+@click.option("--kind", metavar="KIND", help="One of the kinds that t2i-engine cache lists.  [default: all]")
+def clear(kind: str | None) -> None:
+    """Delete what the cache holds, and print how much space that freed."""
+    from t2i_engine.files import clear_cache
+    from t2i_engine.table import size
+
+    files, freed = clear_cache(kind)
+    click.echo(f"{files:,} files deleted, {size(freed)} freed")

@@ -1,0 +1,65 @@
+"""`t2i-engine evaluate`: FID, R-precision and other measures of a bundle or a checkpoint."""
+
+import json
+
+import click
+
+from t2i_engine.errors import needs_extra
+
+
+@click.command(epilog="Example:  t2i-engine evaluate birds --data synthbirds --metrics fid,attributes --count 5000")
+@click.argument("model", metavar="BUNDLE|CHECKPOINT")
+@click.option(
+    "--data",
+    default="synthbirds",
+    show_default=True,
+    metavar="SOURCE",
+    help="Test split to compare with: synthbirds, cub:PATH, …",
+)
+@click.option(
+    "--metrics",
+    default="fid,kid",
+    show_default=True,
+    metavar="NAMES",
+    help="Of fid, fid-floor, kid, r-precision, attributes, diversity.",
+)
+@click.option(
+    "--count",
+    type=int,
+    default=30_000,
+    show_default=True,
+    metavar="N",
+    help="Captions to draw; the default is the paper's.",
+)
+@click.option("--encoders", metavar="CHECKPOINT", help="Encoders for r-precision.  [default: the CHECKPOINT's own]")
+@click.option("--backend", default="auto", show_default=True, metavar="NAME", help="See t2i-engine info.")
+@click.option("--precision", default="auto", show_default=True, metavar="NAME", help="See t2i-engine info.")
+@click.option("--device", default="auto", show_default=True, metavar="NAME", help="cpu or cuda.")
+@click.option("--update-manifest", is_flag=True, help="Also write the results into BUNDLE's manifest.")
+@click.option("--json", "as_json", is_flag=True, help="Print the results as JSON instead of Markdown.")
+def evaluate(
+    model: str,
+    data: str,
+    metrics: str,
+    count: int,
+    encoders: str | None,
+    backend: str,
+    precision: str,
+    device: str,
+    update_manifest: bool,
+    as_json: bool,
+) -> None:
+    """Measure the quality of a model's pictures.
+
+    Draws captions of the test split with BUNDLE or CHECKPOINT, and compares the pictures with the real ones.
+    """
+    with needs_extra("t2i-engine evaluate", "evaluate"):
+        from training.evaluation import evaluate as evaluation
+
+    bundle = evaluation.open_writable_bundle(model) if update_manifest else None
+    opened = evaluation.open_model(model, backend, precision, device)
+    names = [name.strip() for name in metrics.split(",") if name.strip()]
+    found = evaluation.evaluate(opened, data, names, encoders or model, count)
+    if bundle:
+        evaluation.add_to_manifest(bundle, found)
+    click.echo(json.dumps(found.as_json(), indent=2) if as_json else found.as_markdown())

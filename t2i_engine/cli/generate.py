@@ -1,0 +1,122 @@
+"""`t2i-engine generate`: captions to picture files."""
+
+import json
+import re
+from itertools import groupby
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from t2i_engine.errors import CaptionError, OptionError, quoted
+
+if TYPE_CHECKING:
+    from t2i_engine.pictures import Picture
+
+MOST_SEEDS = 100_000
+MOST_IN_GRID = 1024
+
+
+def parse_seeds(text: str) -> list[int]:
+    """The seeds of `0,2,5-10`, in order. Raises `OptionError` if it is malformed or out of range."""
+    from t2i_engine.latents import check_seed
+
+    seeds: list[int] = []
+    for part in text.split(","):
+        match = re.fullmatch(r"\s*([0-9]{1,20})\s*(?:-\s*([0-9]{1,20})\s*)?", part)
+        if not match:
+            raise OptionError(f"seeds {quoted(text)} cannot be read; numbers and ranges such as 0,2,5-10 expected")
+        first, last = check_seed(int(match[1])), check_seed(int(match[2] or match[1]))
+        if last < first:
+            raise OptionError(f"the range of seeds {quoted(part)} is empty; write {last}-{first}")
+        if len(seeds) + last - first >= MOST_SEEDS:
+            raise OptionError(f"seeds {quoted(text)} are more than {MOST_SEEDS:,}; draw them in several runs")
+        seeds += range(first, last + 1)
+    return seeds
+
+
+@click.command(epilog='Example:  t2i-engine generate "a yellow bird" --seeds 0-7 --grid')
+@click.argument("captions", nargs=-1, metavar="CAPTION...")
+@click.option(
+    "--bundle", default="birds", show_default=True, metavar="NAME|DIR", help="An embedded bundle or a folder."
+)
+@click.option(
+    "--seeds", type=parse_seeds, default="0", show_default=True, metavar="SEEDS", help="One picture per seed: 0,2,5-10."
+)
+@click.option(
+    "--truncation",
+    type=float,
+    default=1.0,
+    show_default=True,
+    metavar="X",
+    help="In (0, 1]; lower values trade variety for fidelity.",
+)
+@click.option("--backend", default="auto", show_default=True, metavar="NAME", help="See t2i-engine info.")
+@click.option("--precision", default="auto", show_default=True, metavar="NAME", help="See t2i-engine info.")
+@click.option("--device", default="auto", show_default=True, metavar="NAME", help="cpu or cuda.")
+@click.option("--threads", type=int, metavar="N", help="CPU threads.  [default: all processors]")
+@click.option("--captions-file", type=Path, metavar="FILE", help="More captions: UTF-8, one per line.")
+@click.option("--skip-unknown", is_flag=True, help="Skip captions without a known word, with a warning.")
+@click.option("--batch-size", type=int, default=16, show_default=True, metavar="N", help="Pictures drawn at once.")
+@click.option(
+    "--out", default=".", show_default=True, metavar="PATH", help="A folder, or a file for one picture or a grid."
+)
+@click.option("--grid", "as_grid", is_flag=True, help="All pictures in one file, one row per caption.")
+@click.option("--json", "as_json", is_flag=True, help="Print a JSON description of the pictures.")
+def generate(
+    captions: tuple[str, ...],
+    bundle: str,
+    seeds: list[int],
+    truncation: float,
+    backend: str,
+    precision: str,
+    device: str,
+    threads: int | None,
+    captions_file: Path | None,
+    skip_unknown: bool,
+    batch_size: int,
+    out: str,
+    as_grid: bool,
+    as_json: bool,
+) -> None:
+    """Draw each CAPTION once per seed.
+
+    Prints the paths of the files.
+    """
+    from t2i_engine.cli.files import Destination, read_captions
+    from t2i_engine.engine import Engine
+
+    texts = [*captions, *(read_captions(captions_file) if captions_file else ())]
+    if not texts:
+        raise CaptionError('no caption given; describe a picture: t2i-engine generate "a yellow bird"')
+    count = len(texts) * len(seeds)
+    if as_grid and count > MOST_IN_GRID:
+        raise OptionError(f"{count:,} pictures are too many for a grid; {MOST_IN_GRID:,} at most expected")
+    destination = Destination.parse(out, 1 if as_grid else count)
+    engine = Engine.open(bundle, backend, precision, device, threads)
+    pictures = engine.generate_all(texts, seeds, truncation, batch_size, skip_unknown)
+    if "auto" in (backend, precision, device):
+        click.echo(f"bundle {engine.bundle.name}: auto chose {engine.selection}", err=True)
+    made = destination.save(pictures, as_grid)
+    if as_json:
+        chosen = {
+            "backend": engine.selection.format.backend,
+            "precision": engine.selection.format.precision,
+            "device": engine.selection.device,
+        }
+        click.echo(json.dumps([_described(picture, path) | chosen for picture, path in made], indent=2))
+    else:
+        for path, _ in groupby(path for _, path in made):
+            click.echo(bytes(path))  # as the file system knows it, whatever the terminal's encoding
+
+
+def _described(picture: "Picture", path: Path) -> dict[str, object]:
+    return {
+        "path": str(path),
+        "caption": picture.caption,
+        "seed": picture.seed,
+        "truncation": picture.truncation,
+        "bundle": picture.bundle,
+        "unknown": picture.unknown,
+        "milliseconds": round(picture.milliseconds, 3),
+    }
