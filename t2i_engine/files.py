@@ -21,11 +21,16 @@ CACHE_KINDS = {
 """What the cache holds, by kind."""
 
 
-def write_atomically(path: Path, content: bytes | Callable[[Path], object], cure: str = "choose another place") -> Path:
+def write_atomically(
+    path: Path,
+    content: bytes | Callable[[Path], object],
+    cure: str = "choose another place",
+    durable: bool = True,
+) -> Path:
     """Writes a file completely or not at all, and returns its path; its folder is made if it is missing.
 
     `content` is the bytes, or a function that writes the temporary file it is given. A crash at any moment leaves what
-    was there before. Raises `OutputError`, ending in `cure`, where the file cannot be written.
+    was there before; only if `durable`, which waits for the disk, is that so of a power cut too. Raises `OutputError`, ending in `cure`, where the file cannot be written.
     """
     digest = hashlib.sha256(path.name.encode("utf-8", "surrogatepass")).hexdigest()[:8]  # a name may be at its limit
     temporary = path.with_name(f".{os.getpid()}-{digest}.partial{path.suffix[:10]}")
@@ -35,8 +40,9 @@ def write_atomically(path: Path, content: bytes | Callable[[Path], object], cure
             content(temporary)
         else:
             temporary.write_bytes(content)
-        with temporary.open("rb") as written:
-            os.fsync(written.fileno())
+        if durable:
+            with temporary.open("rb") as written:
+                os.fsync(written.fileno())
         temporary.replace(path)
     except (OSError, ValueError) as error:  # ValueError: a NUL in the path
         reason = getattr(error, "strerror", None) or error

@@ -136,7 +136,8 @@ def _save(pixels: Pixels, path: Path, texts: Mapping[str, str]) -> Path:
     kind, cure = suffix_format(path), "choose another --out"
     if not path.parent.is_dir():
         raise OutputError(f"cannot write {quoted(str(path), 200)} (it has no folder); {cure}")
-    return write_atomically(path, lambda file: file.write_bytes(_encoded(pixels, kind, texts)), cure)
+    # Waiting for the disk would take longer than drawing, and the picture can be drawn again.
+    return write_atomically(path, lambda file: file.write_bytes(_encoded(pixels, kind, texts)), cure, durable=False)
 
 
 def _encoded(pixels: Pixels, kind: str, texts: Mapping[str, str]) -> bytes:
