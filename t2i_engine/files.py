@@ -30,7 +30,8 @@ def write_atomically(
     """Writes a file completely or not at all, and returns its path; its folder is made if it is missing.
 
     `content` is the bytes, or a function that writes the temporary file it is given. A crash at any moment leaves what
-    was there before; only if `durable`, which waits for the disk, is that so of a power cut too. Raises `OutputError`, ending in `cure`, where the file cannot be written.
+    was there before, and so does a power cut if `durable`, which waits for the disk. Raises `OutputError`, ending in
+    `cure`, where the file cannot be written.
     """
     digest = hashlib.sha256(path.name.encode("utf-8", "surrogatepass")).hexdigest()[:8]  # a name may be at its limit
     temporary = path.with_name(f".{os.getpid()}-{digest}.partial{path.suffix[:10]}")

@@ -179,7 +179,7 @@ def _metric_rows(metrics: Mapping[str, object]) -> Iterator[tuple[str, str]]:
     match chief.get("r_precision"):
         case {"generated": int() | float() as ours, "real": int() | float() as real, "candidates": int(candidates)}:
             yield "R-precision", f"{ours:.1f} % among {candidates} candidates (real pictures {real:.1f} %)"
-    match chief.get("attribute_accuracy", chief.get("faithfulness")):
+    match chief.get("attribute_accuracy"):
         case {
             "attributes": {
                 "everything asked for": {"generated": int() | float() as ours, "renders": int() | float() as real}

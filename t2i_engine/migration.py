@@ -11,6 +11,7 @@ from t2i_engine.schema import SchemaError
 
 _MODEL = {"picture_side": "resolution", "base_width": "base_channels", "width_limit": "max_channel_multiple"}
 _MANIFEST = {"unproved": "unverified", "left_out": "rejected"}
+_EVALUATION = {"picture_side": "resolution", "left_out": "skipped", "faithfulness": "attribute_accuracy"}
 _DROPPED = ("image_encoder.safetensors", "discriminator.safetensors")
 """Networks that only training reads; schema 1 kept them in the bundle."""
 
@@ -50,8 +51,17 @@ def _current(content: bytes) -> bytes:
         return content
     if isinstance(found.get("model"), dict):
         found["model"] = _renamed(found["model"], _MODEL)
+    _rename_evaluations(found.get("provenance"))
     found["files"] = {name: entry for name, entry in found["files"].items() if name not in _DROPPED}
     return json.dumps(_renamed(found, _MANIFEST) | {"schema": SCHEMA}).encode()
+
+
+def _rename_evaluations(provenance: object) -> None:
+    match provenance:
+        case {"metrics": {"evaluations": list(evaluations)} as metrics}:
+            metrics["evaluations"] = [
+                _renamed(one, _EVALUATION) if isinstance(one, dict) else one for one in evaluations
+            ]
 
 
 def _renamed(record: Mapping[str, object], names: Mapping[str, str]) -> dict[str, object]:

@@ -27,4 +27,5 @@ def migrate(path: Path, out: Path | None) -> None:
     with needs_extra("t2i-engine migrate CHECKPOINT", "export"):
         from training.migration import migrate_checkpoint
 
-    click.echo(bytes(migrate_checkpoint(path, out or path)))
+    migrate_checkpoint(path, out or path)
+    click.echo(bytes(out or path))

@@ -23,6 +23,7 @@ def old_bundle(plain_bundle: Path, tmp_path: Path) -> Path:
     manifest = json.loads((folder / MANIFEST).read_bytes())
     manifest["schema"] = 1
     manifest["model"] = {OLD.get(name, name): value for name, value in manifest["model"].items()}
+    manifest["provenance"]["metrics"] = {"evaluations": [{"picture_side": 32, "left_out": 1, "faithfulness": {}}, None]}
     manifest["unproved"] = {"tensorrt-fp16": "no GPU"}
     manifest["left_out"] = {"onnx-int8": "it is far off"}
     for name, content in TRAINING_ONLY.items():
@@ -53,7 +54,9 @@ def test_migrated_bundle_draws_the_same_pictures(old_bundle: Path, plain_bundle:
     assert after.graphs == before.graphs
     assert after.manifest.files == before.manifest.files
     assert after.manifest.parity == before.manifest.parity
-    assert after.manifest.provenance == before.manifest.provenance
+    evaluation = {"resolution": 32, "skipped": 1, "attribute_accuracy": {}}
+    metrics = {"evaluations": [evaluation, None]}
+    assert after.manifest.provenance == {**before.manifest.provenance, "metrics": metrics}
     assert after.manifest.unverified == {"tensorrt-fp16": "no GPU"}
     assert after.manifest.rejected == {"onnx-int8": "it is far off"}
     assert {path.name for path in old_bundle.iterdir()} == {MANIFEST, *after.manifest.files}
