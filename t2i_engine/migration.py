@@ -1,4 +1,4 @@
-"""Migration: rewrites a bundle of an earlier schema. Its graphs, and with them its pictures, stay the same files."""
+"""Migration of bundles of an earlier schema: only the manifest changes, not the graphs, so pictures stay the same."""
 
 import json
 from collections.abc import Mapping
@@ -17,11 +17,11 @@ _DROPPED = ("image_encoder.safetensors", "discriminator.safetensors")
 
 
 def migrate_bundle(folder: Path) -> Path:
-    """Rewrites the manifest of a bundle's folder for this version, and returns the folder.
+    """Rewrites a bundle's manifest in the current schema, and returns the folder.
 
-    A bundle of the current schema stays as it is. The manifest is replaced atomically, and only then are files deleted
-    that it no longer lists. Raises `BundleError` if the folder holds no bundle, or one of a newer schema, and
-    `OutputError` if it cannot be written.
+    A current bundle stays as it is. The manifest is replaced atomically; only then are the files deleted that it no
+    longer lists. Raises `BundleError` if the folder holds no bundle, or one of a newer schema, and `OutputError` if it
+    cannot be written.
     """
     file = folder / MANIFEST
     try:

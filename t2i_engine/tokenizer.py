@@ -48,7 +48,7 @@ class Tokens(NamedTuple):
 class Tokenizer:
     """A vocabulary: the word at index i has the id i, and the padding word has 0.
 
-    Of `examples`, captions that this model was shown, two are suggested to a user whose words are all unknown.
+    `examples` are captions for this model; two of them are suggested for a caption without a known word.
     """
 
     def __init__(self, words: Sequence[str], examples: Sequence[str] = ()) -> None:
@@ -77,7 +77,7 @@ class Tokenizer:
         return Tokens(ids, unknown)
 
     def nearest(self, word: str, count: int = 3) -> list[str]:
-        """The known words of which `word` may be a misspelling or another number, best first."""
+        """The known words that `word` may be a misspelling, plural or singular of, best first."""
         found = [
             (distance, known) for known in self.words[1:] if (distance := misspelling(word[:40], known)) < math.inf
         ]
@@ -109,10 +109,10 @@ class Tokenizer:
 
 
 def misspelling(word: str, known: str) -> float:
-    """How far `word` is from `known`, if it may be a misspelling or another number of it; otherwise infinity.
+    """The edit distance of two words if one may be a misspelling, plural or singular of the other, else infinity.
 
-    An edit distance in which a letter too many or too few costs 1, two swapped letters 0.75 and a wrong letter 1.5. Up
-    to 1.5 is a misspelling in words of 4 letters, up to 2.5 from 8. The first letter is hardly ever the wrong one.
+    Swapped letters cost 0.75, a missing or extra letter 1, a wrong letter 1.5. A misspelling is within 1.5 for words
+    of 4 to 7 letters, within 2.5 for 8 to 11, and so on, and starts with the right letter.
     """
     if _singular(word) == _singular(known):
         return 0.0

@@ -61,7 +61,7 @@ def benchmark(
     quality: int | None,
     data: str,
 ) -> None:
-    """Measure how fast each format is on this machine, and how fast it could be.
+    """Measure how fast each format is, and how fast it could be.
 
     PyTorch, torch.compile and plain exports are measured beside BUNDLE's formats. `paper` is a network of the paper's
     size with random weights, made at its first use. Writes report.json, report.md and report.html, and prints their

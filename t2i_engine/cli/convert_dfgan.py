@@ -15,9 +15,9 @@ from t2i_engine.errors import needs_extra
 @click.option("--captions", type=Path, required=True, metavar="FILE", help="captions.pickle or captions_DAMSM.pickle.")
 @click.option("--out", type=Path, required=True, metavar="FILE", help="The checkpoint to write, such as model.pt.")
 def convert_dfgan(generator: Path, text_encoder: Path, captions: Path, out: Path) -> None:
-    """Convert DF-GAN's public files, of either generation, to a checkpoint.
+    """Convert DF-GAN's public files to a checkpoint.
 
-    Nothing in the files is executed. Prints the checkpoint's path.
+    Reads files of both releases of its code. Nothing in the files is executed. Prints the checkpoint's path.
     """
     with needs_extra("t2i-engine convert-dfgan", "export"):
         from training.dfgan import convert_dfgan

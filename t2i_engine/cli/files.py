@@ -1,4 +1,4 @@
-"""The files that a user names: captions to read, and the place where pictures go."""
+"""Files that a user names: captions to read, and where to save pictures."""
 
 import errno
 import os
@@ -13,10 +13,10 @@ LARGEST_CAPTIONS_FILE = 64 << 20
 
 
 def read_captions(file: Path) -> list[str]:
-    """One caption a line of a UTF-8 file, blank lines left out. Raises `CaptionError` where there is none to read."""
+    """The captions of a UTF-8 file, one per line, without blank lines. Raises `CaptionError` if there are none."""
     shown = quoted(str(file), 200)
     try:
-        with file.open("rb") as opened:  # a device or pipe says nothing of its size
+        with file.open("rb") as opened:  # a device or pipe has no size to check first
             content = opened.read(LARGEST_CAPTIONS_FILE + 1)
         if len(content) > LARGEST_CAPTIONS_FILE:
             raise CaptionError(f"captions file {shown} is larger than {LARGEST_CAPTIONS_FILE >> 20} MiB; split it")
@@ -30,23 +30,23 @@ def read_captions(file: Path) -> list[str]:
         raise CaptionError(f"captions file {shown} is not UTF-8 (line {line}); save it as UTF-8") from None
     captions = [line.strip() for line in lines if line.strip()]
     if not captions:
-        raise CaptionError(f"captions file {shown} holds no caption; write one a line")
+        raise CaptionError(f"captions file {shown} holds no caption; write one per line")
     return captions
 
 
 @dataclass(frozen=True)
 class Destination:
-    """Where pictures are written: into `folder`, under the name `file` where there is one."""
+    """Where to save pictures: in `folder`, under their own names or as the one `file`."""
 
     folder: Path
     file: str | None
 
     @classmethod
     def parse(cls, out: str, pictures: int) -> "Destination":
-        """Understands `--out`: a folder that exists, ends with / or has no suffix; otherwise a file for one picture.
+        """Interprets `--out`: a folder if it exists, ends with / or has no suffix; otherwise a file for one picture.
 
-        Writes nothing. Raises `OptionError` where a file is no picture's or cannot hold them all, `OutputError` where
-        it is plain already that the folder cannot be written.
+        Writes nothing. Raises `OptionError` for a file that is not a picture or cannot hold them all, and `OutputError`
+        for a folder that cannot be written.
         """
         path, shown = Path(out), quoted(out, 200)
         try:
@@ -61,7 +61,7 @@ class Destination:
             raise _not_writable(path, error) from None
 
     def save(self, pictures: Iterable[Picture], as_grid: bool = False) -> Iterator[tuple[Picture, Path]]:
-        """Writes each picture as it comes, or all as one grid, and yields it with its path; makes the folder first."""
+        """Saves each picture as it is drawn, or all as one grid, and yields it with its path; makes the folder."""
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
         except (OSError, ValueError) as error:  # ValueError: a NUL in the path

@@ -1,4 +1,4 @@
-"""`t2i-engine migrate`: a bundle or a checkpoint of an earlier version to the current one."""
+"""`t2i-engine migrate`: updates a bundle or checkpoint of an earlier version."""
 
 from pathlib import Path
 
@@ -11,9 +11,9 @@ from t2i_engine.errors import OptionError, needs_extra, quoted
 @click.argument("path", type=Path, metavar="BUNDLE|CHECKPOINT")
 @click.option("--out", type=Path, metavar="FILE", help="Where to write the checkpoint.  [default: in place]")
 def migrate(path: Path, out: Path | None) -> None:
-    """Rewrite a bundle's folder or a checkpoint of an earlier version for this one.
+    """Update a bundle or checkpoint of an earlier version.
 
-    Weights and pictures stay the same. Prints the path.
+    Weights and pictures stay the same. A bundle's folder is updated in place. Prints the path.
     """
     if not path.exists():
         raise OptionError(f"{quoted(str(path), 200)} does not exist; give a bundle's folder or a checkpoint")
