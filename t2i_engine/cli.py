@@ -324,9 +324,11 @@ def export(
         raise MissingExtra("t2i-engine export", f"the package {error.name}", "export") from None
 
     from t2i_engine.parity import GATE, GateSize
+    from t2i_engine.user_files import read_captions
 
     size = context.find_object(GateSize) or GATE
-    exported = export_bundle(source, out, name, _progress, formats, not no_fold, captions_file, size)
+    captions = read_captions(captions_file) if captions_file else ()
+    exported = export_bundle(source, out, name, _progress, formats, not no_fold, captions, size)
     click.echo(bytes(exported.folder))
     bundle = shlex.quote(str(exported.folder))
     _progress(f'Try:  t2i-engine verify {bundle}\n      t2i-engine generate "a yellow bird" --bundle {bundle}')

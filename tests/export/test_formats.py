@@ -1,4 +1,4 @@
-"""`--formats`: what is asked for, what this machine can make of it, what is kept out, and adding to a bundle."""
+"""`--formats`: what is asked for, what this machine can make, what is rejected, and adding to a bundle."""
 
 import shutil
 from collections.abc import Iterator
@@ -10,8 +10,8 @@ import pytest
 import torch
 from click.testing import CliRunner, Result
 
-from export import half
-from export.built import BuiltFile
+from export import fp16
+from export.artifact import Artifact
 from t2i_engine.backends import openvino
 from t2i_engine.backends.base import Status
 from t2i_engine.bundle import Bundle
@@ -29,9 +29,9 @@ def export(source: Path | str, *options: str | Path) -> Result:
 def graphs_as_before(tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Takes graphs from the tiny bundle instead of tracing them."""
 
-    def build(_: TextToImage, row: Format, *__: object) -> Iterator[BuiltFile]:
+    def build(_: TextToImage, row: Format, *__: object) -> Iterator[Artifact]:
         for graph, name in row.files.items():
-            yield BuiltFile(name, (tiny_bundle / name).read_bytes(), row, graph, 18)
+            yield Artifact(name, (tiny_bundle / name).read_bytes(), row, graph, 18)
 
     for module in ("onnx_graphs", "int8"):
         monkeypatch.setattr(f"export.{module}.build", build)
@@ -60,7 +60,7 @@ def test_a_format_by_name_that_cannot_be_made_here_is_an_error(
     monkeypatch.setattr(openvino, "status", lambda: Status(lacks="OpenVINO is not installed: install it"))
     result = export(tiny_checkpoint, "--out", tmp_path / "new", "--formats", "onnx,openvino")
     assert result.exit_code == 2
-    assert "format 'openvino' cannot be made and proved here: OpenVINO is not installed" in result.stderr
+    assert "format 'openvino' cannot be built and verified here: OpenVINO is not installed" in result.stderr
 
 
 def test_a_checkpoint_needs_a_folder(tiny_checkpoint: Path) -> None:
@@ -93,13 +93,13 @@ def shift_image(proto: onnx.ModelProto) -> None:
     bias.CopyFrom(onnx.numpy_helper.from_array(onnx.numpy_helper.to_array(bias) + np.float32(0.5), bias.name))
 
 
-def test_a_format_that_misses_its_tolerance_is_left_out_with_the_reason(
+def test_a_format_outside_its_tolerance_is_rejected_with_the_reason(
     tiny_bundle: Path, plain: Path, captions_file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def build(_: TextToImage, row: Format, *__: object) -> Iterator[BuiltFile]:
+    def build(_: TextToImage, row: Format, *__: object) -> Iterator[Artifact]:
         proto = onnx.load(tiny_bundle / row.files[GENERATOR])
         shift_image(proto)
-        yield BuiltFile(row.files[GENERATOR], proto.SerializeToString(), row, GENERATOR, 18)
+        yield Artifact(row.files[GENERATOR], proto.SerializeToString(), row, GENERATOR, 18)
 
     monkeypatch.setattr("export.int8.build", build)
     result = export(plain, "--formats", "onnx-int8", "--captions-file", captions_file)
@@ -114,6 +114,13 @@ def test_a_format_that_misses_its_tolerance_is_left_out_with_the_reason(
 def test_int8_asks_for_captions_where_the_data_set_is_not_known(plain: Path) -> None:
     result = export(plain, "--formats", "onnx-int8")
     assert result.exit_code == 2
+    assert "--captions-file" in result.stderr
+
+
+def test_missing_captions_are_found_before_anything_is_built(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    result = export(tiny_checkpoint, "--out", tmp_path / "new", "--formats", "onnx,onnx-int8")
+    assert result.exit_code == 2
+    assert len(result.stderr.splitlines()) == 1
     assert "--captions-file" in result.stderr
 
 
@@ -140,18 +147,18 @@ def test_fp16_graphs_are_half_between_fp32_borders(tiny_bundle: Path) -> None:
         assert weights.count(onnx.TensorProto.FLOAT16) > 0.7 * len(weights)
 
 
-def test_emulated_half_is_close_and_shows_what_overflows() -> None:
+def test_emulated_fp16_is_close_and_shows_overflow() -> None:
     model, row = make_model(), find("onnx-fp16")
     random = np.random.default_rng(0)
     widths = {"noise": SIZES.noise_width, "sentence": SIZES.sentence_width, "condition_noise": SIZES.sentence_width}
     feeds = {name: random.standard_normal((2, width), dtype=np.float32) for name, width in widths.items()}
     with torch.inference_mode():
         exact = model.generator(**{name: torch.from_numpy(feed) for name, feed in feeds.items()}).image.numpy()
-    difference = half.emulate(model, row)[GENERATOR].run(feeds, ["image"])["image"] - exact
+    difference = fp16.emulate(model, row)[GENERATOR].run(feeds, ["image"])["image"] - exact
     assert 0 < np.abs(difference).max() < 0.05
     model.generator.fc.weight.data *= 1e6
-    with pytest.raises(OverflowError, match="half holds 65504"):
-        half.emulate(model, row)[GENERATOR].run(feeds, ["image"])
+    with pytest.raises(OverflowError, match="FP16 holds at most 65504"):
+        fp16.emulate(model, row)[GENERATOR].run(feeds, ["image"])
 
 
 def test_a_manifest_of_exact_formats_has_no_fields_that_they_do_not_need(plain: Path) -> None:
