@@ -12,7 +12,7 @@ from export.bundle_builder import BundleBuilder, check_destination, start_bundle
 from export.gate import GateResult, run_gate
 from export.model_loading import load_origin
 from t2i_engine.backend_selection import backend_status, row_lacks
-from t2i_engine.errors import BackendError, ParityError, needs_extra
+from t2i_engine.errors import BackendError, OptionError, ParityError, needs_extra
 from t2i_engine.formats import Form, Format, all_formats, find, load
 from t2i_engine.parity import GATE, GateSize, verification_device
 from t2i_engine.table import size
@@ -52,7 +52,7 @@ def export_bundle(
         check_destination(folder, name)
     selection = select_formats(formats)
     with needs_extra("t2i-engine export", "export"):
-        builders = {row.builder: load(row.builder) for row in selection.rows}
+        builders = {row.builder: load(row.builder) for row in map(builder_row, selection.rows)}
         versions = {tool: version(tool) for tool in TOOLS}
 
     loaded = load_origin(str(origin))
@@ -64,7 +64,7 @@ def export_bundle(
         on_progress(f"nothing to do: {bundle.target} already has these formats")
         return Exported(bundle.target, {})
 
-    to_build = [row for row in rows if not bundle.has(row)]
+    to_build = [builder_row(row) for row in rows if not bundle.has(row)]
     if not folded:
         rows, to_build = _unfolded(rows), _unfolded(to_build)
     calibration = loaded.calibration_ids(captions) if any(row.calibrated for row in to_build) else []
@@ -117,6 +117,17 @@ def select_formats(formats: str) -> FormatSelection:
         else:
             unavailable[row.name] = lacks
     return FormatSelection(tuple(rows), unverified, unavailable)
+
+
+def builder_row(row: Format) -> Format:
+    """The row whose builder makes a format's files: the format's own, or the one that it shares them with.
+
+    Raises `OptionError` if there is none.
+    """
+    for other in (row, *all_formats()):
+        if other.builder and row.all_files <= other.all_files:
+            return other
+    raise OptionError(f"format {row.name!r} names no builder, and no other format has its files; add one to its row")
 
 
 def _unfolded(rows: Sequence[Format]) -> list[Format]:

@@ -58,7 +58,7 @@ class Format:
     """One row. `extras` maps each device to the extra to install; `builder` is a lazy `module:function` name.
 
     The builder takes (model, format) and yields `Artifact`s. It is not called if all files exist already, from another
-    row or in the bundle that formats are added to; a row that always shares its files has none.
+    row or in the bundle that formats are added to; a row that shares another's files may leave it empty.
     """
 
     name: str
