@@ -13,7 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map_only
 
 from export.artifact import Artifact
-from export.onnx_graphs import OPSET, GeneratorGraph, TextEncoderGraph, checked, traced
+from export.onnx_graphs import GeneratorGraph, TextEncoderGraph, to_artifact, traced
 from export.optimized_generator import OptimizedAdaptiveBlock
 from t2i_engine.backends.base import Array, Runner
 from t2i_engine.bundle import graphs_of
@@ -95,12 +95,11 @@ class EmulatedGenerator:
 
 
 def build(model: TextToImage, row: Format) -> Iterator[Artifact]:
-    """Exports both graphs, checked like those in fp32."""
+    """Exports both graphs."""
     graphs = graphs_of(model.sizes)
     encoder, generator = Fp16TextEncoder(model.text_encoder), Fp16Generator(model.generator, row.form)
-    yield Artifact(row.files[TEXT_ENCODER], checked(traced(encoder, graphs[TEXT_ENCODER])), row, TEXT_ENCODER, OPSET)
-    content, notes = checked(traced(generator, graphs[GENERATOR])), {"form": row.form}
-    yield Artifact(row.files[GENERATOR], content, row, GENERATOR, OPSET, notes)
+    yield to_artifact(traced(encoder, graphs[TEXT_ENCODER]), row, TEXT_ENCODER)
+    yield to_artifact(traced(generator, graphs[GENERATOR]), row, GENERATOR, {"form": row.form})
 
 
 def emulate(model: TextToImage, row: Format) -> dict[str, Runner]:

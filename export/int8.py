@@ -8,6 +8,7 @@ most stay in fp32, too, and the manifest names them.
 import math
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,7 @@ from onnxruntime.quantization import CalibrationMethod, QuantFormat, QuantType, 
 from onnxruntime.quantization.shape_inference import quant_pre_process
 
 from export.artifact import Artifact
-from export.onnx_graphs import OPSET, build_generator, build_text_encoder, checked, convolution_nodes
+from export.onnx_graphs import build_generator, build_text_encoder, convolution_nodes, to_artifact
 from export.optimized_generator import block_convolutions
 from t2i_engine.backends.base import Array, available_threads
 from t2i_engine.backends.pytorch import reference_runners
@@ -26,8 +27,8 @@ from t2i_engine.parity import GATE
 from t2i_engine.sampler import generator_feeds, text_encoder_feeds
 from training.models.text_to_image import TextToImage
 
-PICTURES = 64
-RANDOM = 32  # further ones of random words, so that captions unlike the data set's are not clipped
+PICTURES = 64  # to calibrate with, of captions spread over those given
+RANDOM = 32  # more, of random words, so that captions unlike the data set's are not clipped
 TRIED = 64  # pictures of random words that a choice of layers is tried on
 FIRST_SEED = 1_000_000  # far from the gate's seeds: a format is not verified on what it was calibrated on
 MARGIN = 2.0  # dB by which the worst tried picture must exceed the tolerance, since the gate tries more
@@ -48,11 +49,14 @@ def build(
         quantization = _Quantization(model, captions, fp32)
         kept = choose_fp32_layers(quantization.layers, quantization.error, (row.tolerance.psnr or 0) + MARGIN)
         quantized = [layer for layer in quantization.layers if layer not in kept]
-        content = checked(_without_unused_domains(onnx.load(quantization.write(quantized))))
+        proto = onnx.load(quantization.write(quantized))
+    used = {node.domain for node in proto.graph.node}
+    for unused in [one for one in proto.opset_import if one.domain not in used]:
+        proto.opset_import.remove(unused)  # ONNX Runtime's preparation imports every operator set it knows
     notes = {"form": row.form, "calibrated_on": f"{PICTURES} of {len(captions):,} captions, {RANDOM} of random words"}
     if kept:
         notes["kept_in_fp32"] = ", ".join(f"{layer} ({psnr:.1f} dB alone)" for layer, psnr in kept.items())
-    yield Artifact(row.files[GENERATOR], content, find("onnx-int8"), GENERATOR, OPSET, notes)
+    yield to_artifact(proto, find("onnx-int8"), GENERATOR, notes)
     yield build_text_encoder(model)
 
 
@@ -60,14 +64,15 @@ class _Quantization:
     """An fp32 generator, any `layers` of which can be quantized on trial."""
 
     def __init__(self, model: TextToImage, captions: Sequence[Sequence[int]], fp32: Path) -> None:
-        self._model, self._captions = model, captions
         self._prepared, self._quantized = fp32.with_name("prepared.onnx"), fp32.with_name("quantized.onnx")
         quant_pre_process(fp32, self._prepared, skip_symbolic_shape=True)
         prepared = onnx.load(self._prepared)
         self.layers = [layer for block in block_convolutions(model.generator)[SMALLEST_MAPS:] for layer in block]
         self._nodes = {layer: convolution_nodes(prepared, layer) for layer in self.layers}
-        words = _random_words(model, TRIED, seed=1)
-        self._tried = [_feeds(model, ids, PICTURES + RANDOM + number) for number, ids in enumerate(words)]
+        spread = [captions[number * len(captions) // PICTURES] for number in range(PICTURES)]
+        words = [*_random_words(model, RANDOM, seed=0), *_random_words(model, TRIED, seed=1)]
+        feeds = [_feeds(model, ids, number) for number, ids in enumerate([*spread, *words])]
+        self._calibration, self._tried = feeds[: PICTURES + RANDOM], feeds[PICTURES + RANDOM :]
         self._expected = self._images(fp32)
 
     def write(self, layers: Iterable[str]) -> Path:
@@ -75,7 +80,7 @@ class _Quantization:
         quantize_static(
             self._prepared,
             self._quantized,
-            _Calibration(self._model, self._captions),
+            _Reader(iter(self._calibration)),
             quant_format=QuantFormat.QDQ,
             nodes_to_quantize=[node for layer in layers for node in self._nodes[layer]],
             per_channel=True,
@@ -116,26 +121,15 @@ def choose_fp32_layers(
     return {layer: decibels[layer] for layer in layers if quantized and layer not in quantized}
 
 
-def _without_unused_domains(proto: onnx.ModelProto) -> onnx.ModelProto:
-    """Undoes that ONNX Runtime's preparation imports every operator set it knows."""
-    used = {node.domain for node in proto.graph.node}
-    imports = [one for one in proto.opset_import if one.domain in used]
-    del proto.opset_import[:]
-    proto.opset_import.extend(imports)
-    return proto
+@dataclass(frozen=True)
+class _Reader:
+    """Inputs of pictures, one at a time, as ONNX Runtime asks for them."""
 
-
-class _Calibration:
-    """Calibration pictures, one at a time: captions evenly spread over those given, each with its own seed."""
-
-    def __init__(self, model: TextToImage, captions: Sequence[Sequence[int]]) -> None:
-        spread = [captions[number * len(captions) // PICTURES] for number in range(PICTURES)]
-        words = _random_words(model, RANDOM, seed=0)
-        self._feeds = (_feeds(model, ids, number) for number, ids in enumerate([*spread, *words]))
+    feeds: Iterator[Mapping[str, Array]]
 
     def get_next(self) -> Mapping[str, Array] | None:
         """The inputs of the next picture; None after the last."""
-        return next(self._feeds, None)
+        return next(self.feeds, None)
 
 
 def _random_words(model: TextToImage, count: int, seed: int) -> list[list[int]]:

@@ -1,6 +1,7 @@
 """The model to export, from a checkpoint or from a bundle's own weights."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,8 +11,7 @@ from t2i_engine.tokenizer import Tokenizer, split
 from training.checkpoint import CheckpointError, TrainedModel, load_model
 from training.models.text_to_image import TextToImage, read_model
 
-_SYNTHBIRDS = "synthbirds"
-_BIRDS = 64  # of ten captions each
+_BIRDS = 64  # of synthbirds, with ten captions each
 
 
 @dataclass(frozen=True)
@@ -31,19 +31,16 @@ class LoadedModel:
         Raises `CaptionError` if there are none.
         """
         if not captions:
-            if _SYNTHBIRDS not in str(self.provenance.get("dataset")):
+            if "synthbirds" not in str(self.provenance.get("dataset")):
                 raise CaptionError("int8 needs captions of the model's data set to calibrate: give a --captions-file")
             captions = _synthbirds_captions()
-        ids = [tokens for caption in captions for tokens in self._known_ids(caption)]
+        ids = []
+        for caption in captions:
+            with suppress(CaptionError):  # no known word
+                ids.append(self.tokenizer.encode(caption).ids)
         if not ids:
             raise CaptionError("no calibration caption has a word that the model knows; give others")
         return ids
-
-    def _known_ids(self, caption: str) -> Iterator[tuple[int, ...]]:
-        try:
-            yield self.tokenizer.encode(caption).ids
-        except CaptionError:  # no known word
-            return
 
 
 def load_origin(origin: str) -> LoadedModel:

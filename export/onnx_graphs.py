@@ -2,8 +2,9 @@
 
 import copy
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from importlib.metadata import version
+from types import MappingProxyType
 
 import onnx
 import torch
@@ -83,7 +84,7 @@ class GeneratorGraph(nn.Module):
 
 
 def build(model: TextToImage, row: Format) -> Iterator[Artifact]:
-    """Exports both graphs, checked by ONNX with full shape inference and free of anything about this machine."""
+    """Exports both graphs."""
     yield build_text_encoder(model)
     yield build_generator(model, row.form)
 
@@ -91,13 +92,13 @@ def build(model: TextToImage, row: Format) -> Iterator[Artifact]:
 def build_text_encoder(model: TextToImage) -> Artifact:
     """Exports the text encoder in fp32; several formats share it."""
     encoder = traced(TextEncoderGraph(model.text_encoder), graphs_of(model.sizes)[TEXT_ENCODER])
-    return Artifact(_ROW.files[TEXT_ENCODER], checked(encoder), _ROW, TEXT_ENCODER, OPSET)
+    return to_artifact(encoder, _ROW, TEXT_ENCODER)
 
 
 def build_generator(model: TextToImage, form: Form) -> Artifact:
     """Exports the generator in fp32, in one of its forms."""
     generator = traced(GeneratorGraph(model.generator, form), graphs_of(model.sizes)[GENERATOR])
-    return Artifact(_ROW.files[GENERATOR], checked(generator), _ROW, GENERATOR, OPSET, {"form": form})
+    return to_artifact(generator, _ROW, GENERATOR, {"form": form})
 
 
 def convolution_nodes(proto: onnx.ModelProto, layer: str) -> list[str]:
@@ -113,13 +114,14 @@ def convolution_nodes(proto: onnx.ModelProto, layer: str) -> list[str]:
     ]
 
 
-def checked(proto: onnx.ModelProto) -> bytes:
-    """Serializes a graph that passes ONNX's own checks, stripped of where it was made."""
+def to_artifact(
+    proto: onnx.ModelProto, row: Format, graph: str, notes: Mapping[str, object] = MappingProxyType({})
+) -> Artifact:
+    """The file of a graph, checked by ONNX with full shape inference and stripped of where it was made."""
     proto.producer_name, proto.producer_version = "t2i-engine", version("t2i-engine")
     _clear_notes(proto)
     onnx.checker.check_model(proto, full_check=True)
-    content: bytes = proto.SerializeToString(deterministic=True)
-    return content
+    return Artifact(row.files[graph], proto.SerializeToString(deterministic=True), row, graph, OPSET, notes)
 
 
 def _both_directions(lstm: nn.LSTM, name: str) -> Tensor:
@@ -133,7 +135,7 @@ def _both_directions(lstm: nn.LSTM, name: str) -> Tensor:
 
 def traced(module: nn.Module, graph: Graph) -> onnx.ModelProto:
     """Exports a module with the inputs and outputs of `graph`; B and T stay dynamic."""
-    sizes = {letter: Dim(letter) for letter in _TRACED}
+    dims = {letter: Dim(letter) for letter in _TRACED}
     with warnings.catch_warnings(), torch.inference_mode():
         # B occurs in several inputs; the exporter warns that it names the axis only once.
         warnings.filterwarnings("ignore", message=r"# The axis name: \w+ will not be used")
@@ -142,7 +144,7 @@ def traced(module: nn.Module, graph: Graph) -> onnx.ModelProto:
             tuple(example(tensor) for tensor in graph.inputs),
             dynamo=True,
             dynamic_shapes={
-                tensor.name: {axis: sizes[letter] for axis, letter in dynamic_axes(tensor).items()}
+                tensor.name: {axis: dims[letter] for axis, letter in dynamic_axes(tensor).items()}
                 for tensor in graph.inputs
             },
             input_names=[tensor.name for tensor in graph.inputs],

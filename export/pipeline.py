@@ -66,7 +66,7 @@ def export_bundle(
 
     to_build = [builder_row(row) for row in rows if not bundle.has(row)]
     if not folded:
-        rows, to_build = _unfolded(rows), _unfolded(to_build)
+        rows, to_build = ([replace(row, form=Form.TRAINED) for row in table] for table in (rows, to_build))
     calibration = loaded.calibration_ids(captions) if any(row.calibrated for row in to_build) else []
     for row in to_build:
         if not bundle.has(row):  # formats share files
@@ -128,10 +128,6 @@ def builder_row(row: Format) -> Format:
         if other.builder and row.all_files <= other.all_files:
             return other
     raise OptionError(f"format {row.name!r} names no builder, and no other format has its files; add one to its row")
-
-
-def _unfolded(rows: Sequence[Format]) -> list[Format]:
-    return [replace(row, form=Form.TRAINED) for row in rows]
 
 
 def _add(bundle: BundleBuilder, row: Format, artifacts: Iterable[Artifact], on_progress: Callable[[str], None]) -> None:

@@ -61,9 +61,9 @@ def build(model: TextToImage, row: Format) -> Iterator[Artifact]:
     """Exports both graphs in the row's precision."""
     dtype, graphs = _DTYPES[row.precision], graphs_of(model.sizes)
     encoder = _flipped(FlippedTextEncoder(model.text_encoder, dtype).eval(), graphs[TEXT_ENCODER])
-    yield _file(encoder, TEXT_ENCODER, row)
+    yield onnx_graphs.to_artifact(encoder, row, TEXT_ENCODER)
     generator = onnx_graphs.traced(TensorRtGenerator(model.generator, row.form, dtype), graphs[GENERATOR])
-    yield _file(generator, GENERATOR, row)
+    yield onnx_graphs.to_artifact(generator, row, GENERATOR)
 
 
 def build_with_engines(model: TextToImage, row: Format) -> Iterator[Artifact]:
@@ -78,10 +78,6 @@ def build_with_engines(model: TextToImage, row: Format) -> Iterator[Artifact]:
         engine = engine_file(row, file.graph)
         yield Artifact(engine, built.content, row, file.graph, notes=notes)
         yield Artifact(engine + RECORD, built.record.to_json(), row)
-
-
-def _file(proto: onnx.ModelProto, graph: str, row: Format) -> Artifact:
-    return Artifact(row.files[graph], onnx_graphs.checked(proto), row, graph, onnx_graphs.OPSET)
 
 
 def _one_direction(lstm: nn.LSTM, suffix: str, dtype: torch.dtype) -> nn.LSTM:
