@@ -20,7 +20,7 @@ from t2i_engine.parity import Case, picture_case, sentence_case
 from t2i_engine.tokenizer import Tokenizer, pad, split
 
 if TYPE_CHECKING:
-    from export.built import BuiltFile
+    from export.artifact import Artifact
     from training.models.text_to_image import TextToImage
 
 WORDS = 12  # of each caption
@@ -87,13 +87,13 @@ def write_paper(folder: Path, tokenizer: Tokenizer, side: int) -> Path:
 
 def write_bundle_of(folder: Path, model: "TextToImage", tokenizer: Tokenizer, form: Form, plain: bool = False) -> Path:
     """A bundle of a model, with its generator in one form, or as a plain export, and its weights; nothing is proved."""
-    from export import onnx_graphs, weights
-    from export.built import BuiltFile
+    from export import onnx_graphs
+    from export.artifact import Artifact, build_weights
 
     generator = _plain_generator(model) if plain else onnx_graphs.build_generator(model, form)
     files = [onnx_graphs.build_text_encoder(model), generator]
-    files += [*weights.build(model, find("pytorch")), BuiltFile(VOCABULARY, tokenizer.to_json())]
-    manifest = Manifest(folder.name, model.sizes, {file.name: file.record for file in files})
+    files += [*build_weights(model, find("pytorch")), Artifact(VOCABULARY, tokenizer.to_json())]
+    manifest = Manifest(folder.name, model.sizes, {file.name: file.entry for file in files})
     return write_bundle(folder, manifest, {file.name: file.content for file in files})
 
 
@@ -131,12 +131,12 @@ def _reference_beside(folder: Path) -> Path:
     return folder.with_name(f"{folder.name}.npz")
 
 
-def _plain_generator(model: "TextToImage") -> "BuiltFile":
+def _plain_generator(model: "TextToImage") -> "Artifact":
     """What `torch.onnx.export` makes of the generator as trained, with names for its inputs and a free B."""
     import torch
     from torch.export import Dim
 
-    from export.built import BuiltFile
+    from export.artifact import Artifact
     from export.onnx_graphs import example
 
     row, inputs = find("onnx"), graphs_of(model.sizes)[GENERATOR].inputs
@@ -154,4 +154,4 @@ def _plain_generator(model: "TextToImage") -> "BuiltFile":
             verbose=False,
         )
     assert program is not None
-    return BuiltFile(row.files[GENERATOR], program.model_proto.SerializeToString(), row, GENERATOR)
+    return Artifact(row.files[GENERATOR], program.model_proto.SerializeToString(), row, GENERATOR)

@@ -1,0 +1,1 @@
+"""Checkpoint to bundle; `pipeline.export_bundle` is the whole way: read, graphs, precision, gate, write."""

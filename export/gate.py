@@ -1,18 +1,18 @@
-"""The gate: every format compared with PyTorch, through its backend, before a bundle with it is written."""
+"""The gate: every format is compared with PyTorch, through its own backend, before it enters a bundle."""
 
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 
 from t2i_engine.backends.pytorch import reference_runners
-from t2i_engine.bundle import Bundle, Parity
+from t2i_engine.bundle import Bundle
 from t2i_engine.errors import BackendError, BundleError, ParityError
 from t2i_engine.formats import GENERATOR, Format, load
-from t2i_engine.parity import Finding, GateSize, MedianPsnr, OpenFormat, as_parity, as_table, compare, gate_cases
+from t2i_engine.parity import Finding, GateSize, MedianPsnr, OpenFormat, as_table, compare, gate_cases
 from training.models.text_to_image import TextToImage
 
-EMULATED = 4  # batches of pictures: an emulator is slow, and sees each layer in every picture
+EMULATED = 4  # batches of pictures: emulators are slow, and one picture exercises every layer
 
 
 @dataclass(frozen=True)
@@ -25,20 +25,15 @@ class GateResult:
 
     @property
     def rejected(self) -> dict[str, str]:
-        """The formats that are not kept, and why; of several reasons the first."""
-        failures = {found.format: str(found) for found in reversed(self.findings) if not found.ok}
+        """The formats outside their tolerance, each with the first reason."""
+        failures = {finding.format: str(finding) for finding in reversed(self.findings) if not finding.ok}
         return {**failures, **self.unopened}
-
-    def parity(self, row: Format) -> Parity:
-        """What the manifest says of a format that passed."""
-        return as_parity(self.findings, row)
 
 
 def run_gate(
-    model: TextToImage, staged: Bundle, rows: Iterable[Format], on_progress: Callable[[str], None], size: GateSize
+    model: TextToImage, staged: Bundle, rows: Sequence[Format], on_progress: Callable[[str], None], size: GateSize
 ) -> GateResult:
-    """Compares formats of a bundle with the model; `on_progress` gets the table of the worst differences."""
-    rows = list(rows)
+    """Compares formats of a staged bundle with the model; `on_progress` gets the table of worst differences."""
     if not rows:
         return GateResult([], {})
     on_progress("comparing with PyTorch")

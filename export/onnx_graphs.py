@@ -1,8 +1,10 @@
-"""ONNX graphs in fp32: text encoder and folded generator, with the names, dtypes and shapes of `graphs_of`."""
+"""ONNX graphs in fp32: text encoder and optimized generator, with the names, dtypes and shapes of `graphs_of`."""
 
+import copy
 import warnings
 from collections.abc import Iterator, Mapping
 from importlib.metadata import version
+from types import MappingProxyType
 
 import onnx
 import torch
@@ -10,8 +12,8 @@ from torch import Tensor, nn
 from torch.export import Dim
 from torch.nn import functional as F
 
-from export.built import BuiltFile
-from export.folded import fold
+from export.artifact import Artifact
+from export.optimized_generator import optimize
 from t2i_engine.bundle import Graph, TensorSpec, graphs_of
 from t2i_engine.formats import GENERATOR, TEXT_ENCODER, Form, Format, find
 from training.models.generator import Generator
@@ -25,7 +27,7 @@ _ROW = find("onnx")
 
 Message = onnx.ModelProto | onnx.GraphProto | onnx.NodeProto | onnx.TensorProto | onnx.ValueInfoProto
 
-# Sizes to trace with: two of everything at least, and no two alike, or the exporter takes them for constants.
+# Sizes to trace with: at least two and all different, or the exporter takes them for constants.
 _TRACED = {"B": 2, "T": 5}
 
 
@@ -61,46 +63,69 @@ class TextEncoderGraph(nn.Module):
 
 
 class GeneratorGraph(nn.Module):
-    """The generator in one of its forms, with its image as pixels besides."""
+    """The generator in one of its forms, in `dtype` between float32 inputs and outputs; outputs pixels, too."""
 
-    def __init__(self, generator: Generator, form: Form) -> None:
+    def __init__(self, generator: Generator, form: Form, dtype: torch.dtype = torch.float32) -> None:
         super().__init__()
-        self.generator = fold(generator, form)
+        self.dtype = self.condition_dtype = dtype
+        self.generator = optimize(generator, form)
+        if dtype != torch.float32:
+            self.generator = copy.deepcopy(self.generator).to(dtype)
 
     def forward(self, noise: Tensor, sentence: Tensor, condition_noise: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Gives `image` float (B, 3, R, R) in [−1, 1] and `pixels` uint8 (B, R, R, 3), rounded half to even."""
-        image = self.generator(noise, sentence, condition_noise).image
-        return image, to_pixels(image)
+        """Returns `image` float32 (B, 3, R, R) in [−1, 1] and `pixels` uint8 (B, R, R, 3), rounded half to even."""
+        epsilon = None if condition_noise is None else condition_noise.to(self.condition_dtype)
+        image = self.generator(noise.to(self.dtype), sentence.to(self.condition_dtype), epsilon).image.float()
+        return image, self.to_pixels(image)
+
+    def to_pixels(self, image: Tensor) -> Tensor:
+        """Maps `image` to `pixels`."""
+        return to_pixels(image)
 
 
-def build(model: TextToImage, row: Format) -> Iterator[BuiltFile]:
-    """Exports both graphs. They are checked by ONNX with full shape inference and hold nothing of this machine."""
+def build(model: TextToImage, row: Format) -> Iterator[Artifact]:
+    """Exports both graphs."""
     yield build_text_encoder(model)
     yield build_generator(model, row.form)
 
 
-def build_text_encoder(model: TextToImage) -> BuiltFile:
-    """Exports the text encoder in fp32, which several formats share."""
+def build_text_encoder(model: TextToImage) -> Artifact:
+    """Exports the text encoder in fp32; several formats share it."""
     encoder = traced(TextEncoderGraph(model.text_encoder), graphs_of(model.sizes)[TEXT_ENCODER])
-    return BuiltFile(_ROW.files[TEXT_ENCODER], checked(encoder), _ROW, TEXT_ENCODER, OPSET)
+    return to_artifact(encoder, _ROW, TEXT_ENCODER)
 
 
-def build_generator(model: TextToImage, form: Form) -> BuiltFile:
+def build_generator(model: TextToImage, form: Form) -> Artifact:
     """Exports the generator in fp32, in one of its forms."""
     generator = traced(GeneratorGraph(model.generator, form), graphs_of(model.sizes)[GENERATOR])
-    return BuiltFile(_ROW.files[GENERATOR], checked(generator), _ROW, GENERATOR, OPSET, {"form": form})
+    return to_artifact(generator, _ROW, GENERATOR, {"form": form})
 
 
-def checked(proto: onnx.ModelProto) -> bytes:
-    """The file of a graph, after ONNX's own checks, without what tells where it was made."""
-    _forget_origin(proto)
+def convolution_nodes(proto: onnx.ModelProto, layer: str) -> list[str]:
+    """The nodes of a `GeneratorGraph` that compute a convolution of its generator, given by the layer's name there.
+
+    In phases they are four.
+    """
+    return [
+        node.name
+        for node in proto.graph.node
+        if node.op_type in ("Conv", "ConvTranspose")
+        and any(name.startswith(f"generator.{layer}.") for name in node.input)
+    ]
+
+
+def to_artifact(
+    proto: onnx.ModelProto, row: Format, graph: str, notes: Mapping[str, object] = MappingProxyType({})
+) -> Artifact:
+    """The file of a graph, checked by ONNX with full shape inference and stripped of where it was made."""
+    proto.producer_name, proto.producer_version = "t2i-engine", version("t2i-engine")
+    _clear_notes(proto)
     onnx.checker.check_model(proto, full_check=True)
-    content: bytes = proto.SerializeToString(deterministic=True)
-    return content
+    return Artifact(row.files[graph], proto.SerializeToString(deterministic=True), row, graph, OPSET, notes)
 
 
 def _both_directions(lstm: nn.LSTM, name: str) -> Tensor:
-    """A tensor of the forward and the backward LSTM, stacked, its gates in ONNX's order i, o, f, c from i, f, c, o."""
+    """Stacks a tensor of both directions, with gates in ONNX's order i, o, f, c instead of PyTorch's i, f, c, o."""
     tensors = []
     for suffix in ("", "_reverse"):
         i, f, c, o = getattr(lstm, name + suffix).detach().chunk(4)
@@ -109,16 +134,19 @@ def _both_directions(lstm: nn.LSTM, name: str) -> Tensor:
 
 
 def traced(module: nn.Module, graph: Graph) -> onnx.ModelProto:
-    """Exports a module with the inputs and outputs of `graph`; B and T stay free."""
-    letters = {letter: Dim(letter) for letter in _TRACED}
+    """Exports a module with the inputs and outputs of `graph`; B and T stay dynamic."""
+    dims = {letter: Dim(letter) for letter in _TRACED}
     with warnings.catch_warnings(), torch.inference_mode():
-        # B stands in several inputs, and the exporter warns that it uses it once.
+        # B occurs in several inputs; the exporter warns that it names the axis only once.
         warnings.filterwarnings("ignore", message=r"# The axis name: \w+ will not be used")
         program = torch.onnx.export(
             module.eval(),
             tuple(example(tensor) for tensor in graph.inputs),
             dynamo=True,
-            dynamic_shapes={tensor.name: _dynamic(tensor, letters) for tensor in graph.inputs},
+            dynamic_shapes={
+                tensor.name: {axis: dims[letter] for axis, letter in dynamic_axes(tensor).items()}
+                for tensor in graph.inputs
+            },
             input_names=[tensor.name for tensor in graph.inputs],
             output_names=[tensor.name for tensor in graph.outputs],
             opset_version=OPSET,
@@ -135,17 +163,13 @@ def example(tensor: TensorSpec) -> Tensor:
     return torch.ones(shape, dtype=getattr(torch, tensor.dtype))
 
 
-def _dynamic(tensor: TensorSpec, letters: Mapping[str, object]) -> dict[int, object]:
-    return {axis: letters[size] for axis, size in enumerate(tensor.shape) if isinstance(size, str)}
-
-
-def _forget_origin(proto: onnx.ModelProto) -> None:
-    """Takes out what the exporter notes about where it ran: stack traces with paths, on every level of the graph."""
-    proto.producer_name, proto.producer_version = "t2i-engine", version("t2i-engine")
-    _clear_notes(proto)
+def dynamic_axes(tensor: TensorSpec) -> dict[int, str]:
+    """The axes of a tensor whose size may vary, and their letters."""
+    return {axis: size for axis, size in enumerate(tensor.shape) if isinstance(size, str)}
 
 
 def _clear_notes(message: Message) -> None:
+    """Removes what the exporter notes about where it ran: stack traces with paths, on every level of the graph."""
     for field, value in message.ListFields():
         if field.name in ("metadata_props", "doc_string"):
             message.ClearField(field.name)

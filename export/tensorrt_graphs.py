@@ -5,7 +5,6 @@ outputs. Its parser rejects an fp16 LSTM with lengths. So the backward direction
 reversed within its own length, and the final states are gathered at the captions' ends.
 """
 
-import copy
 import io
 import warnings
 from collections.abc import Iterator
@@ -16,14 +15,12 @@ import torch
 from torch import Tensor, nn
 
 from export import onnx_graphs
-from export.built import BuiltFile
-from export.folded import fold
+from export.artifact import Artifact
 from t2i_engine.bundle import Graph, graphs_of
-from t2i_engine.formats import GENERATOR, TEXT_ENCODER, Form, Format
+from t2i_engine.formats import GENERATOR, TEXT_ENCODER, Format
 from t2i_engine.tensorrt.builder import RTX_TARGETS, build_engine
 from t2i_engine.tensorrt.engines import PROFILE, RECORD, engine_file, engine_key
 from t2i_engine.tensorrt.variant import load_variant
-from training.models.generator import Generator
 from training.models.pixels import to_levels
 from training.models.text_encoder import TextEncoder
 from training.models.text_to_image import TextToImage
@@ -52,47 +49,35 @@ class FlippedTextEncoder(nn.Module):
         return torch.cat(ends, dim=1).float()
 
 
-class TensorRtGenerator(nn.Module):
-    """The folded generator in `dtype`, between float32 inputs and outputs; it gives its image as pixels, too."""
+class TensorRtGenerator(onnx_graphs.GeneratorGraph):
+    """A `GeneratorGraph` that casts to uint8 last: an engine supports uint8 only as an output."""
 
-    def __init__(self, generator: Generator, form: Form, dtype: torch.dtype) -> None:
-        super().__init__()
-        self.generator = copy.deepcopy(fold(generator, form)).to(dtype)
-        self.dtype = dtype
-
-    def forward(self, noise: Tensor, sentence: Tensor, condition_noise: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Computes `image` float32 (B, 3, R, R) in [−1, 1] and `pixels` uint8 (B, R, R, 3), rounded half to even."""
-        condition = None if condition_noise is None else condition_noise.to(self.dtype)
-        image = self.generator(noise.to(self.dtype), sentence.to(self.dtype), condition).image.float()
-        # An engine supports uint8 only as an output, so the cast comes last, after the transposition.
-        return image, to_levels(image).permute(0, 2, 3, 1).to(torch.uint8)
+    def to_pixels(self, image: Tensor) -> Tensor:
+        """Maps `image` to `pixels`."""
+        return to_levels(image).permute(0, 2, 3, 1).to(torch.uint8)
 
 
-def build(model: TextToImage, row: Format) -> Iterator[BuiltFile]:
+def build(model: TextToImage, row: Format) -> Iterator[Artifact]:
     """Exports both graphs in the row's precision."""
     dtype, graphs = _DTYPES[row.precision], graphs_of(model.sizes)
     encoder = _flipped(FlippedTextEncoder(model.text_encoder, dtype).eval(), graphs[TEXT_ENCODER])
-    yield _file(encoder, TEXT_ENCODER, row)
+    yield onnx_graphs.to_artifact(encoder, row, TEXT_ENCODER)
     generator = onnx_graphs.traced(TensorRtGenerator(model.generator, row.form, dtype), graphs[GENERATOR])
-    yield _file(generator, GENERATOR, row)
+    yield onnx_graphs.to_artifact(generator, row, GENERATOR)
 
 
-def build_with_engines(model: TextToImage, row: Format) -> Iterator[BuiltFile]:
+def build_with_engines(model: TextToImage, row: Format) -> Iterator[Artifact]:
     """Exports both graphs and builds an engine of each for `RTX_TARGETS`, with its record. Needs no GPU."""
     variant, graphs = load_variant(row.backend), graphs_of(model.sizes)
     for file in build(model, row):
         yield file
         assert file.graph is not None
-        key = engine_key(file.record.sha256, row, variant) | {"targets": " ".join(RTX_TARGETS)}
+        key = engine_key(file.entry.sha256, row, variant) | {"targets": " ".join(RTX_TARGETS)}
         built = build_engine(variant, file.content, graphs[file.graph], row.precision, PROFILE, key, RTX_TARGETS)
-        notes = {"targets": RTX_TARGETS, "proof": built.record.summary()}
+        notes = {"targets": RTX_TARGETS, "precision": built.record.summary()}
         engine = engine_file(row, file.graph)
-        yield BuiltFile(engine, built.content, row, file.graph, notes=notes)
-        yield BuiltFile(engine + RECORD, built.record.to_json(), row)
-
-
-def _file(proto: onnx.ModelProto, graph: str, row: Format) -> BuiltFile:
-    return BuiltFile(row.files[graph], onnx_graphs.checked(proto), row, graph, onnx_graphs.OPSET)
+        yield Artifact(engine, built.content, row, file.graph, notes=notes)
+        yield Artifact(engine + RECORD, built.record.to_json(), row)
 
 
 def _one_direction(lstm: nn.LSTM, suffix: str, dtype: torch.dtype) -> nn.LSTM:
@@ -114,10 +99,7 @@ def _flipped(encoder: nn.Module, graph: Graph) -> onnx.ModelProto:
             dynamo=False,
             input_names=[tensor.name for tensor in graph.inputs],
             output_names=[tensor.name for tensor in graph.outputs],
-            dynamic_axes={
-                tensor.name: {axis: size for axis, size in enumerate(tensor.shape) if isinstance(size, str)}
-                for tensor in (*graph.inputs, *graph.outputs)
-            },
+            dynamic_axes={tensor.name: onnx_graphs.dynamic_axes(tensor) for tensor in (*graph.inputs, *graph.outputs)},
             opset_version=onnx_graphs.OPSET,
         )
     return onnx.load_from_string(file.getvalue())

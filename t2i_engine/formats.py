@@ -58,7 +58,7 @@ class Format:
     """One row. `extras` maps each device to the extra to install; `builder` is a lazy `module:function` name.
 
     The builder takes (model, format) and yields `Artifact`s. It is not called if all files exist already, from another
-    row or in the bundle that formats are added to; a row that always shares its files has none.
+    row or in the bundle that formats are added to; a row that shares another's files may leave it empty.
     """
 
     name: str
@@ -161,7 +161,7 @@ FORMATS: tuple[Format, ...] = (
         precision="fp32",
         backend="pytorch",
         extras={"cuda": "export", "cpu": "export"},
-        builder="export.weights:build",
+        builder="export.artifact:build_weights",
         tolerance=Differences(sentence=_SENTENCE, image=1e-4, pixels=1),
         reason="the same weights in the same code; batch size and number of threads change the order of sums",
     ),
@@ -171,10 +171,10 @@ FORMATS: tuple[Format, ...] = (
         precision="fp16",
         backend="onnxruntime",
         extras={"cuda": "gpu", "cpu": "cpu"},
-        builder="export.half:build",
+        builder="export.fp16:build",
         tolerance=Differences(sentence=2e-3, psnr=60),
         reason=_HALF,
-        emulator="export.half:emulate",
+        emulator="export.fp16:emulate",
     ),
     Format(
         name="openvino-int8",

@@ -15,7 +15,7 @@ from tests.tiny_model import CAPTIONS, RUNS_HERE, write_checkpoint
 
 @pytest.fixture(scope="session", autouse=True)
 def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A cache folder of the tests' own: what they compile neither comes from the user's nor stays there."""
+    """A cache folder for the tests alone, so that they neither use nor fill the user's."""
     with pytest.MonkeyPatch.context() as patch:
         folder = tmp_path_factory.mktemp("cache")
         patch.setenv("XDG_CACHE_HOME", str(folder))
@@ -38,10 +38,10 @@ def captions_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def tiny_bundle(tmp_path_factory: pytest.TempPathFactory, tiny_checkpoint: Path) -> Path:
-    """The folder of the tiny model's bundle, exported and proved; not to be written to."""
+    """The folder of the tiny model's bundle, exported and verified; not to be written to."""
     folder = tmp_path_factory.mktemp("bundles") / "tiny"
     names = ",".join(row.name for row in RUNS_HERE)
-    # Ten pictures: among 120 of random weights there is one whose int8 is further off than a trained model's.
+    # Ten pictures: of 120 with random weights, one is further off in int8 than any of a trained model.
     size = GateSize(rounds=1)
     exported = export_bundle(tiny_checkpoint, folder, "tiny", lambda _: None, names, captions=CAPTIONS, gate_size=size)
     assert exported.rejected == {}
@@ -50,13 +50,13 @@ def tiny_bundle(tmp_path_factory: pytest.TempPathFactory, tiny_checkpoint: Path)
 
 @pytest.fixture(scope="session")
 def plain_bundle(tmp_path_factory: pytest.TempPathFactory, tiny_bundle: Path) -> Path:
-    """The tiny bundle with ONNX in fp32 and the weights alone, where more formats would only take time."""
+    """The tiny bundle with ONNX in fp32 and the weights alone, for tests that need no further formats."""
     manifest = Bundle.open(tiny_bundle).manifest
     rows = [find("onnx"), find("pytorch")]
-    kept = {manifest.tokenizer.vocabulary, manifest.reference, *(file for row in rows for file in row.all_files)}
+    names = {manifest.tokenizer.vocabulary, manifest.reference, *(file for row in rows for file in row.all_files)}
     plain = replace(
         manifest,
-        files={name: record for name, record in manifest.files.items() if name in kept},
+        files={name: entry for name, entry in manifest.files.items() if name in names},
         parity={row.name: manifest.parity[row.name] for row in rows},
         rejected={},
     )

@@ -1,4 +1,4 @@
-"""The model that the tests share: too small to draw anything, with every input showing in every output."""
+"""The model that the tests share: too small to draw anything, but every input affects every output."""
 
 from pathlib import Path
 
@@ -35,7 +35,7 @@ RUNS_HERE = tuple(
 
 
 SMALL_GATE = GateSize(rounds=1, longest=8)
-"""For tests of damage that shows at once; the tiny bundle has passed captions of every length."""
+"""For tests of damage that any case shows; the tiny bundle has passed captions of every length."""
 
 
 def make_model(sizes: ModelSizes = SIZES) -> TextToImage:

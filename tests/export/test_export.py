@@ -1,4 +1,4 @@
-"""`t2i-engine export`: a bundle that was proved, or none; what was there before is never lost."""
+"""`t2i-engine export`: a verified bundle or none; what was there before is never lost."""
 
 import hashlib
 import json
@@ -17,7 +17,7 @@ import pytest
 import torch
 from click.testing import CliRunner, Result
 
-from export.built import BuiltFile
+from export.artifact import Artifact
 from t2i_engine.bundle import MANIFEST, Bundle
 from t2i_engine.cli import main
 from t2i_engine.engine import Engine
@@ -42,21 +42,21 @@ def digests(folder: Path) -> dict[str, str]:
 
 @pytest.fixture
 def old_bundle(plain_bundle: Path, tmp_path: Path) -> Path:
-    """A bundle that is not to be lost."""
+    """A bundle that must not be lost."""
     return Path(shutil.copytree(plain_bundle, tmp_path / "old"))
 
 
 @pytest.fixture
 def graphs_as_before(tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str, Damage], None]:
-    """Replaces tracing by the tiny bundle's graphs, one of them damaged."""
+    """Replaces tracing with the tiny bundle's graphs, one of them damaged."""
 
     def use(damaged: str, damage: Damage) -> None:
-        def build(_: TextToImage, row: Format) -> Iterator[BuiltFile]:
+        def build(_: TextToImage, row: Format) -> Iterator[Artifact]:
             for graph, name in row.files.items():
                 proto = onnx.load(tiny_bundle / name)
                 if graph == damaged:
                     damage(proto)
-                yield BuiltFile(name, proto.SerializeToString(), row, graph, 18)
+                yield Artifact(name, proto.SerializeToString(), row, graph, 18)
 
         monkeypatch.setattr("export.onnx_graphs.build", build)
 
@@ -73,7 +73,7 @@ def node(proto: onnx.ModelProto, operator: str) -> onnx.NodeProto:
 
 
 def read_padding(proto: onnx.ModelProto) -> None:
-    """The LSTM runs over all of T, as it does where sequence_lens is forgotten."""
+    """The LSTM runs over all of T, as if sequence_lens were forgotten."""
     node(proto, "LSTM").input[4] = ""
 
 
@@ -94,7 +94,7 @@ def make_nan(proto: onnx.ModelProto) -> None:
 
 
 def truncate_pixels(proto: onnx.ModelProto) -> None:
-    """Levels are cut off and shifted, by two at most, where the image itself stays right."""
+    """Levels are truncated and shifted, by at most two, while the image itself stays right."""
     proto.graph.node.remove(round_node := node(proto, "Round"))
     shift = onnx.numpy_helper.from_array(np.array(-2, dtype=np.float32), "shift")
     proto.graph.initializer.append(shift)
@@ -104,12 +104,12 @@ def truncate_pixels(proto: onnx.ModelProto) -> None:
 
 
 def forget_a_dimension(proto: onnx.ModelProto) -> None:
-    """Batches of one come out right, larger ones fail in the runtime."""
+    """Batches of one are right, larger ones fail in the runtime."""
     shape = next(tensor for tensor in proto.graph.initializer if tensor.dims == [2] and tensor.data_type == 7)
     shape.CopyFrom(onnx.numpy_helper.from_array(np.array([1, SIZES.sentence_width]), shape.name))
 
 
-def test_bundle_holds_every_format_with_its_proof(tiny_bundle: Path) -> None:
+def test_bundle_holds_every_format_with_its_parity(tiny_bundle: Path) -> None:
     bundle = Bundle.open(tiny_bundle)
     assert bundle.formats == RUNS_HERE
     assert verify(bundle, lambda _: None, SMALL_GATE).passed
@@ -118,17 +118,15 @@ def test_bundle_holds_every_format_with_its_proof(tiny_bundle: Path) -> None:
         assert parity.worst.within(row.tolerance)
         assert parity.tolerance == row.tolerance
         assert parity.cases > 190
-    assert (
-        bundle.manifest.parity["onnx"].worst.image or 0
-    ) > 0  # two implementations agree this well only if not compared
+    assert (bundle.manifest.parity["onnx"].worst.image or 0) > 0  # exact agreement would mean that nothing was compared
 
 
-def test_manifest_tells_where_the_model_and_its_files_come_from(tiny_bundle: Path) -> None:
+def test_manifest_says_where_the_model_and_its_files_come_from(tiny_bundle: Path) -> None:
     provenance = json.loads((tiny_bundle / MANIFEST).read_bytes())["provenance"]
     assert provenance["dataset"] == "none"
     assert provenance["export"]["versions"]["torch"] == torch.__version__.partition("+")[0]
     assert provenance["export"]["versions"].keys() >= {"onnx", "onnxscript"}
-    assert any("onnxruntime" in runtime for runtime in provenance["export"]["proved_with"])
+    assert any("onnxruntime" in runtime for runtime in provenance["export"]["verified_with"])
 
 
 def test_steps_go_to_standard_error_and_the_path_to_standard_output(
@@ -139,7 +137,7 @@ def test_steps_go_to_standard_error_and_the_path_to_standard_output(
     result = export(tiny_checkpoint, out, "--name", "birds-2")
     assert result.exit_code == 0
     assert result.stdout == f"{out}\n"
-    built = [name for name, record in Bundle.open(out).manifest.files.items() if record.format]
+    built = [name for name, entry in Bundle.open(out).manifest.files.items() if entry.format]
     assert len(built) == 3
     for name in (*built, f"t2i-engine verify '{out}'", "t2i-engine generate"):
         assert name in result.stderr
@@ -154,7 +152,7 @@ def test_a_second_export_replaces_the_first_with_the_same_bytes(
     (old_bundle / "reference.npz").write_bytes(b"damaged")
     assert export(tiny_checkpoint, old_bundle, "--name", "tiny").exit_code == 0
     after = digests(old_bundle)
-    del before[MANIFEST], after[MANIFEST]  # the figures of its proof may differ in the last digit
+    del before[MANIFEST], after[MANIFEST]  # its figures of parity may differ in the last digit
     assert after == before
 
 
@@ -195,14 +193,14 @@ def test_weights_that_are_not_the_models_give_no_bundle(
     graphs_as_before: Callable[[str, Damage], None],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    from export import weights
+    from export import artifact
 
     graphs_as_before(GENERATOR, leave_alone)
-    build = weights.build
+    build = artifact.build_weights
     other = make_model()
     with torch.no_grad():
         other.generator.fc.bias[0] += 0.1
-    monkeypatch.setattr(weights, "build", lambda _, row: build(other, row))
+    monkeypatch.setattr(artifact, "build_weights", lambda _, row: build(other, row))
     result = export(tiny_checkpoint, tmp_path / "new")
     assert result.exit_code == 1
     assert "format pytorch, graph generator, output image" in result.stderr.splitlines()[-1]

@@ -1,4 +1,4 @@
-"""The exported graphs: a public contract, the same bytes twice, with nothing of the machine they were made on."""
+"""The exported graphs: a public contract, reproducible to the byte, free of anything about the machine."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,7 +9,7 @@ import onnxruntime
 import pytest
 
 from export import onnx_graphs
-from export.built import BuiltFile
+from export.artifact import Artifact
 from t2i_engine.bundle import Bundle, Graph, TensorSpec
 from t2i_engine.formats import GENERATOR, TEXT_ENCODER, find
 from tests.tiny_model import SIZES, WORDS, make_model
@@ -18,8 +18,8 @@ ROW = find("onnx")
 
 
 @pytest.fixture(scope="module")
-def rebuilt() -> dict[str, BuiltFile]:
-    """Graphs of the tiny model by file, built a second time, from a generator that was left in its folded form."""
+def rebuilt() -> dict[str, Artifact]:
+    """The tiny model's graphs by file, built a second time from a generator left in its folded form."""
     model = make_model()
     model.generator.folded = True
     files = {file.name: file for file in onnx_graphs.build(model, ROW)}
@@ -47,20 +47,20 @@ def test_names_dtypes_and_shapes_are_those_of_the_contract(tiny_bundle: Path, gr
     model = onnx.load(bundle.path(ROW.files[graph]))
     onnx.checker.check_model(model, full_check=True)
     assert declared(model) == bundle.graphs[graph]
-    record = bundle.manifest.files[ROW.files[graph]]
-    assert [(entry.domain, entry.version) for entry in model.opset_import] == [("", record.opset)]
-    assert (record.graph, record.format, record.precision) == (graph, "onnx", "fp32")
+    file = bundle.manifest.files[ROW.files[graph]]
+    assert [(entry.domain, entry.version) for entry in model.opset_import] == [("", file.opset)]
+    assert (file.graph, file.format, file.precision) == (graph, "onnx", "fp32")
 
 
 def test_the_same_model_gives_the_same_bytes_whatever_form_it_was_trained_in(
-    tiny_bundle: Path, rebuilt: dict[str, BuiltFile]
+    tiny_bundle: Path, rebuilt: dict[str, Artifact]
 ) -> None:
     assert rebuilt.keys() == set(ROW.files.values())
     for name, file in rebuilt.items():
         assert file.content == (tiny_bundle / name).read_bytes()
 
 
-def test_the_generator_is_exported_folded(tiny_bundle: Path) -> None:
+def test_the_generator_is_exported_optimized(tiny_bundle: Path) -> None:
     graph = onnx.load(tiny_bundle / ROW.files[GENERATOR]).graph
     sides = [list(tensor.dims)[2:] for tensor in graph.initializer if len(tensor.dims) == 4]
     assert sides.count([2, 2]) == 4 * 3  # four phases of each block's first convolution

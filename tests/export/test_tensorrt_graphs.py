@@ -1,4 +1,4 @@
-"""What TensorRT is given computes what PyTorch computes, and becomes engines whose heavy layers are in half."""
+"""TensorRT's graphs compute what PyTorch computes, and become engines whose heavy layers are in the precision."""
 
 from pathlib import Path
 
@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from export import tensorrt_graphs
-from export.built import BuiltFile
+from export.artifact import Artifact
 from export.gate import run_gate
 from export.tensorrt_graphs import build, build_with_engines
 from t2i_engine.backends.base import Array
@@ -27,7 +27,7 @@ from tests.tiny_model import SIZES, make_model
 PRECISIONS = {"fp16": "Half", "fp32": "Float"}
 GRAPHS = (TEXT_ENCODER, GENERATOR)
 
-Built = dict[tuple[str, str], BuiltFile]
+Built = dict[tuple[str, str], Artifact]
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +40,7 @@ def built() -> Built:
 
 
 def cases() -> list[Case]:
-    """Mixed lengths with words behind a caption's end, and pictures."""
+    """Mixed lengths with words past a caption's end, and pictures."""
     pytorch, random = reference_runners(make_model()), np.random.default_rng(0)
     lengths = [np.array([1]), np.array([7, 1, 4]), random.integers(1, 41, 7)]
     read = [sentence_case(pytorch, random.integers(1, 13, (len(one), int(one.max()) + 2)), one) for one in lengths]
@@ -48,7 +48,7 @@ def cases() -> list[Case]:
     return read + [picture_case(pytorch, SIZES, sentence, range(len(sentence))) for sentence in sentences]
 
 
-def run(file: BuiltFile, case: Case) -> dict[str, Array]:
+def run(file: Artifact, case: Case) -> dict[str, Array]:
     session = onnxruntime.InferenceSession(file.content, providers=["CPUExecutionProvider"])
     return dict(zip(case.expected, session.run(list(case.expected), dict(case.feeds)), strict=True))
 
@@ -64,7 +64,7 @@ def test_fp32_graphs_are_equal_to_pytorch(built: Built) -> None:
 
 
 def test_fp16_graphs_are_equal_to_pytorch_but_for_rounding(built: Built) -> None:
-    """ONNX Runtime rounds the weights here and computes in fp32: this proves the graph, not the arithmetic."""
+    """ONNX Runtime rounds the weights here but computes in fp32: this tests the graph, not the arithmetic."""
     for case in cases():
         found = run(built["fp16", case.graph], case)
         if case.graph == TEXT_ENCODER:
@@ -143,7 +143,7 @@ def test_engines_built_ahead_are_in_the_bundle_and_info_shows_their_records(
     monkeypatch.setattr(tensorrt_graphs, "build", lambda *_: [built["fp16", graph] for graph in GRAPHS])
     files = {file.name: file for file in build_with_engines(make_model(), row)}
     assert files.keys() == row.all_files
-    records = {name: file.record for name, file in files.items()} | {"vocabulary.json": FileEntry.of(b"[]")}
+    records = {name: file.entry for name, file in files.items()} | {"vocabulary.json": FileEntry.of(b"[]")}
     contents: dict[str, bytes | Path] = {name: file.content for name, file in files.items()}
     manifest = Manifest("b", SIZES, records, unverified={row.name: "no GPU"})
     bundle = Bundle.open(write_bundle(tmp_path / "b", manifest, contents | {"vocabulary.json": b"[]"}))

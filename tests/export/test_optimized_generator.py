@@ -1,4 +1,4 @@
-"""The fold: the same function as the trained generator, at two thirds of its work."""
+"""The optimized generator computes what the trained one does, with two thirds of its work."""
 
 from collections.abc import Iterator
 from dataclasses import replace
@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from benchmarks.paper import paper_sizes
-from export.folded import fold
-from export.onnx_graphs import GeneratorGraph, build_generator, traced
+from export.onnx_graphs import GeneratorGraph, build_generator, convolution_nodes, traced
+from export.optimized_generator import block_convolutions, optimize
 from t2i_engine.bundle import ModelSizes, graphs_of
 from t2i_engine.formats import GENERATOR, Form
 from tests.tiny_model import SIZES, make_model
@@ -46,29 +46,42 @@ def image(generator: Generator, feeds: list[Tensor]) -> Tensor:
     ids=["tiny", "larger", "wider", "DF-GAN's", "DF-GAN's first"],
 )
 @pytest.mark.parametrize("form", FOLDED)
-def test_a_fold_is_exact(form: Form, sizes: ModelSizes) -> None:
+def test_every_form_is_exact(form: Form, sizes: ModelSizes) -> None:
     generator = make_model(sizes).generator.double()
     feeds = inputs(sizes, torch.float64)
     expected = image(generator, feeds)
     assert expected.std() > 0.1
-    assert (image(fold(generator, form), feeds) - expected).abs().max() < 1e-10
+    assert (image(optimize(generator, form), feeds) - expected).abs().max() < 1e-10
 
 
 @pytest.mark.parametrize("form", FOLDED)
 def test_in_fp32_only_the_last_digits_differ(form: Form) -> None:
     generator = make_model().generator
     feeds = inputs(SIZES, torch.float32)
-    assert (image(fold(generator, form), feeds) - image(generator, feeds)).abs().max() < 5e-5
+    assert (image(optimize(generator, form), feeds) - image(generator, feeds)).abs().max() < 5e-5
 
 
 @pytest.mark.parametrize("form", list(Form))
-def test_folding_leaves_the_generator_as_it_is(form: Form) -> None:
+def test_optimizing_leaves_the_generator_as_it_is(form: Form) -> None:
     generator = make_model().generator
     generator.folded = True
     names = [name for name, _ in generator.named_modules()]
-    fold(generator, form)
+    optimize(generator, form)
     assert generator.folded
     assert [name for name, _ in generator.named_modules()] == names
+
+
+@pytest.mark.parametrize("form", list(Form))
+def test_both_convolutions_of_a_block_are_found_by_name_in_every_form(form: Form) -> None:
+    generator = make_model().generator
+    graph = onnx.load_from_string(build_generator(make_model(), form).content)
+    found = {name: convolution_nodes(graph, name) for block in block_convolutions(generator) for name in block}
+    assert len(block_convolutions(generator)) == 3
+    for name, nodes in found.items():
+        assert optimize(generator, form).get_submodule(name) is not None
+        assert len(nodes) == (4 if form == Form.PHASES and name.endswith("c1") else 1)
+    names = [name for nodes in found.values() for name in nodes]
+    assert len(set(names)) == len(names)
 
 
 def operators(proto: onnx.ModelProto) -> set[str]:

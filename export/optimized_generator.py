@@ -1,9 +1,9 @@
-"""The fold for export: the trained generator, rewritten exactly into what runs faster; training/models/fold.py has why.
+"""The trained generator, rewritten exactly into what runs fastest; all that export knows of the inside of its blocks.
 
 An upsample followed by a 3×3 convolution becomes a transposed 4×4 convolution of stride 2, or four 2×2 convolutions,
-one for each of the four positions in a doubled pixel, whose results are interleaved. Kernels are summed once, here, in
-float64. The MLPs of a block's affines are computed together, an adaptive block's summary, a convolution as large as
-its map, is a sum of products, and the last convolution makes two pixels at a time. docs/export.md has the measurements.
+one per position in a doubled pixel, whose results are interleaved (training/models/fold.py has the derivation). Kernels
+are summed once, here, in float64. The MLPs of a block's affines are computed together, an adaptive block's summary, a
+convolution as large as its map, becomes a sum of products, and the last convolution computes two pixels at a time.
 """
 
 import copy
@@ -20,27 +20,32 @@ from training.models.fold import folded_kernel
 from training.models.generator import DFBlock, Generator, UpBlock
 
 
-def fold(generator: Generator, form: Form) -> Generator:
-    """The same function in another form; the generator that is given stays as it is, and shares what is not rewritten.
+def optimize(generator: Generator, form: Form) -> Generator:
+    """The same function in another form; the original stays as it is, and shares what is not rewritten.
 
     Equal to it within 1e-10 in float64 and 5e-5 in float32.
     """
-    folded = copy.copy(generator)
-    folded._modules = dict(generator._modules)
-    folded.folded = False
+    optimized = copy.copy(generator)
+    optimized._modules = dict(generator._modules)
+    optimized.folded = False
     if form == Form.TRAINED:
-        return folded
-    folded.GBlocks = nn.ModuleList(FoldedBlock(cast("UpBlock", block), form) for block in generator.GBlocks)
+        return optimized
+    optimized.GBlocks = nn.ModuleList(OptimizedUpBlock(cast("UpBlock", block), form) for block in generator.GBlocks)
     before, convolution, after = generator.to_rgb
-    folded.to_rgb = nn.Sequential(before, PairedConvolution(cast("nn.Conv2d", convolution)), after)
+    optimized.to_rgb = nn.Sequential(before, PairedConvolution(cast("nn.Conv2d", convolution)), after)
     if generator.adaptive_blocks is not None:
-        folded.adaptive_blocks = nn.ModuleList(
-            FoldedAdaptiveBlock(cast("AdaptiveBlock", block)) for block in generator.adaptive_blocks
+        optimized.adaptive_blocks = nn.ModuleList(
+            OptimizedAdaptiveBlock(cast("AdaptiveBlock", block)) for block in generator.adaptive_blocks
         )
-    return folded
+    return optimized
 
 
-class FoldedBlock(nn.Module):
+def block_convolutions(generator: Generator) -> list[tuple[str, str]]:
+    """The names of each block's two 3×3 convolutions, by which they are found in every form."""
+    return [(f"GBlocks.{i}.c1", f"GBlocks.{i}.c2") for i in range(len(generator.GBlocks))]
+
+
+class OptimizedUpBlock(nn.Module):
     """An UpBlock whose layers before the second convolution, and whose shortcut, stay on the small map."""
 
     def __init__(self, block: UpBlock, form: Form) -> None:
@@ -97,9 +102,9 @@ class PhaseConvolutions(nn.Module):
 
 
 class PairedConvolution(nn.Module):
-    """A 3×3 convolution to 3 channels, as one of stride 2 along rows to 6: two neighbouring pixels at once.
+    """A 3×3 convolution to 3 channels, as one to 6 with stride 2 along rows: two neighbouring pixels at once.
 
-    CPUs compute channels by eights: 6 of 8 that are wanted, with 12 taps for two pixels, instead of 3 of 8 with 18.
+    CPUs compute channels in groups of eight: 6 of 8 are then useful, at 12 taps per pair, instead of 3 of 8 at 18.
     """
 
     def __init__(self, convolution: nn.Conv2d) -> None:
@@ -114,7 +119,7 @@ class PairedConvolution(nn.Module):
         return _interleaved(pairs.chunk(2, dim=1), 3)
 
 
-class FoldedAdaptiveBlock(nn.Module):
+class OptimizedAdaptiveBlock(nn.Module):
     """An AdaptiveBlock that computes its summary as a sum of products, without a convolution."""
 
     def __init__(self, block: AdaptiveBlock) -> None:
@@ -124,15 +129,15 @@ class FoldedAdaptiveBlock(nn.Module):
         self.attention = block.attention
 
     def forward(self, features: Tensor, sentence: Tensor) -> Tensor:
-        """Maps `features` (B, C, side, side) and `sentence` (B, S) to a sentence vector (B, S)."""
-        products = features.to(self.kernel.dtype) * self.kernel  # FP16 keeps their long sum in float32
+        """Maps `features` (B, C, H, W) and `sentence` (B, S) to a sentence vector (B, S)."""
+        products = features.to(self.kernel.dtype) * self.kernel  # onnx-fp16 keeps the kernel and this sum in float32
         summary = (products.sum((2, 3)) + self.bias).to(sentence.dtype)
         attention = torch.tanh(self.attention(torch.cat([summary, sentence], dim=1)))
         return sentence + attention * sentence
 
 
 class _Affines(nn.Module):
-    """A DFBlock from the hidden layer of its four MLPs, of two scales and two shifts, whose last layers are one."""
+    """A DFBlock after the hidden layers of its four MLPs, of two scales and two shifts; their last layers are one."""
 
     def __init__(self, block: DFBlock) -> None:
         super().__init__()
@@ -142,7 +147,7 @@ class _Affines(nn.Module):
         self.hidden_width = sum(layer.in_features for layer in last)
 
     def forward(self, features: Tensor, hidden: Tensor) -> Tensor:
-        """Maps `features` (B, C, H, W) by `hidden` (B, 4 hidden layers) to the same shape."""
+        """Maps `features` (B, C, H, W) by `hidden` (B, four hidden layers) to the same shape."""
         statistics = hidden.unflatten(1, (4, -1)).transpose(0, 1) @ self.weights + self.biases
         gamma0, beta0, gamma1, beta1 = statistics[:, :, :, None, None].unbind(0)
         features = F.leaky_relu(torch.addcmul(beta0, gamma0, features), 0.2)
@@ -150,7 +155,7 @@ class _Affines(nn.Module):
 
 
 def _layers(block: DFBlock, name: str) -> list[nn.Linear]:
-    """One layer of the four MLPs of a block: of both scales and shifts, in the order in which they are applied."""
+    """One layer of each of a block's four MLPs, of both scales and shifts, in the order in which they are applied."""
     mlps = [mlp for affine in (block.affine0, block.affine1) for mlp in (affine.fc_gamma, affine.fc_beta)]
     return [cast("nn.Linear", mlp.get_submodule(name)) for mlp in mlps]
 

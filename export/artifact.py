@@ -1,0 +1,35 @@
+"""Artifact: what a builder yields, a file of a bundle in memory. The plainest builder, of the weights, is here too."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+
+from safetensors.torch import save
+
+from t2i_engine.bundle import FileEntry
+from t2i_engine.formats import GENERATOR, Format
+from training.models.text_to_image import TextToImage
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """A file and what the manifest says of it; a field that does not apply is None."""
+
+    name: str
+    content: bytes
+    row: Format | None = None
+    graph: str | None = None
+    opset: int | None = None
+    notes: Mapping[str, object] = field(default_factory=dict)
+    """How it was made, for the manifest's provenance."""
+
+    @property
+    def entry(self) -> FileEntry:
+        """The manifest's entry for the file."""
+        format_name, precision = (self.row.name, self.row.precision) if self.row else (None, None)
+        return FileEntry.of(self.content, self.graph, format_name, precision, self.opset)
+
+
+def build_weights(model: TextToImage, row: Format) -> Iterator[Artifact]:
+    """Yields every tensor of the state dict as safetensors; equal tensors give equal bytes, whatever their strides."""
+    tensors = {name: tensor.detach().contiguous() for name, tensor in model.state_dict().items()}
+    yield Artifact(row.files[GENERATOR], save(tensors), row)
