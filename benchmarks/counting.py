@@ -5,11 +5,10 @@ what is counted is the least that the graph's arithmetic asks for, not what a ru
 inputs and weights and writes its output once. PyTorch's own work is counted alike, from a model without data.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
-from typing import Any
 
 import onnx
 from onnx import helper, shape_inference
@@ -67,44 +66,30 @@ def count_work(file: Path, sizes: Mapping[str, int], float_bytes: int = 4) -> Wo
 
 
 def count_pytorch(sizes: ModelSizes, batch: int, float_bytes: int = 4) -> Work:
-    """Counts the generator as PyTorch runs it, with PyTorch's own formulas, on tensors that have shapes alone."""
+    """Counts the generator as PyTorch runs it, on the meta device: FLOPs by PyTorch, bytes layer by layer."""
     import torch
-    from torch import Tensor
-    from torch.utils._python_dispatch import TorchDispatchMode
-    from torch.utils._pytree import tree_leaves
-    from torch.utils.flop_counter import flop_registry
+    from torch import Tensor, nn
+    from torch.utils.flop_counter import FlopCounterMode
 
     from training.models.generator import Generator
 
-    class Counter(TorchDispatchMode):
-        def __init__(self) -> None:
-            super().__init__()  # type: ignore[no-untyped-call]  # PyTorch's own has no types
-            self.flop = self.moved = self.constant = 0.0
+    moved = constant = 0
 
-        def __torch_dispatch__(
-            self,
-            func: Any,  # noqa: ANN401  (PyTorch's own has no type that fits)
-            types: object,
-            args: tuple[Any, ...] = (),
-            kwargs: dict[str, Any] | None = None,
-        ) -> object:
-            found = func(*args, **(kwargs or {}))
-            formula: Callable[..., int] | None = flop_registry.get(func._overloadpacket)
-            if formula is not None:
-                self.flop += formula(*args, **(kwargs or {}), out_val=found)
-                read = [leaf for leaf in tree_leaves(args) if isinstance(leaf, Tensor)]
-                self.moved += float_bytes * sum(tensor.numel() for tensor in (*read, found))
-                fixed = [tensor for tensor in read if {id(tensor), id(tensor._base)} & weights]
-                self.constant += float_bytes * sum(tensor.numel() for tensor in fixed)
-            return found
+    def add(layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        nonlocal moved, constant
+        weights = sum(parameter.numel() for parameter in layer.parameters())
+        moved += sum(tensor.numel() for tensor in (*inputs, output)) + weights
+        constant += weights
 
     with torch.device("meta"):
         generator = Generator(sizes).eval()
         inputs = [torch.empty(batch, *tensor.shape[1:]) for tensor in graphs_of(sizes)[GENERATOR].inputs]  # type: ignore[arg-type]
-    weights = {id(parameter) for parameter in generator.parameters()}
-    with Counter() as counter, torch.no_grad():
+    for layer in generator.modules():
+        if isinstance(layer, nn.Conv2d | nn.Linear):
+            layer.register_forward_hook(add)
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
         generator(*inputs)
-    return Work(counter.flop, 0.0, counter.moved, counter.constant)
+    return Work(counter.get_total_flops(), 0, float_bytes * moved, float_bytes * constant)
 
 
 def form_of(file: Path) -> Form:
