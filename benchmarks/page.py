@@ -19,8 +19,7 @@ from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, LogLocator, MaxNLocator, NullLocator
 
-from benchmarks.quality import fid
-from benchmarks.report import Limit, Measured, Report
+from benchmarks.report import Measured, Report
 from benchmarks.tables import all_tables, of_bundle, verdict
 
 OPEN = 3  # tables that are shown at once; the others unfold
@@ -56,7 +55,7 @@ _TOOLTIP = "tooltip "
 Point = tuple[float, float]
 Series = Mapping[str, Sequence[Point]]
 Styles = Mapping[str, tuple[str, str]]
-"""Colour and marker of each row."""
+"""Colour and marker of each target."""
 
 
 @dataclass(frozen=True)
@@ -77,7 +76,7 @@ def as_html(report: Report) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    names = sorted({one.case.row for one in of_bundle(report)})
+    names = sorted({one.case.target for one in of_bundle(report)})
     markers = list(MARKERS)
     styles = {name: (_COLOURS[n % COLOURS], markers[n % len(markers)]) for n, name in enumerate(names)}
     tables = all_tables(report)
@@ -94,7 +93,7 @@ def as_html(report: Report) -> str:
 
 
 def all_plots(report: Report, styles: Styles) -> list[Plot]:
-    """Those for which there are enough cases."""
+    """Those that have enough cases."""
     if not report.cases:
         return []
     found = [
@@ -104,32 +103,33 @@ def all_plots(report: Report, styles: Styles) -> list[Plot]:
         _roofline(report, styles),
         _against(report, styles, "batch"),
         _against(report, styles, "threads"),
-        _against_side(report, styles),
+        _against_resolution(report, styles),
     ]
     return [plot for plot in found if plot]
 
 
 def _speed_against_fidelity(report: Report, styles: Styles) -> Plot | None:
-    cases, where = _one_condition(report)
-    points = {
-        one.case.row: [(_each(one), facts.differences.psnr)]
-        for one in cases
-        if (facts := report.facts(one.case)) and facts.differences.psnr is not None and facts.differences.psnr < 200
-    }
-    labels = "milliseconds per picture", "PSNR against PyTorch in fp32, dB"
-    return _chart("Speed against fidelity", labels, points, styles, f"{where}; up and left is better.")
+    ratios = {one.target: one.differences.psnr for one in report.static if one.network == report.network.name}
+    unequal = {target: psnr for target, psnr in ratios.items() if psnr is not None and psnr < 200}
+    return _speed_against("fidelity", "PSNR against PyTorch in fp32, dB", unequal, "Up", report, styles)
 
 
 def _speed_against_quality(report: Report, styles: Styles) -> Plot | None:
+    distances = {one.target: one.fid for one in report.quality if one.fid is not None}
+    return _speed_against("quality", "FID", distances, "Down", report, styles)
+
+
+def _speed_against(
+    what: str, label: str, values: Mapping[str, float], better: str, report: Report, styles: Styles
+) -> Plot | None:
     cases, where = _one_condition(report)
-    distances = {one.row: value for one in report.quality if (value := fid(one)) is not None}
-    points = {one.case.row: [(_each(one), distances[one.case.row])] for one in cases if one.case.row in distances}
-    labels = "milliseconds per picture", "FID"
-    return _chart("Speed against quality", labels, points, styles, f"{where}; down and left is better.")
+    points = {name: [(_each(one), values[name])] for one in cases if (name := one.case.target) in values}
+    labels, note = ("milliseconds per picture", label), f"{where}. {better} and left is better."
+    return _chart(f"Speed against {what}", labels, points, styles, note)
 
 
 def _distributions(report: Report, styles: Styles) -> Plot:
-    """One strip per row: a dot per call, a bar from p50 to p90, a tick at p99."""
+    """One strip per target: a dot per call, a bar from p50 to p90, a tick at p99."""
     cases, where = _one_condition(report)
     figure, axes = _figure(TOP + BOTTOM + STRIP * len(cases), left=8)
     calls = [call for one in cases for calls in one.request.rounds for call in calls]
@@ -138,47 +138,47 @@ def _distributions(report: Report, styles: Styles) -> Plot:
     axes.set_ylim(len(cases) * STRIP, 0)
     axes.yaxis.set_major_locator(NullLocator())
     for number, one in enumerate(cases):
-        name, request, y = one.case.row, one.request, STRIP * number + 20
+        name, request, y = one.case.target, one.request, STRIP * number + 20
         colour, _ = styles[name]
         dots = [call for calls in request.rounds for call in calls]
         axes.plot(dots, [y] * len(dots), "o", color=colour, markersize=4, markeredgewidth=0, alpha=0.35)
         axes.barh(y, request.p90 - request.p50, 10, request.p50, color=colour, alpha=0.55, edgecolor=colour, zorder=2)
         axes.vlines(request.p99, y - 6, y + 6, colour, linewidth=1.6)
         axes.text(0, y - 9, f"{name}: {request.p50:.1f}", transform=axes.get_yaxis_transform())
-    note = f"{where}. A dot is a call, the box reaches from the median to p90, the tick is p99."
+    note = f"{where}. A dot is a call, the bar spans p50 to p90, the tick is p99."
     return _plot("Latency of whole requests", figure, note)
 
 
 def _roofline(report: Report, styles: Styles) -> Plot | None:
     cases, where = _one_condition(report)
-    limit = _limit(report, cases[0])
+    roofline = report.roofline(cases[0].case)
     points = {}
     for one in cases:
-        if facts := report.facts(one.case):
+        if static := report.static_metrics(one.case):
             batch = one.case.batch
-            moved = facts.weight_megabytes + batch * (facts.megabytes - facts.weight_megabytes)
-            work = 1000 * batch * facts.gflop
-            points[one.case.row] = [(work / moved, work / one.generator.p50)]
-    if not limit or not limit.bandwidth or not points:
+            moved = static.weight_megabytes + batch * (static.megabytes - static.weight_megabytes)
+            work = 1000 * batch * static.gflop
+            points[one.case.target] = [(work / moved, work / one.generator.p50)]
+    if not roofline or not roofline.bandwidth or not points:
         return None
-    rates = {name: rate for name in ("fp32", "fp16", "bf16", "int8") if (rate := getattr(limit, name))}
+    rates = {name: rate for name in ("fp32", "fp16", "bf16", "int8") if (rate := getattr(roofline, name))}
     figure, axes = _figure()
     intensities = [x for ((x, _),) in points.values()]
     low, high = min(intensities) / 4, max(intensities) * 4
     _scale(axes, "x", (1.25 * low, high / 1.25), logarithmic=True)
     _scale(axes, "y", [*(y for ((_, y),) in points.values()), *rates.values()], logarithmic=True)
-    start = min(max(low, axes.get_ylim()[0] / limit.bandwidth), high)
+    start = min(max(low, axes.get_ylim()[0] / roofline.bandwidth), high)
     for rate in rates.values():
-        bend = min(max(rate / limit.bandwidth, start), high)  # memory limits what lies left of it
-        line = [(x, min(rate, x * limit.bandwidth)) for x in (start, bend, high)]
+        bend = min(max(rate / roofline.bandwidth, start), high)  # memory limits what lies left of it
+        line = [(x, min(rate, x * roofline.bandwidth)) for x in (start, bend, high)]
         axes.plot(*zip(*line, strict=True), color=_FAINT, linestyle=(0, (5, 3)), linewidth=1.2)
-    _name_guides(axes, {f"{name} {rate:.0f}": min(rate, high * limit.bandwidth) for name, rate in rates.items()})
+    _name_guides(axes, {f"{name} {rate:.0f}": min(rate, high * roofline.bandwidth) for name, rate in rates.items()})
     _draw(axes, points, styles)
     axes.set_xlabel("operations per byte")
     axes.set_ylabel("10⁹ operations per second")
     note = (
-        f"The generator, {where}. Lines: this machine's matrix products, and left of the bend its memory "
-        f"({limit.bandwidth:.0f} GB/s)."
+        f"{where}, the generator. Dashed: this machine's measured peaks of matrix products and, left of the bend, of "
+        f"memory ({roofline.bandwidth:.0f} GB/s)."
     )
     return _plot("Roofline", figure, note)
 
@@ -211,19 +211,19 @@ def _against(report: Report, styles: Styles, what: str) -> Plot | None:
     cases = [one for one in cases if getattr(one.case, other) == fixed]
     if len({getattr(one.case, what) for one in cases}) < 2:
         return None
-    series = _series((one.case.row, getattr(one.case, what), _each(one)) for one in cases)
-    labels = what, "request, ms per picture"
-    return _chart(f"Time against {what}", labels, series, styles, f"{other} {fixed}.", marked=True)
+    series = _series((one.case.target, getattr(one.case, what), _each(one)) for one in cases)
+    note = f"Batch {fixed}." if other == "batch" else f"{fixed} threads."
+    return _chart(f"Time against {what}", (what, "request, ms per picture"), series, styles, note, marked=True)
 
 
-def _against_side(report: Report, styles: Styles) -> Plot | None:
-    cases = [one for one in report.cases if one.case.network != report.network.name and one.case.row in styles]
+def _against_resolution(report: Report, styles: Styles) -> Plot | None:
+    cases = [one for one in report.cases if one.case.network != report.network.name and one.case.target in styles]
     if not cases:
         return None
-    series = _series((one.case.row, one.case.side, one.generator.p50) for one in cases)
-    note = f"The paper's network at other sides, random weights, batch 1, threads {cases[0].case.threads}."
+    series = _series((one.case.target, one.case.resolution, one.generator.p50) for one in cases)
+    note = f"The paper's network with random weights, batch 1, threads {cases[0].case.threads}."
     labels = "R, pixels", "generator, ms"
-    return _chart("Time against picture side", labels, series, styles, note, marked=True, logarithmic=True)
+    return _chart("Time against resolution", labels, series, styles, note, marked=True, logarithmic=True)
 
 
 def _chart(
@@ -304,17 +304,12 @@ def _series(points: Iterable[tuple[str, float, float]]) -> dict[str, list[Point]
 
 
 def _one_condition(report: Report) -> tuple[Sequence[Measured], str]:
-    """The cases of the smallest batch with the most threads, which a person at a desk would see."""
+    """The cases of the smallest batch with the most threads, as for one person at a desk."""
     cases = [one for one in of_bundle(report) if one.case.device == "cpu"] or of_bundle(report) or list(report.cases)
     batch = min(one.case.batch for one in cases)
     threads = max(one.case.threads for one in cases if one.case.batch == batch)
     chosen = [one for one in cases if (one.case.batch, one.case.threads) == (batch, threads)]
-    return chosen, f"batch {batch}, threads {threads}"
-
-
-def _limit(report: Report, one: Measured) -> Limit | None:
-    found = (limit for limit in report.limits if (limit.device, limit.threads) == (one.case.device, one.case.threads))
-    return next(found, None)
+    return chosen, f"Batch {batch}, threads {threads}"
 
 
 def _each(one: Measured) -> float:

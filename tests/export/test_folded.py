@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from benchmarks.paper import paper_sizes
+from benchmarks.fixtures import paper_sizes
 from export.folded import fold
 from export.onnx_graphs import GeneratorGraph, build_generator, traced
 from t2i_engine.bundle import ModelSizes, graphs_of

@@ -1,11 +1,11 @@
-"""Work counted from an ONNX file: FLOP of every matrix product and convolution, and the bytes that these must move.
+"""What holds for a target at any batch size: first opening, files, differences from PyTorch, and work.
 
-A multiplication and an addition count as two. Everything between the products is taken as free and fused into them:
-what is counted is the least that the graph's arithmetic asks for, not what a runtime does. Each product reads its
-inputs and weights and writes its output once. PyTorch's own work is counted alike, from a model without data.
+Work is the FLOPs of every convolution and matrix product, a multiply-add as two, and the bytes that they move: inputs,
+weights and outputs, each once. Whatever lies between them counts as free and fused. That is the least that the graph's
+arithmetic asks for, not what a runtime does.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -13,8 +13,14 @@ from pathlib import Path
 import onnx
 from onnx import helper, shape_inference
 
-from t2i_engine.bundle import ModelSizes, graphs_of
-from t2i_engine.formats import GENERATOR, Form
+from benchmarks.fixtures import WORDS, Fixtures
+from benchmarks.measurement import Worker, WorkerError
+from benchmarks.report import Differences, Roofline, StaticMetrics
+from benchmarks.targets import EAGER, Case, find_target
+from t2i_engine.bundle import Bundle, ModelSizes, graphs_of
+from t2i_engine.formats import GENERATOR, TEXT_ENCODER, Form
+
+_WIDTHS = {"bf16": 2, "fp16": 2}  # bytes that a float32 of the file, or of PyTorch, takes in computation
 
 Shapes = Mapping[str, tuple[int, ...]]
 
@@ -32,13 +38,85 @@ class Work:
 
 
 class UncountedError(ValueError):
-    """A product whose shapes are not known: nothing is guessed."""
+    """A product with unknown shapes; nothing is guessed."""
+
+
+def measure_static(case: Case, fixtures: Fixtures, on_progress: Callable[[str], None]) -> StaticMetrics:
+    """Opens a target in a process of its own, with empty caches. Raises `WorkerError` where that fails.
+
+    A failing profiler costs the target nothing but its profile; `on_progress` gets a line.
+    """
+    target = find_target(case.target)
+    folder = fixtures.folder(case.network, target)
+    pictures = {"expected": str(fixtures.expected(case.network)), "batch": case.batch}
+    operators: list[tuple[str, float]] = []
+    worker = Worker(fixtures.scratch, case.threads)
+    try:
+        opened = worker.ask("open", folder=str(folder), target=case.target, device=case.device, threads=case.threads)
+        differences = worker.ask("differences", **pictures)
+        try:
+            operators = worker.ask("operators", **pictures)
+        except WorkerError as error:
+            on_progress(f"no profile of {case.target}: {error}")
+    finally:
+        worker.close()
+    work, form = _generator_work(case, folder)
+    return StaticMetrics(
+        target=case.target,
+        title=target.title,
+        network=case.network,
+        resolution=case.resolution,
+        precision=case.precision,
+        form=form,
+        first_opening=opened["importing"] + opened["opening"],
+        file_size=sum(Bundle.open(folder).manifest.files[name].size for name in target.format.all_files),
+        differences=Differences(**differences),
+        gflop=work.flop / 1e9,
+        int8_gflop=work.int8_flop / 1e9,
+        megabytes=work.bytes / 1e6,
+        weight_megabytes=work.weight_bytes / 1e6,
+        text_encoder_gflop=_text_encoder_gflop(case, folder),
+        operators=tuple((kind, f"{milliseconds:.3f}") for kind, milliseconds in operators),
+    )
+
+
+def roofline_time(static: StaticMetrics, case: Case, roofline: Roofline) -> float | None:
+    """Milliseconds that the generator's products take at peak rates, or their bytes at peak bandwidth, if longer.
+
+    ONNX Runtime computes FP16 graphs on a CPU in fp32. None where a rate is not known.
+    """
+    fp32 = case.precision == "int8" or (case.precision, case.device) == ("fp16", "cpu")
+    rate: float | None = getattr(roofline, "fp32" if fp32 else case.precision)
+    bandwidth = roofline.bandwidth
+    if not rate or not bandwidth or (static.int8_gflop and not roofline.int8):
+        return None
+    seconds = case.batch * (static.gflop - static.int8_gflop) / rate
+    if static.int8_gflop and roofline.int8:
+        seconds += case.batch * static.int8_gflop / roofline.int8
+    moved = static.weight_megabytes + case.batch * (static.megabytes - static.weight_megabytes)
+    return 1000 * max(seconds, moved / 1000 / bandwidth)
+
+
+def _generator_work(case: Case, folder: Path) -> tuple[Work, str]:
+    """For one picture, counted from the file, or from the model for PyTorch; and the form of the graph."""
+    format_, width = find_target(case.target).format, _WIDTHS.get(case.precision, 4)
+    if format_.backend == EAGER:
+        return count_pytorch(Bundle.open(folder).sizes, 1, width), Form.TRAINED
+    file = folder / format_.files[GENERATOR]
+    return count_work(file, {"B": 1}, width), form_of(file)
+
+
+def _text_encoder_gflop(case: Case, folder: Path) -> float | None:
+    format_ = find_target(case.target).format
+    if format_.backend == EAGER:
+        return None
+    return count_work(folder / format_.files[TEXT_ENCODER], {"B": 1, "T": WORDS}).flop / 1e9
 
 
 def count_work(file: Path, sizes: Mapping[str, int], float_bytes: int = 4) -> Work:
-    """Counts a graph for sizes of its letters, such as `{"B": 1, "T": 12}`.
+    """Counts a graph with its symbolic dimensions set, such as `{"B": 1, "T": 12}`. Raises `UncountedError`.
 
-    `float_bytes` is what a float32 takes where the file is computed in fewer bits. Raises `UncountedError`.
+    `float_bytes` is what a float32 takes where the file is computed in fewer bits.
     """
     graph = _sized(onnx.load(file), sizes)
     shapes = {value.name: _shape(value) for value in (*graph.input, *graph.output, *graph.value_info)}
@@ -98,7 +176,7 @@ def form_of(file: Path) -> Form:
     kernels = [
         list(attribute.ints) for node in nodes for attribute in node.attribute if attribute.name == "kernel_shape"
     ]
-    if [2, 2] in kernels:  # a phase sees two by two pixels of what is not upsampled
+    if [2, 2] in kernels:  # a phase sees 2 × 2 pixels of the map before upsampling
         return Form.PHASES
     return Form.TRANSPOSED if any(node.op_type == "ConvTranspose" for node in nodes) else Form.TRAINED
 
@@ -120,7 +198,7 @@ def _flop(node: onnx.NodeProto, shapes: Shapes) -> float:
 
 
 def _sized(model: onnx.ModelProto, sizes: Mapping[str, int]) -> onnx.GraphProto:
-    """The graph with its letters replaced by sizes, and the shapes of everything in it."""
+    """The graph with its symbolic dimensions set, and the shapes of all its values."""
     for value in model.graph.input:
         for dimension in value.type.tensor_type.shape.dim:
             if dimension.dim_param:
@@ -133,14 +211,14 @@ def _sized(model: onnx.ModelProto, sizes: Mapping[str, int]) -> onnx.GraphProto:
 
 def _size(sizes: Mapping[str, int], letter: str) -> int:
     if letter not in sizes:
-        raise UncountedError(f"the size {letter} is not given")
+        raise UncountedError(f"the size of dimension {letter} is not given")
     return sizes[letter]
 
 
 def _known(shapes: Shapes, name: str) -> tuple[int, ...]:
     shape = shapes.get(name)
     if shape is None or 0 in shape:
-        raise UncountedError(f"the shape of {name!r} is not known")
+        raise UncountedError(f"the shape of {name!r} is unknown")
     return shape
 
 
