@@ -1,11 +1,12 @@
-"""`--baseline`: what became slower since an earlier report, and whether that is more than noise."""
+"""`--baseline`: what is slower than in an earlier report, and whether by more than noise."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from benchmarks.machine import Machine
-from benchmarks.report import BaselineError, Case, Measured, Network, Report
+from benchmarks.report import BaselineError, Measured, Network, Report
 from benchmarks.statistics import Estimate, change
+from benchmarks.targets import Case
 from t2i_engine.table import aligned
 
 PARTS = ("request", "generator", "text_encoder")
@@ -13,7 +14,7 @@ PARTS = ("request", "generator", "text_encoder")
 
 @dataclass(frozen=True)
 class Change:
-    """By which part a case's median became larger; negative: faster."""
+    """The change of a case's median, as a fraction; negative is faster."""
 
     case: Case
     part: str
@@ -22,26 +23,23 @@ class Change:
     estimate: Estimate
 
     def is_regression(self, limit: float) -> bool:
-        """True where it is slower by more than `limit` percent, and certainly slower at all.
+        """True where it is slower by more than `limit` percent and its interval excludes zero.
 
-        Without an interval, from fewer than three rounds, nothing is certain.
+        Fewer than three rounds give no interval, and so prove nothing.
         """
         return self.estimate.low is not None and self.estimate.low > 0 and 100 * self.estimate.value > limit
 
 
 def check_comparable(baseline: Report, machine: Machine, network: Network, anyway: bool) -> list[str]:
-    """What the baseline has in another way. Raises `BaselineError` where that is the machine or the model's sizes.
-
-    `anyway` turns that into a warning.
-    """
+    """What differs in the baseline. Raises `BaselineError` where machine or model sizes do, unless `anyway`."""
     problems = []
     if baseline.machine.identity != machine.identity:
-        problems.append(f"the baseline is of another machine ({baseline.machine.identity}; this: {machine.identity})")
+        problems.append(f"the baseline is from another machine ({baseline.machine.identity}; this: {machine.identity})")
     if dict(baseline.network.sizes) != dict(network.sizes):
         problems.append(f"the baseline is of another network ({baseline.network.name}; this: {network.name})")
     if problems and not anyway:
         raise BaselineError(
-            f"{' and '.join(problems)}: times cannot be compared; add --compare-anyway to do it all the same"
+            f"{' and '.join(problems)}: times cannot be compared; add --compare-anyway to compare them regardless"
         )
     names = sorted({*baseline.machine.versions, *machine.versions})
     for name in names:
@@ -52,7 +50,7 @@ def check_comparable(baseline: Report, machine: Machine, network: Network, anywa
 
 
 def changes(baseline: Report, current: Report) -> list[Change]:
-    """Of every case that both have. The network's name does not count: a bundle may have been renamed."""
+    """Of every case in both reports. The network's name is ignored: a bundle may have been renamed."""
     before = {_key(one.case, baseline): one for one in baseline.cases}
     return [
         found
@@ -63,13 +61,13 @@ def changes(baseline: Report, current: Report) -> list[Change]:
 
 
 def not_compared(baseline: Report, current: Report) -> list[str]:
-    """Cases of the baseline that this run has not."""
+    """The baseline's cases that this run lacks."""
     there = {_key(one.case, current) for one in current.cases}
     return [str(one.case) for one in baseline.cases if _key(one.case, baseline) not in there]
 
 
 def as_lines(found: list[Change], limit: float) -> list[str]:
-    """A table for the terminal, and a last line with the verdict."""
+    """A table for the terminal, ending with the verdict."""
     regressions = [one for one in found if one.is_regression(limit)]
     rows = [("case", "part", "before", "after", "change of the median (95 %)", "")]
     for one in found:

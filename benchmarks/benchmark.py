@@ -1,46 +1,125 @@
-"""`t2i-engine benchmark`: everything that is measured, in order, and the report of it; Ctrl-C ends it with a report."""
+"""`t2i-engine benchmark`: validates everything, measures, writes the reports, and compares with an earlier one."""
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+import math
+import os
+import re
+import time
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from benchmarks import examination, measurement
-from benchmarks.coldstart import Times, cold_starts, measure_cold_starts
+import psutil
+
+from benchmarks import baseline
+from benchmarks.fixtures import WORDS, Fixtures, open_paper, prepare
 from benchmarks.machine import Load, LoadMeter, Machine, describe_machine
-from benchmarks.material import WORDS, Material, prepare
-from benchmarks.measurement import Findings, Timed
-from benchmarks.plan import Plan
-from benchmarks.processes import Worker, WorkerError
-from benchmarks.quality import measure_quality
-from benchmarks.report import Case, Limit, Measured, Network, Quality, Report, RowFacts
-from benchmarks.rows import REFERENCE
+from benchmarks.measurement import (
+    Findings,
+    Timed,
+    Times,
+    Worker,
+    WorkerError,
+    cold_starts,
+    measure,
+    measure_cold_starts,
+)
+from benchmarks.page import as_html
+from benchmarks.quality import check_quality, measure_quality
+from benchmarks.report import FILE, Measured, Network, Quality, Report, Roofline, StaticMetrics, read_report
+from benchmarks.static_metrics import measure_static, roofline_time
 from benchmarks.statistics import Rounds, paired_ratio, summarise
+from benchmarks.tables import as_markdown, summary
+from benchmarks.targets import EAGER, PAPER, Case, Options, Plan, make_plan
 from t2i_engine.bundle import Bundle
-from t2i_engine.errors import UserError, listed
+from t2i_engine.errors import OptionError, OutputError, UserError, listed, quoted
+from t2i_engine.files import write_atomically
 
-COLD_ROUNDS = 5
-LIMITS, FACTS, ROUNDS = "limits of the machine", "differences and operators", "the rest of the rounds"
+ROOFLINE, STATIC, ROUNDS = "the machine's roofline", "differences and operators", "the rest of the rounds"
 COLD, QUALITY = "cold start", "quality"
-LOAD_SECONDS = 1.0  # watched before anything runs
-NAMED = 4  # cases that a warning names; of more it says how many
+LOAD_SECONDS = 1.0  # the machine's load is watched before anything runs
+NAMED = 4  # cases that a warning names; it counts more than that
 
-Say = Callable[[str], None]
+OnProgress = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """An earlier report, and how much slower a case may be, in percent."""
+
+    file: Path
+    max_regression: float
+    anyway: bool
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What was written, what to print, and how the run ended."""
+
+    report: Report
+    paths: Sequence[Path]
+    lines: Sequence[str]
+    failed: bool
+    interrupted: bool
+
+
+def run(
+    name: str,
+    options: Options,
+    out: Path,
+    comparison: Comparison | None,
+    quality: tuple[str, int] | None,
+    command: str,
+    on_progress: OnProgress,
+) -> Outcome:
+    """Measures a bundle, or `paper`, and writes its reports; `quality` is a data source and a number of pictures.
+
+    Raises a `UserError` before anything is measured.
+    """
+    _check_writable(out)
+    before = None
+    if comparison:
+        if not (math.isfinite(comparison.max_regression) and comparison.max_regression >= 0):
+            raise OptionError(f"--max-regression {comparison.max_regression:g} is out of range; 0 or more expected")
+        before = read_report(comparison.file, comparison.anyway)
+    bundle = open_paper(options.formats, on_progress) if name == PAPER else Bundle.open(name)
+    if before and comparison:
+        for problem in baseline.check_comparable(before, describe_machine(), network_of(bundle), comparison.anyway):
+            on_progress(f"compared regardless: {problem}")
+    plan = make_plan(bundle, options)
+    if quality:
+        check_quality(bundle, *quality)
+    for target, reason in plan.unavailable.items():
+        on_progress(f"not measured: {target}: {reason}")
+    report = measure_all(bundle, plan, quality, _without_paths(command), on_progress)
+    for line in summary(report):
+        on_progress(line)
+    for warning in report.warnings:
+        on_progress(f"warning: {warning}")
+    paths = [_write(out / FILE, report.to_json())]  # before rendering, which could fail
+    paths += [_write(out / "report.md", as_markdown(report)), _write(out / "report.html", as_html(report))]
+    lines, failed = [], False
+    if before and comparison:
+        found = baseline.changes(before, report)
+        lines = baseline.as_lines(found, comparison.max_regression)
+        for case in baseline.not_compared(before, report):
+            on_progress(f"in the baseline only: {case}")
+        failed = not found or any(one.is_regression(comparison.max_regression) for one in found)
+    return Outcome(report, paths, lines, failed, bool(report.missing))
 
 
 @dataclass
 class Run:
-    """A run in progress: what has been found so far, and what is still to do."""
+    """A run in progress: what has been measured, and what is still to do."""
 
     bundle: Bundle
     plan: Plan
     machine: Machine
     before: float
-    say: Say
-    limits: list[Limit] = field(default_factory=list)
-    facts: list[RowFacts] = field(default_factory=list)
+    on_progress: OnProgress
+    rooflines: list[Roofline] = field(default_factory=list)
+    static: list[StaticMetrics] = field(default_factory=list)
     findings: Findings = field(default_factory=Findings)
     cold: Times = field(default_factory=dict)
     caption: str = ""
@@ -48,23 +127,23 @@ class Run:
     to_do: list[str] = field(default_factory=list)
 
 
-def benchmark(bundle: Bundle, plan: Plan, quality: tuple[str, int] | None, command: str, say: Say) -> Report:
-    """Measures all that is planned; `quality` is a data source and a number of pictures.
-
-    `say` gets a line per step. Where it is interrupted, the report holds what there is and names what is missing.
-    """
+def measure_all(
+    bundle: Bundle, plan: Plan, quality: tuple[str, int] | None, command: str, on_progress: OnProgress
+) -> Report:
+    """Measures everything planned. An interrupted run reports what it has, and names what is missing."""
     from training.provenance import working_commit
 
     created = datetime.now(UTC).isoformat(timespec="seconds")
-    run = Run(bundle, plan, describe_machine(), _load_before(), say)
-    average = _averages()
+    run = Run(bundle, plan, describe_machine(), _load_before(), on_progress)
+    average = tuple(round(one, 2) for one in psutil.getloadavg())
     with TemporaryDirectory(prefix="t2i-engine-") as folder:
         try:
             _measure(run, Path(folder), quality)
         except KeyboardInterrupt:
-            say("interrupted: what has been measured is reported")
+            on_progress("interrupted: reporting what has been measured")
     measured = _measured(run)
-    missing = [str(case) for case in plan.cases if str(case) not in _known(run)] + run.to_do
+    known = {str(one.case) for one in run.findings.timed if one.rounds} | run.findings.failed.keys()
+    missing = [str(case) for case in plan.cases if str(case) not in known] + run.to_do
     load = Load(run.before, tuple(run.findings.loads), average)
     return Report(
         created=created,
@@ -74,8 +153,8 @@ def benchmark(bundle: Bundle, plan: Plan, quality: tuple[str, int] | None, comma
         network=network_of(bundle),
         words=WORDS,
         load=load,
-        limits=tuple(run.limits),
-        rows=tuple(run.facts),
+        rooflines=tuple(run.rooflines),
+        static=tuple(run.static),
         cases=tuple(measured),
         cold_start=tuple(cold_starts(run.cold, run.caption)),
         quality=tuple(run.quality),
@@ -86,95 +165,87 @@ def benchmark(bundle: Bundle, plan: Plan, quality: tuple[str, int] | None, comma
 
 
 def network_of(bundle: Bundle) -> Network:
-    """What a report says of the bundle; not where it lies."""
-    files = {name: record.sha256 for name, record in sorted(bundle.manifest.files.items())}
+    """A bundle as reports describe it, without its folder."""
+    files = {name: entry.sha256 for name, entry in sorted(bundle.manifest.files.items())}
     return Network(bundle.name, asdict(bundle.sizes), files)
 
 
 def _measure(run: Run, scratch: Path, quality: tuple[str, int] | None) -> None:
-    plan = run.plan
-    run.to_do = [LIMITS, FACTS, ROUNDS, *([] if plan.quick else [COLD]), *([QUALITY] if quality else [])]
-    with _step(run, LIMITS):
-        run.limits += _limits(run, scratch)
-    run.say("exporting, and drawing with PyTorch what pictures are compared with")
-    material = prepare(run.bundle, plan.materials, plan.sides, plan.most, scratch)
-    with _step(run, FACTS):
-        for case in _one_of_each_row(plan):
-            _examine(run, case, material, scratch)
-    rest = [case for case in plan.cases if (case.row, case.network) in {(row.row, row.network) for row in run.facts}]
-    with _step(run, ROUNDS):
-        measurement.measure(rest, material, plan.seconds, scratch, run.findings, run.say)
+    plan, findings = run.plan, run.findings
+    run.to_do = [ROOFLINE, STATIC, ROUNDS, *([] if plan.quick else [COLD]), *([QUALITY] if quality else [])]
+    run.rooflines += _rooflines(run, scratch)
+    run.to_do.remove(ROOFLINE)
+    run.on_progress("exporting, and drawing with PyTorch the pictures to compare with")
+    fixtures = prepare(run.bundle, plan.fixtures, plan.resolutions, plan.largest_batch, scratch)
+    for case in _one_of_each_target(plan):
+        _measure_static(run, case, fixtures)
+    run.to_do.remove(STATIC)
+    opened = {(one.target, one.network) for one in run.static}
+    rest = [case for case in plan.cases if (case.target, case.network) in opened]
+    measure(rest, fixtures, plan.seconds, findings, run.on_progress)
+    run.to_do.remove(ROUNDS)
     if not plan.quick:
-        with _step(run, COLD):
-            folder = str(run.bundle.folder.absolute())
-            run.caption = material.captions[0]
-            measure_cold_starts(run.cold, folder, run.caption, COLD_ROUNDS, scratch, run.say)
+        run.caption = fixtures.captions[0]
+        measure_cold_starts(run.cold, str(run.bundle.folder.absolute()), run.caption, scratch, run.on_progress)
+        run.to_do.remove(COLD)
     if quality:
-        with _step(run, QUALITY):
-            rows = {case.row for case in plan.cases}
-            try:
-                run.quality += measure_quality(run.bundle, rows, *quality, run.say)
-            except UserError as error:  # the data turned out bad: what was timed is kept
-                run.findings.failed[QUALITY] = error.message
-                run.say(f"quality: {error.message}")
+        try:
+            run.quality += measure_quality(run.bundle, {case.target for case in plan.cases}, *quality, run.on_progress)
+        except UserError as error:  # bad data must not cost the timings
+            findings.failed[QUALITY] = error.message
+            run.on_progress(f"quality: {error.message}")
+        run.to_do.remove(QUALITY)
 
 
-@contextmanager
-def _step(run: Run, name: str) -> Iterator[None]:
-    yield
-    run.to_do.remove(name)
-
-
-def _limits(run: Run, scratch: Path) -> Iterator[Limit]:
+def _rooflines(run: Run, scratch: Path) -> Iterator[Roofline]:
     for device in run.plan.devices:
         for threads in sorted({case.threads for case in run.plan.cases if case.device == device}):
-            run.say(f"limits of {device} with {threads} threads")
+            run.on_progress(f"roofline of {device} with {threads} threads")
             worker = Worker(scratch, threads)
             try:
-                yield Limit(device, threads, **worker.ask("limits", device=device, threads=threads))
+                yield Roofline(device, threads, **worker.ask("peaks", device=device, threads=threads))
             except WorkerError as error:
-                run.say(f"limits of {device}: {error}")
+                run.on_progress(f"roofline of {device}: {error}")
             finally:
                 worker.close()
 
 
-def _one_of_each_row(plan: Plan) -> list[Case]:
-    """The first case of each row on each network, with as many threads as there are."""
+def _one_of_each_target(plan: Plan) -> list[Case]:
+    """Each target's first case on each network, with the most threads."""
     found: dict[tuple[str, str], Case] = {}
     for case in plan.cases:
-        found[case.row, case.network] = case if case.batch == 1 else found.get((case.row, case.network), case)
+        key = case.target, case.network
+        found[key] = case if case.batch == 1 else found.get(key, case)
     return list(found.values())
 
 
-def _examine(run: Run, case: Case, material: Material, scratch: Path) -> None:
-    run.say(f"examining {case.row}, {case.network}")
+def _measure_static(run: Run, case: Case, fixtures: Fixtures) -> None:
+    run.on_progress(f"examining {case.target}, {case.network}")
     try:
-        run.facts.append(examination.examine(case, material, scratch, run.say))
+        run.static.append(measure_static(case, fixtures, run.on_progress))
     except (WorkerError, ValueError) as error:  # ValueError: a graph that cannot be counted
-        run.findings.failed |= {
-            str(one): str(error) for one in run.plan.cases if (one.row, one.network) == (case.row, case.network)
-        }
-        run.say(f"failed: {case.row}: {error}")
+        key = case.target, case.network
+        run.findings.failed |= {str(one): str(error) for one in run.plan.cases if (one.target, one.network) == key}
+        run.on_progress(f"failed: {case.target}: {error}")
 
 
 def _measured(run: Run) -> list[Measured]:
     """The figures of every case that was called at least once, in the plan's order."""
     timed = {one.case: one for one in run.findings.timed if one.rounds}
     order = {case: number for number, case in enumerate(run.plan.cases)}
-    references = {case.block: one for case, one in timed.items() if case.row == REFERENCE}
-    return [_figures(run, timed[case], references.get(case.block)) for case in sorted(timed, key=order.__getitem__)]
+    eager = {case.block: one for case, one in timed.items() if case.target == EAGER}
+    return [_figures(run, timed[case], eager.get(case.block)) for case in sorted(timed, key=order.__getitem__)]
 
 
-def _figures(run: Run, one: Timed, reference: Timed | None) -> Measured:
+def _figures(run: Run, one: Timed, eager: Timed | None) -> Measured:
+    case = one.case
     text_encoder, generator, request = (summarise(_part(one, part)) for part in range(3))
-    facts = next((row for row in run.facts if (row.row, row.network) == (one.case.row, one.case.network)), None)
-    limit = next(
-        (found for found in run.limits if (found.device, found.threads) == (one.case.device, one.case.threads)), None
-    )
-    allowed = examination.time_at_limit(facts, one.case, limit) if facts and limit else None
-    compared = reference if reference is not one else None
+    static = next((row for row in run.static if (row.target, row.network) == (case.target, case.network)), None)
+    peaks = next((row for row in run.rooflines if (row.device, row.threads) == (case.device, case.threads)), None)
+    roofline = roofline_time(static, case, peaks) if static and peaks else None
+    compared = eager if eager is not one else None
     return Measured(
-        case=one.case,
+        case=case,
         importing=one.opened["importing"],
         opening=one.opened["opening"],
         first_call=one.warm["first"],
@@ -183,21 +254,17 @@ def _figures(run: Run, one: Timed, reference: Timed | None) -> Measured:
         text_encoder=text_encoder,
         generator=generator,
         request=request,
-        pictures_per_second=1000 * one.case.batch / request.p50,
+        pictures_per_second=1000 * case.batch / request.p50,
         peak_memory=one.peak_memory,
         speedup=paired_ratio(_part(compared, 2), _part(one, 2)) if compared else None,
         generator_speedup=paired_ratio(_part(compared, 1), _part(one, 1)) if compared else None,
-        limit=allowed,
-        share=allowed / generator.p50 if allowed else None,
+        roofline=roofline,
+        roofline_share=roofline / generator.p50 if roofline else None,
     )
 
 
 def _part(one: Timed, part: int) -> Rounds:
     return [[call[part] for call in calls] for calls in one.rounds]
-
-
-def _known(run: Run) -> set[str]:
-    return {str(one.case) for one in run.findings.timed if one.rounds} | run.findings.failed.keys()
 
 
 def _warnings(load: Load, measured: list[Measured], missing: list[str]) -> Iterator[str]:
@@ -214,20 +281,33 @@ def _warnings(load: Load, measured: list[Measured], missing: list[str]) -> Itera
         yield f"not steady when timing began: {listed(unsteady)}"
     few = min((len(one.request.rounds) for one in measured), default=0)
     if measured and few < 3:
-        yield f"only {few} rounds were gone through: there are no confidence intervals; give more --minutes"
+        yield f"only {few} rounds were completed, so there are no confidence intervals; raise --minutes"
     if missing:
         yield f"interrupted; missing: {listed(missing)}"
 
 
 def _load_before() -> float:
-    import time
-
     meter = LoadMeter()
     time.sleep(LOAD_SECONDS)
     return meter.read()
 
 
-def _averages() -> tuple[float, ...]:
-    import psutil
+def _write(file: Path, content: str | bytes) -> Path:
+    return write_atomically(file, content.encode() if isinstance(content, str) else content, "choose another --out")
 
-    return tuple(round(one, 2) for one in psutil.getloadavg())
+
+def _check_writable(folder: Path) -> None:
+    """Raises `OutputError` where the folder clearly cannot be written."""
+    shown = quoted(str(folder), 200)
+    try:
+        nearest = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
+        if not nearest.is_dir() or not os.access(nearest, os.W_OK | os.X_OK):
+            raise OutputError(f"cannot write to {shown} ({nearest} is not a writable folder); choose another --out")
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the path
+        reason = getattr(error, "strerror", None) or error
+        raise OutputError(f"cannot write to {shown} ({reason}); choose another --out") from None
+
+
+def _without_paths(command: str) -> str:
+    """The command without this machine's folders: reports are shown to others."""
+    return re.sub(r"(?<=[\s=])'?/\S*/", "", command)

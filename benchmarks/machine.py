@@ -1,4 +1,9 @@
-"""The machine that figures are from, and how busy it was: without this no timing can be read or repeated."""
+"""The machine that figures come from: what it is, how busy it was, and its measured peaks.
+
+A peak is the best of several runs. On a CPU: PyTorch's product of two square matrices in fp32 and bf16, ONNX Runtime's
+MatMulInteger (8 bits, unsigned times signed, in its own kernel on every CPU), and PyTorch's copy of an array far larger
+than the caches. On an NVIDIA GPU: PyTorch's products in fp32 without TF32, fp16, bf16 and int8, and its copy.
+"""
 
 import os
 import platform
@@ -6,28 +11,36 @@ import re
 import shutil
 import subprocess
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import psutil
 
+from t2i_engine.backend_selection import backend_names
+from t2i_engine.backends import find_backend
 from t2i_engine.backends.base import available_threads
 
-PACKAGES = (
-    "t2i-engine", "numpy", "pillow", "onnxruntime", "onnxruntime-gpu", "openvino", "torch", "onnx", "scipy", "tensorrt",
-    "tensorrt-rtx-cu13",
-)  # fmt: skip
-BUSY = 0.1  # of a processor, used by others: more of it and figures are doubtful
+PACKAGES = ("t2i-engine", "numpy", "pillow", "onnx", "scipy")  # and those that backends name
+BUSY = 0.1  # processors used by others, above which figures are doubtful
+PEAKS = {
+    "fp32": "GFLOP/s, torch.mm of 1536 × 1536 matrices",
+    "bf16": "GFLOP/s, torch.mm in bfloat16, 1536 × 1536 (256 × 256 where the CPU lacks bf16)",
+    "fp16": "GFLOP/s, torch.mm in float16 on a GPU, 4096 × 4096",
+    "int8": "GOP/s, ONNX Runtime's MatMulInteger (u8 × s8), 1536 × 1536; torch._int_mm on a GPU",
+    "bandwidth": "GB/s, torch's copy of 256 MiB, bytes read + bytes written",
+}
 
 _BF16 = {"avx512_bf16", "amx_bf16", "bf16"}  # the last is Arm's name
+_SECONDS = 0.6  # per peak
+_COPIED = 256 << 20  # bytes
 
 
 @dataclass(frozen=True)
 class Machine:
-    """What does not change between two runs, unless somebody changes it."""
+    """Hardware, software and settings, which stay the same from run to run unless someone changes them."""
 
     cpu: str
     processors: int
@@ -43,7 +56,7 @@ class Machine:
 
     @property
     def identity(self) -> str:
-        """What a baseline must share: figures of other hardware are other figures."""
+        """The hardware; only figures of the same hardware can be compared."""
         gpus = [gpu.get("name", "") for gpu in self.gpus]
         return ", ".join([self.cpu, f"{self.usable_processors} processors", f"{self.memory / 2**30:.0f} GiB", *gpus])
 
@@ -54,7 +67,7 @@ class Load:
 
     before: float
     during: tuple[float, ...]
-    """One figure for each round."""
+    """One figure per round."""
     average: tuple[float, ...]
     """The system's load averages over 1, 5 and 15 minutes when the run began."""
 
@@ -65,7 +78,7 @@ class Load:
 
 
 def describe_machine() -> Machine:
-    """Asks the system. What it does not tell is an empty text."""
+    """Asks the system; what it does not tell is an empty string."""
     info = _cpu_info()
     uname = platform.uname()
     return Machine(
@@ -88,30 +101,97 @@ def describe_machine() -> Machine:
 
 
 def has_bf16() -> bool:
-    """Whether the CPU multiplies in bf16 itself."""
+    """Whether the CPU has bf16 instructions."""
     info = _cpu_info()
     return bool(_BF16 & set((info.get("flags") or info.get("Features", "")).split()))
 
 
 class LoadMeter:
-    """How many processors others use between two readings: all that were busy, less what this run used itself."""
+    """How many processors others use between two readings: all busy ones, less what this run used itself."""
 
     def __init__(self, own: float = 0.0) -> None:
         self._last = (time.perf_counter(), _busy_seconds(), own)
 
     def read(self, own: float = 0.0) -> float:
-        """Since the last reading; `own` is the processor time in seconds that this run's processes have used so far."""
+        """Since the last reading; `own` is the processor time in seconds that this run has used so far."""
         before, now = self._last, (time.perf_counter(), _busy_seconds(), own)
         self._last = now
         wall, busy, ours = (new - old for new, old in zip(now, before, strict=True))
         return round(max(0.0, (busy - ours) / wall), 2) if wall > 0 else 0.0
 
 
+def measure_peaks(device: str, threads: int) -> dict[str, float | None]:
+    """The figures that `PEAKS` describes, in 1e9 per second; None where the device cannot do it."""
+    import torch
+
+    torch.set_num_threads(threads)
+    torch.backends.cuda.matmul.allow_tf32 = False
+    found: dict[str, float | None] = dict.fromkeys(PEAKS)
+    on_cpu = device == "cpu"
+    dtypes = {"fp32": torch.float32, "bf16": torch.bfloat16} | ({} if on_cpu else {"fp16": torch.float16})
+    width = 1536 if on_cpu else 4096
+    with torch.inference_mode():
+        for name, dtype in dtypes.items():
+            size = 256 if on_cpu and name == "bf16" and not has_bf16() else width
+            first, second, out = (torch.randn(size, size, device=device).to(dtype) for _ in range(3))
+            found[name] = 2 * size**3 / _best(partial(torch.mm, first, second, out=out), device) / 1e9
+        product = _onnx_integer_product(width, threads) if on_cpu else _torch_integer_product(width)
+        found["int8"] = 2 * width**3 / _best(product, device) / 1e9
+        source, target = (torch.ones(_COPIED // 4, device=device) for _ in range(2))
+        found["bandwidth"] = 2 * _COPIED / _best(partial(target.copy_, source), device) / 1e9
+    return found
+
+
+def _torch_integer_product(width: int) -> Callable[[], object]:
+    import torch
+
+    first, second = (torch.randint(-9, 9, (width, width), device="cuda", dtype=torch.int8) for _ in range(2))
+    return lambda: torch._int_mm(first, second)
+
+
+def _onnx_integer_product(width: int, threads: int) -> Callable[[], object]:
+    import numpy as np
+    import onnx
+    import onnxruntime
+    from onnx import TensorProto, helper
+
+    graph = helper.make_graph(
+        [helper.make_node("MatMulInteger", ["a", "b"], ["c"])],
+        "product",
+        [helper.make_tensor_value_info("a", TensorProto.UINT8, [width, width])],
+        [helper.make_tensor_value_info("c", TensorProto.INT32, [width, width])],
+        [onnx.numpy_helper.from_array(np.ones((width, width), np.int8), "b")],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads, options.log_severity_level = threads, 4
+    session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    feeds = {"a": np.ones((width, width), np.uint8)}
+    return lambda: session.run(None, feeds)
+
+
+def _best(work: Callable[[], object], device: str) -> float:
+    """The shortest time in seconds, after one untimed run."""
+    import torch
+
+    work()
+    times: list[float] = []
+    while sum(times) < _SECONDS or len(times) < 3:
+        if device == "cuda":
+            torch.cuda.synchronize()
+        started = time.perf_counter()
+        work()
+        if device == "cuda":
+            torch.cuda.synchronize()
+        times.append(time.perf_counter() - started)
+    return min(times)
+
+
 def _busy_seconds() -> float:
-    """Processor time of everything since the system's start, and what other guests of its host took of it."""
+    """Processor time of everything since the system booted, including what its host took for other guests."""
     times = psutil.cpu_times()
     idle = times.idle + getattr(times, "iowait", 0.0)
-    guest = getattr(times, "guest", 0.0) + getattr(times, "guest_nice", 0.0)  # counted within user already
+    guest = getattr(times, "guest", 0.0) + getattr(times, "guest_nice", 0.0)  # already counted in user
     return float(sum(times) - idle - guest)
 
 
@@ -130,7 +210,8 @@ def _text(path: str) -> str:
 
 def _versions() -> dict[str, str]:
     found = {}
-    for package in PACKAGES:
+    backends = [package for name in backend_names() for package in find_backend(name).PACKAGES]
+    for package in dict.fromkeys((*PACKAGES, *backends)):
         try:
             found[package] = version(package)
         except PackageNotFoundError:
@@ -139,15 +220,15 @@ def _versions() -> dict[str, str]:
 
 
 def _gpus() -> tuple[Mapping[str, str], ...]:
-    """Name, driver and clocks of each NVIDIA GPU; a clock that is pinned is the application clock."""
+    """Name, driver and clocks of each NVIDIA GPU; a pinned clock shows as the application clock."""
     fields = ("name", "driver_version", "memory.total", "clocks.sm", "clocks.max.sm", "clocks.applications.graphics",
               "power.limit")  # fmt: skip
     tool = shutil.which("nvidia-smi")
     if not tool:
         return ()
     try:
-        asked = [tool, f"--query-gpu={','.join(fields)}", "--format=csv,noheader"]
-        lines = subprocess.run(asked, capture_output=True, text=True, check=True, timeout=20).stdout.splitlines()
+        query = [tool, f"--query-gpu={','.join(fields)}", "--format=csv,noheader"]
+        lines = subprocess.run(query, capture_output=True, text=True, check=True, timeout=20).stdout.splitlines()
     except (OSError, subprocess.SubprocessError):
         return ()
     return tuple(dict(zip(fields, (part.strip() for part in line.split(",")), strict=False)) for line in lines)

@@ -1,39 +1,115 @@
-"""Timing: every case in a process of its own, warmed up, then all in turn, round after round.
+"""Timing: each case in a process of its own, warmed up, then all in turn, round after round; and whole processes.
 
-Only one process computes at a time. A machine that drifts, from heat or from others, hurts all cases alike, and a ratio
-is taken between calls of one round. Cases that do not fit into memory together are measured in several waves of whole
-blocks, so that a case and the PyTorch eager that it is compared with are always in one wave.
+Only one process computes at a time. When the machine drifts, from heat or from other load, all cases suffer alike, and
+ratios are taken within rounds. Cases that do not fit into memory together are measured in waves of whole blocks, so a
+case always shares its wave with the PyTorch eager it is compared with.
 """
 
+import contextlib
+import json
 import os
+import shlex
+import subprocess
+import sys
+import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import psutil
 
+from benchmarks.fixtures import Fixtures
 from benchmarks.machine import LoadMeter
-from benchmarks.material import Material
-from benchmarks.processes import PAUSE, Worker, WorkerError
-from benchmarks.report import Case
-from benchmarks.rows import find_row
+from benchmarks.report import ColdStart
+from benchmarks.statistics import summarise
+from benchmarks.targets import Case, find_target
 from benchmarks.worker import Call
 
 ROUNDS = 12  # aimed at
-FEWEST_ROUNDS, MOST_ROUNDS = 3, 20  # where time is short, or calls are
+FEWEST_ROUNDS, MOST_ROUNDS = 3, 20  # when time is short, or calls are
 MOST_CALLS = 15  # of one case in one round
+COLD_ROUNDS = 5
 WARM_UP_SECONDS = 6.0
-MEMORY_KEPT = 0.1  # of the machine's, which the next block must leave free
+PAUSE = 0.03  # seconds after an answer: a pool's threads spin on for a while, at the next case's cost
+MEMORY_RESERVE = 0.1  # of the machine's memory, to stay free when the next block is opened
 
-Report = Callable[[str], None]
+_ROOT = Path(__file__).parents[1]
+_MAIN = "from t2i_engine.cli import main; main()"
+_GENERATE = "t2i-engine generate"
+
+Times = dict[str, list[list[float]]]
+"""Milliseconds of each command, one per round."""
+OnProgress = Callable[[str], None]
+
+
+class WorkerError(Exception):
+    """A case that failed, with the reason in one line."""
+
+
+class Worker:
+    """The parent's side of benchmarks/worker.py: a process for one case, idle between requests."""
+
+    def __init__(self, scratch: Path, threads: int) -> None:
+        self._log: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115  (lives as long as the process)
+        self._process = subprocess.Popen(
+            [sys.executable, "-P", "-m", "benchmarks.worker"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._log,
+            env=_environment(scratch, threads),
+            cwd=scratch,
+            encoding="utf-8",
+        )
+        self._usage = psutil.Process(self._process.pid)
+
+    def ask(self, do: str, **request: Any) -> Any:  # noqa: ANN401  (JSON)
+        """Sends a request and waits for the result. Raises `WorkerError` where it fails or the process dies."""
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        try:
+            self._process.stdin.write(json.dumps({"do": do, **request}) + "\n")
+            self._process.stdin.flush()
+            line = self._process.stdout.readline()
+        except BrokenPipeError:
+            line = ""
+        if not line:
+            raise WorkerError(self._last_words())
+        answer: Mapping[str, Any] = json.loads(line)
+        if "error" in answer:
+            raise WorkerError(answer["error"])
+        return answer["found"]
+
+    def seconds(self) -> float:
+        """The processor time used so far."""
+        try:
+            times = self._usage.cpu_times()
+        except psutil.Error:
+            return 0.0
+        return times.user + times.system
+
+    def close(self) -> None:
+        """Kills the process, whatever it is doing: it has nothing to save."""
+        self._process.kill()
+        self._process.wait()
+        for pipe in (self._process.stdin, self._process.stdout):
+            if pipe:
+                with contextlib.suppress(OSError):  # an unread request
+                    pipe.close()
+        self._log.close()
+
+    def _last_words(self) -> str:
+        code = self._process.wait()
+        self._log.seek(0)
+        lines = self._log.read().decode("utf-8", "replace").strip().splitlines()
+        return f"the process ended with {code}" + (f": {lines[-1][:300]}" if lines else "")
 
 
 @dataclass
 class Timed:
-    """A case that is open, or was, and its calls round by round."""
+    """An opened case and its calls, round by round."""
 
     case: Case
     worker: Worker
@@ -45,7 +121,7 @@ class Timed:
 
 @dataclass
 class Findings:
-    """What has been measured so far; an interruption leaves it as it is."""
+    """What has been measured so far; an interruption leaves it intact."""
 
     timed: list[Timed] = field(default_factory=list)
     failed: dict[str, str] = field(default_factory=dict)
@@ -54,77 +130,122 @@ class Findings:
 
 
 def measure(
-    cases: Sequence[Case], material: Material, seconds: float, scratch: Path, found: Findings, report: Report
+    cases: Sequence[Case], fixtures: Fixtures, seconds: float, findings: Findings, on_progress: OnProgress
 ) -> None:
-    """Times all cases into `found`; the rounds take about `seconds`, and three are gone through in any case."""
+    """Times all cases into `findings`, in rounds that take about `seconds`; there are at least three."""
     blocks = [list(block) for _, block in groupby(cases, lambda case: case.block)]
     while blocks:
         wave: list[Timed] = []
         try:
-            wave += _opened(blocks, material, scratch, found, report)
+            wave += _open_blocks(blocks, fixtures, findings, on_progress)
             rest = sum(map(len, blocks))
             share = len(wave) / max(1, len(wave) + rest)
-            _go_through(wave, material, share * seconds, found, report)
+            _run_rounds(wave, fixtures, share * seconds, findings, on_progress)
             seconds -= share * seconds
         finally:
             for timed in wave:
                 timed.worker.close()
 
 
-def _opened(
-    blocks: list[list[Case]], material: Material, scratch: Path, found: Findings, report: Report
+def _open_blocks(
+    blocks: list[list[Case]], fixtures: Fixtures, findings: Findings, on_progress: OnProgress
 ) -> Iterator[Timed]:
-    """Opens and warms up block after block, taking them off the list, as long as the next one fits into memory."""
+    """Takes blocks off the list, opens and warms them up, as long as the next one fits into memory."""
     needed = 0.0
     while blocks:
         free = psutil.virtual_memory().available
-        if needed and free - 1.5 * needed < MEMORY_KEPT * psutil.virtual_memory().total:
-            report(f"{len(blocks)} groups of cases do not fit into memory besides: they follow in another wave")
+        if needed and free - 1.5 * needed < MEMORY_RESERVE * psutil.virtual_memory().total:
+            on_progress(f"{len(blocks)} blocks of cases do not fit into memory as well: they follow in another wave")
             return
         for case in blocks.pop(0):
-            report(f"warming up {case}")
+            on_progress(f"warming up {case}")
             try:
-                yield _open(case, material, scratch)
+                yield _open(case, fixtures)
             except WorkerError as error:
-                found.failed[str(case)] = str(error)
-                report(f"failed: {case}: {error}")
+                findings.failed[str(case)] = str(error)
+                on_progress(f"failed: {case}: {error}")
         needed = max(needed, free - psutil.virtual_memory().available)
 
 
-def _open(case: Case, material: Material, scratch: Path) -> Timed:
-    worker = Worker(scratch, case.threads)
+def _open(case: Case, fixtures: Fixtures) -> Timed:
+    worker = Worker(fixtures.scratch, case.threads)
     try:
-        folder = material.folder(case.network, find_row(case.row))
-        opened = worker.ask("open", folder=str(folder), row=case.row, device=case.device, threads=case.threads)
-        warm = worker.ask("warm", captions=material.captions[: case.batch], seconds=WARM_UP_SECONDS)
+        folder = fixtures.folder(case.network, find_target(case.target))
+        opened = worker.ask("open", folder=str(folder), target=case.target, device=case.device, threads=case.threads)
+        warm = worker.ask("warm", captions=fixtures.captions[: case.batch], seconds=WARM_UP_SECONDS)
     except BaseException:
         worker.close()
         raise
     return Timed(case, worker, opened, warm)
 
 
-def _go_through(wave: list[Timed], material: Material, seconds: float, found: Findings, report: Report) -> None:
-    """Calls every case in turn until the time is up. What is in the middle of a round stays out of it."""
-    found.timed += wave
+def _run_rounds(
+    wave: list[Timed], fixtures: Fixtures, seconds: float, findings: Findings, on_progress: OnProgress
+) -> None:
+    """Calls every case in turn until the time is up. An interrupted slice leaves no trace."""
+    findings.timed += wave
     slice_ = seconds / ROUNDS / max(1, len(wave))
     counts = {id(one): max(1, min(MOST_CALLS, round(1000 * slice_ / one.warm["milliseconds"]))) for one in wave}
     started, meter, number = time.perf_counter(), LoadMeter(_own_seconds(wave)), 0
     while wave and number < MOST_ROUNDS and (number < FEWEST_ROUNDS or time.perf_counter() - started < seconds):
         number += 1
-        report(f"round {number}, {time.perf_counter() - started:.0f} of {seconds:.0f} s")
+        on_progress(f"round {number}, {time.perf_counter() - started:.0f} of {seconds:.0f} s")
         for one in list(wave):
             try:
-                calls = one.worker.ask("calls", captions=material.captions[: one.case.batch], count=counts[id(one)])
+                calls = one.worker.ask("calls", captions=fixtures.captions[: one.case.batch], count=counts[id(one)])
                 one.rounds.append(calls)
                 one.peak_memory = one.worker.ask("memory")
             except WorkerError as error:
-                found.failed[str(one.case)] = str(error)
+                findings.failed[str(one.case)] = str(error)
                 wave.remove(one)
                 one.worker.close()
             time.sleep(PAUSE)
-        found.loads.append(meter.read(_own_seconds(wave)))
+        findings.loads.append(meter.read(_own_seconds(wave)))
 
 
 def _own_seconds(wave: Sequence[Timed]) -> float:
     times = os.times()
     return times.user + times.system + sum(one.worker.seconds() for one in wave)
+
+
+def measure_cold_starts(times: Times, bundle: str, caption: str, scratch: Path, on_progress: OnProgress) -> None:
+    """Runs whole commands, each once per round, into `times`; an extra first round warms the system's file cache.
+
+    A command that fails is dropped, and `on_progress` gets a line.
+    """
+    main, out = [sys.executable, "-P", "-c", _MAIN], str(scratch / "cold.png")
+    commands = {
+        _GENERATE: [*main, "generate", caption, "--bundle", bundle, "--out", out],
+        "t2i-engine --version": [*main, "--version"],
+        'python -c "import torch"': [sys.executable, "-c", "import torch"],
+        'python -c "pass"': [sys.executable, "-c", "pass"],
+    }
+    for number in range(COLD_ROUNDS + 1):
+        on_progress(f"cold start, round {number} of {COLD_ROUNDS}")
+        for name, command in list(commands.items()):
+            started = time.perf_counter()
+            done = subprocess.run(command, cwd=scratch, env=_environment(scratch), capture_output=True, check=False)
+            if done.returncode:
+                on_progress(f"cold start: {name} fails and is dropped")
+                del commands[name]
+            elif number:
+                times.setdefault(name, []).append([1000 * (time.perf_counter() - started)])
+
+
+def cold_starts(times: Times, caption: str) -> list[ColdStart]:
+    """The commands' figures; `caption` is what was generated."""
+    shown = {_GENERATE: f"{_GENERATE} {shlex.quote(caption)} --out cold.png"}
+    return [ColdStart(name, shown.get(name, name), summarise(found)) for name, found in times.items()]
+
+
+def _environment(scratch: Path, threads: int | None = None) -> dict[str, str]:
+    """A measured process sees this package and its run's own caches, so that all runs start alike."""
+    own = {
+        "XDG_CACHE_HOME": str(scratch / "cache"),
+        "TORCHINDUCTOR_CACHE_DIR": str(scratch / "inductor"),
+        "TORCHINDUCTOR_COMPILE_THREADS": "1",  # no subprocesses, which would be counted and would linger
+    }
+    found = {**os.environ, **own, "PYTHONPATH": os.pathsep.join([str(_ROOT), os.environ.get("PYTHONPATH", "")])}
+    if threads:
+        found["OMP_NUM_THREADS"] = str(threads)
+    return found

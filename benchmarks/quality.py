@@ -1,36 +1,34 @@
-"""How good the pictures of each format are, so that speed never hides quality: FID and what the captions ask for."""
+"""The quality of each format's pictures, so that no speed hides its price: FID, and attributes that captions name."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 
+from benchmarks.fixtures import RANDOM
 from benchmarks.report import Quality
 from t2i_engine.backend_selection import row_lacks
 from t2i_engine.bundle import Bundle
 from t2i_engine.engine import Engine
-from t2i_engine.errors import MissingExtra, OptionError
+from t2i_engine.errors import OptionError, needs_extra
 
-RANDOM = "random"  # what the provenance of `paper` says of its weights
 FEWEST = 100
 FIGURES = ("fid", "attributes")
 
 
 def check_quality(bundle: Bundle, data: str, count: int) -> None:
-    """Raises a `UserError` where the bundle's pictures mean nothing or cannot be judged, or the data is unknown."""
+    """Raises a `UserError` where the weights are random, `count` is too small, or the data or a package is missing."""
     if bundle.manifest.provenance.get("weights") == RANDOM:
-        raise OptionError(f"the weights of {bundle.name!r} are random: its pictures have no quality to measure")
+        raise OptionError(f"{bundle.name!r} has random weights, and its pictures no quality to measure: drop --quality")
     if count < FEWEST:
         raise OptionError(f"{count} pictures are too few to judge; at least {FEWEST} expected")
-    try:
+    with needs_extra("--quality", "evaluate"):
         import training.evaluation.evaluate  # noqa: F401
         from training.data.sources import open_source
-    except ModuleNotFoundError as error:
-        raise MissingExtra("--quality", f"the package {error.name}", "evaluate") from None
     open_source(data, count)
 
 
 def measure_quality(
-    bundle: Bundle, formats: set[str], data: str, count: int, report: Callable[[str], None]
+    bundle: Bundle, formats: set[str], data: str, count: int, on_progress: Callable[[str], None]
 ) -> Iterator[Quality]:
-    """FID and, for synthbirds, the attributes that captions name, of `count` pictures of each format that runs here."""
+    """FID, and for synthbirds attribute accuracy, of `count` pictures of each of the formats that runs here."""
     from training.data.sources import SYNTHBIRDS, public_name
     from training.evaluation.evaluate import EvaluatedModel, evaluate
 
@@ -38,25 +36,8 @@ def measure_quality(
     for row in bundle.formats:
         device = next((name for name in row.devices if row_lacks(row, name) is None), None)
         if device and row.name in formats:
-            report(f"quality of {row.name}, {count:,} pictures")
-            engine = Engine.open(bundle.folder, row.backend, row.precision, device)
-            figures = evaluate(
-                EvaluatedModel(engine.bundle.name, str(engine.selection), engine), data, metrics, "", count
-            ).as_json()
+            on_progress(f"quality of {row.name}, {count:,} pictures")
+            with Engine.open(bundle.folder, row.backend, row.precision, device) as engine:
+                model = EvaluatedModel(engine.bundle.name, str(engine.selection), engine)
+                figures = evaluate(model, data, metrics, "", count).as_json()
             yield Quality(row.name, public_name(data), count, figures)
-
-
-def fid(found: Quality) -> float | None:
-    """The Fréchet distance, where it was measured."""
-    return _figure(found.figures, "fid", "value")
-
-
-def consistency(found: Quality) -> float | None:
-    """In how many of 100 pictures a classifier sees everything that the caption asks for, where it was measured."""
-    return _figure(found.figures, "attribute_accuracy", "attributes", "everything asked for", "generated")
-
-
-def _figure(figures: object, *path: str) -> float | None:
-    for name in path:
-        figures = figures.get(name) if isinstance(figures, Mapping) else None
-    return float(figures) if isinstance(figures, int | float) else None

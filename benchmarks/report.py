@@ -1,54 +1,24 @@
-"""report.json: what was measured, with every condition, in a versioned schema; Markdown and HTML are made from it."""
+"""report.json: figures and their conditions, in a versioned schema; Markdown and HTML are made from it."""
 
-import contextlib
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from benchmarks.machine import Load, Machine
 from benchmarks.statistics import Estimate, Timing
-from t2i_engine.errors import OutputError, UserError, quoted
+from benchmarks.targets import Case
+from t2i_engine.errors import UserError, quoted
 from t2i_engine.schema import SchemaError, read_dataclass
 
-SCHEMA = 1
+SCHEMA = 2
 FILE = "report.json"
-HOW_LIMITS = {
-    "fp32": "GFLOP/s, torch.mm of 1536 × 1536 matrices",
-    "bf16": "GFLOP/s, torch.mm in bfloat16, 1536 × 1536 (256 × 256 where the CPU has no bf16)",
-    "fp16": "GFLOP/s, torch.mm in float16 on a GPU, 4096 × 4096",
-    "int8": "GOP/s, ONNX Runtime's MatMulInteger (u8 × s8), 1536 × 1536; torch._int_mm on a GPU",
-    "bandwidth": "GB/s, torch's copy of 256 MiB, bytes read + bytes written",
-}
 
 _LARGEST = 256 << 20
 
 
 class BaselineError(UserError):
-    """A report that cannot be read, or not be compared with."""
-
-
-@dataclass(frozen=True)
-class Case:
-    """What is timed: one row, on one network, with one batch size and number of threads."""
-
-    row: str
-    network: str
-    """The bundle's name, or `paper R=…`."""
-    side: int
-    precision: str
-    device: str
-    batch: int
-    threads: int
-
-    @property
-    def block(self) -> tuple[str, str, int, int]:
-        """What it shares with the cases that it is compared with: all but the row."""
-        return self.network, self.device, self.batch, self.threads
-
-    def __str__(self) -> str:
-        return f"{self.row} on {self.device}, {self.network}, batch {self.batch}, threads {self.threads}"
+    """A report that cannot be read or compared with."""
 
 
 @dataclass(frozen=True)
@@ -56,35 +26,25 @@ class Measured:
     """One case's figures; times in milliseconds."""
 
     case: Case
-    importing: float
-    """Of the backend's packages."""
-    opening: float
-    """From the bundle to an engine, with what was compiled kept from an earlier opening."""
+    importing: float  # of the backend's packages
+    opening: float  # from the bundle to an engine, with what an earlier opening compiled in the cache
     first_call: float
-    warm_up: int
-    """Calls between the first and those that are timed."""
-    steady: bool
-    """Whether calls had come to take equally long by then."""
+    warm_up: int  # calls between the first and the timed ones
+    steady: bool  # whether call times had settled by then
     text_encoder: Timing
     generator: Timing
-    request: Timing
-    """Captions in, PNG files out."""
-    pictures_per_second: float
-    """Of whole requests, at their median."""
-    peak_memory: int
-    """Bytes resident at most, of the process."""
-    speedup: Estimate | None
-    """Of the whole request over PyTorch eager's, paired within rounds."""
+    request: Timing  # captions in, PNG files out
+    pictures_per_second: float  # of whole requests, at their median
+    peak_memory: int  # the process's peak resident memory in bytes
+    speedup: Estimate | None  # of the whole request over PyTorch eager's, paired within rounds
     generator_speedup: Estimate | None
-    limit: float | None
-    """Milliseconds that the machine's limit allows the generator's arithmetic."""
-    share: float | None
-    """The limit over the generator's median."""
+    roofline: float | None  # milliseconds that the generator would take on this machine's measured roofline
+    roofline_share: float | None  # `roofline` over the generator's median
 
 
 @dataclass(frozen=True)
 class Differences:
-    """The worst from PyTorch's pictures; None where it is not finite."""
+    """The largest differences from PyTorch's pictures; None where one is not finite."""
 
     sentence: float | None
     image: float | None
@@ -93,36 +53,30 @@ class Differences:
 
 
 @dataclass(frozen=True)
-class RowFacts:
-    """What is true of a row whatever the batch."""
+class StaticMetrics:
+    """What holds for a target on a network at any batch size; GFLOP and MB are of one picture or caption."""
 
-    row: str
-    what: str
+    target: str
+    title: str
     network: str
-    side: int
+    resolution: int
     precision: str
-    form: str
-    """How its graph computes upsample + convolution."""
-    first_opening: float
-    """Milliseconds, with nothing kept from earlier; what is compiled at opening is compiled here."""
-    file_size: int
-    """Bytes of its files."""
+    form: str  # how its graph computes upsample + convolution
+    first_opening: float  # milliseconds with empty caches, compilation included
+    file_size: int  # of all its files, in bytes
     differences: Differences
-    gflop: float
-    """Of the generator for one picture, as of `int8_gflop`, the part in 8 bits."""
+    gflop: float  # the generator's, `int8_gflop` of them with 8-bit operands
     int8_gflop: float
-    megabytes: float
-    """Moved by the generator's products for one picture, as of `weight_megabytes`, the part that a batch shares."""
+    megabytes: float  # moved by the generator's products, `weight_megabytes` of them shared by a whole batch
     weight_megabytes: float
-    text_encoder_gflop: float | None
-    """For one caption, where it is counted: PyTorch's is not."""
+    text_encoder_gflop: float | None  # none for PyTorch's, which is not counted
     operators: tuple[tuple[str, ...], ...] = ()
-    """Kinds of operators and the milliseconds they take in one call of the generator, as texts."""
+    """Kinds of operators, and the milliseconds each takes per generator call, as strings."""
 
 
 @dataclass(frozen=True)
-class Limit:
-    """The machine's best, in 1e9 per second: operations of matrix products, and bytes of a copy."""
+class Roofline:
+    """The machine's measured peaks, in 1e9 per second: operations of matrix products, and bytes of a copy."""
 
     device: str
     threads: int
@@ -135,7 +89,7 @@ class Limit:
 
 @dataclass(frozen=True)
 class ColdStart:
-    """A whole process, from its start to its end; milliseconds."""
+    """A whole process, from start to exit, in milliseconds."""
 
     name: str
     command: str
@@ -144,12 +98,28 @@ class ColdStart:
 
 @dataclass(frozen=True)
 class Quality:
-    """How good the pictures of a format are (t2i-engine evaluate)."""
+    """The quality of a format's pictures, as `t2i-engine evaluate` measures it."""
 
-    row: str
+    target: str
     data: str
     pictures: int
     figures: Mapping[str, object]
+
+    @property
+    def fid(self) -> float | None:
+        """The Fréchet distance, where it was measured."""
+        return self._figure("fid", "value")
+
+    @property
+    def consistency(self) -> float | None:
+        """Percentage of pictures in which a classifier sees every attribute of the caption, where it was measured."""
+        return self._figure("attribute_accuracy", "attributes", "everything asked for", "generated")
+
+    def _figure(self, *path: str) -> float | None:
+        found: object = self.figures
+        for name in path:
+            found = found.get(name) if isinstance(found, Mapping) else None
+        return float(found) if isinstance(found, int | float) else None
 
 
 @dataclass(frozen=True)
@@ -158,80 +128,66 @@ class Network:
 
     name: str
     sizes: Mapping[str, object]
-    files: Mapping[str, str]
-    """SHA-256 of each."""
+    files: Mapping[str, str]  # SHA-256 of each
 
 
 @dataclass(frozen=True)
 class Report:
     """A run of the benchmark."""
 
-    created: str
-    """UTC, ISO 8601."""
+    created: str  # UTC, ISO 8601
     command: str
-    commit: str | None
-    """Of the checkout that ran, with `-dirty` behind it if changed."""
+    commit: str | None  # of the checkout, with `-dirty` appended if it was changed
     machine: Machine
     network: Network
-    words: int
-    """In each caption."""
+    words: int  # in each caption
     load: Load
-    limits: tuple[Limit, ...] = ()
-    rows: tuple[RowFacts, ...] = ()
+    rooflines: tuple[Roofline, ...] = ()
+    static: tuple[StaticMetrics, ...] = ()
     cases: tuple[Measured, ...] = ()
     cold_start: tuple[ColdStart, ...] = ()
     quality: tuple[Quality, ...] = ()
-    unavailable: Mapping[str, str] = field(default_factory=dict)
-    """Rows that were not measured, and why."""
-    missing: tuple[str, ...] = ()
-    """What an interrupted run did not come to."""
+    unavailable: Mapping[str, str] = field(default_factory=dict)  # targets and cases that were not measured, and why
+    missing: tuple[str, ...] = ()  # what an interrupted run did not reach
     warnings: tuple[str, ...] = ()
 
     def to_json(self) -> bytes:
         """The file's content."""
         return json.dumps({"schema": SCHEMA, **asdict(self)}, ensure_ascii=False, allow_nan=False).encode() + b"\n"
 
-    def facts(self, case: Case) -> RowFacts | None:
-        """What is true of a case's row on its network."""
-        return next((row for row in self.rows if (row.row, row.network) == (case.row, case.network)), None)
+    def static_metrics(self, case: Case) -> StaticMetrics | None:
+        """Those of a case's target on its network."""
+        key = case.target, case.network
+        return next((one for one in self.static if (one.target, one.network) == key), None)
+
+    def is_exact(self, case: Case) -> bool:
+        """Whether a case's pictures are PyTorch's, within one level."""
+        static = self.static_metrics(case)
+        return static is not None and static.differences.pixels in (0, 1)
+
+    def roofline(self, case: Case) -> Roofline | None:
+        """The machine's peaks on a case's device, with its threads."""
+        key = case.device, case.threads
+        return next((one for one in self.rooflines if (one.device, one.threads) == key), None)
 
 
 def read_report(file: Path, any_schema: bool = False) -> Report:
-    """Reads a report. Raises `BaselineError` where it is none, or of another schema and not asked for all the same."""
+    """Reads a report. Raises `BaselineError` where it is none, or has another schema and `any_schema` is not set."""
     shown = quoted(str(file), 200)
     try:
         if file.stat().st_size > _LARGEST:
-            raise BaselineError(f"{shown} is larger than a report can be; give a {FILE}")
+            raise BaselineError(f"{shown} is too large for a report; give a {FILE}")
         found = json.loads(file.read_bytes())
         schema = found.pop("schema")
     except (OSError, ValueError, AttributeError, KeyError, TypeError, RecursionError) as error:
-        reason = getattr(error, "strerror", None) or "it is not a report of t2i-engine benchmark"
+        reason = getattr(error, "strerror", None) or "not a report of t2i-engine benchmark"
         raise BaselineError(f"{shown} cannot be read ({reason}); give a {FILE}") from None
     if schema != SCHEMA and not any_schema:
         raise BaselineError(
-            f"{shown} has schema {quoted(str(schema))}, this t2i-engine writes {SCHEMA}: measure the baseline again, "
-            "or add --compare-anyway"
+            f"{shown} has schema {quoted(str(schema))}, but this t2i-engine reads {SCHEMA}: measure the baseline "
+            "again, or add --compare-anyway"
         )
     try:
         return read_dataclass(Report, found)
     except SchemaError as error:
         raise BaselineError(f"{shown} cannot be read as a report: {error}; measure the baseline again") from None
-
-
-def write_files(folder: Path, files: Mapping[str, bytes]) -> list[Path]:
-    """Writes each file whole or not at all. Raises `OutputError` where the folder cannot be written."""
-    paths = []
-    for name, content in files.items():
-        partial, path = folder / f".{os.getpid()}-{name}.partial", folder / name
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            partial.write_bytes(content)
-            partial.replace(path)
-        except (OSError, ValueError) as error:  # ValueError: a NUL in the path
-            reason = getattr(error, "strerror", None) or error
-            raise OutputError(f"cannot write to {quoted(str(folder), 200)} ({reason}); choose another --out") from None
-        finally:
-            with contextlib.suppress(OSError, ValueError):
-                partial.unlink()
-        paths.append(path)
-    return paths

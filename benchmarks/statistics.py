@@ -1,7 +1,7 @@
-"""From calls to figures: quantiles of all calls, and 95 % confidence intervals from whole rounds.
+"""Quantiles over all calls, and 95 % confidence intervals over whole rounds.
 
-Calls of one round resemble each other more than calls of different rounds, so that rounds, not calls, are resampled:
-the bootstrap of SciPy (percentiles) of the medians of rounds. With fewer than three rounds nothing is said.
+Calls within a round are more alike than calls of different rounds, so rounds are resampled, not calls, by SciPy's
+bootstrap (percentile) of the medians of rounds. Fewer than three rounds give no interval.
 """
 
 from collections.abc import Sequence
@@ -35,7 +35,7 @@ class Timing:
 
 @dataclass(frozen=True)
 class Estimate:
-    """A figure with its 95 % confidence interval; None where there were too few rounds for one."""
+    """A figure with its 95 % confidence interval; no interval with too few rounds."""
 
     value: float
     low: float | None
@@ -53,19 +53,19 @@ def summarise(rounds: Rounds) -> Timing:
     calls = np.concatenate([np.asarray(one, float) for one in rounds])
     p50, p90, p99 = np.quantile(calls, [0.5, 0.9, 0.99]).tolist()
     bounds = _interval(_medians(rounds))
-    kept = tuple(tuple(round(call, 3) for call in one) for one in rounds)
-    return Timing(len(calls), p50, p90, p99, float(calls.mean()), float(calls.min()), *bounds, kept)
+    rounded = tuple(tuple(round(call, 3) for call in one) for one in rounds)
+    return Timing(len(calls), p50, p90, p99, float(calls.mean()), float(calls.min()), *bounds, rounded)
 
 
 def paired_ratio(slower: Rounds, faster: Rounds) -> Estimate:
-    """How many times faster `faster` is: the median of the ratios within rounds, which both went through together."""
+    """How many times faster `faster` is: the median ratio within rounds, which both went through together."""
     count = min(len(slower), len(faster))
     ratios = _medians(slower[:count]) / _medians(faster[:count])
     return Estimate(float(np.median(ratios)), *_interval(ratios))
 
 
 def change(before: Rounds, after: Rounds) -> Estimate:
-    """By which part `after` is slower than `before`, of another run: its rounds are resampled on their own."""
+    """How much slower `after` is than `before`, as a fraction; they are of different runs, resampled independently."""
     first, second = _medians(before), _medians(after)
     value = float(np.median(second) / np.median(first) - 1)
     if min(len(first), len(second)) < FEWEST_ROUNDS:

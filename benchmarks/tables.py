@@ -1,20 +1,21 @@
-"""The report's tables, the same for Markdown and for HTML."""
+"""The report's tables, shared by Markdown, HTML and the terminal, and report.md."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from benchmarks.quality import consistency, fid
-from benchmarks.report import HOW_LIMITS, Case, Measured, Report, RowFacts
+from benchmarks.machine import PEAKS
+from benchmarks.report import Measured, Report, StaticMetrics
 from benchmarks.statistics import Estimate, Timing
+from benchmarks.targets import Case
 from t2i_engine.errors import listed
 from t2i_engine.table import aligned, size
 
-MORE = 12  # operators shown of each row
+MORE = 12  # operators shown per target
 
 
 @dataclass(frozen=True)
 class Table:
-    """A title, a head, rows of as many cells, and what has to be known to read them."""
+    """A title, a head, rows of equally many cells, and a note on how to read them."""
 
     title: str
     head: tuple[str, ...]
@@ -22,22 +23,29 @@ class Table:
     note: str = ""
 
 
+def as_markdown(report: Report) -> str:
+    """report.md: warnings, the verdict, then every table, the most useful first."""
+    machine = report.machine
+    where = f"{machine.cpu}, {machine.usable_processors} processors, {report.created}"
+    title = f"# Benchmark of {report.network.name}\n\n{where}"
+    warnings = [f"> **{warning[0].upper()}{warning[1:]}.**" for warning in report.warnings]
+    answer = [found[0].upper() + found[1:]] if (found := verdict(report)) else []
+    tables = [f"## {table.title}\n\n{markdown_rows(table)}\n\n{table.note}".rstrip() for table in all_tables(report)]
+    return "\n\n".join([title, *warnings, *answer, *tables]) + "\n"
+
+
+def markdown_rows(table: Table) -> str:
+    """Head and rows."""
+    lines = [table.head, tuple("---" for _ in table.head), *table.rows]
+    cells = [[cell.replace("|", "\\|").replace("\n", " ") for cell in line] for line in lines]
+    return "\n".join(f"| {' | '.join(line)} |" for line in cells)
+
+
 def all_tables(report: Report) -> list[Table]:
-    """Every table that has rows, in the order in which they are read."""
-    tables = [
-        speed(report),
-        latencies(report),
-        fidelity(report),
-        quality(report),
-        openings(report),
-        cold(report),
-        limits(report),
-        work(report),
-        *operators(report),
-        scaling(report),
-        rejected(report),
-        conditions(report),
-    ]
+    """Every table that has rows, in reading order."""
+    makers = (speed, _latencies, _fidelity, _quality, _openings, _cold_starts, _rooflines, _work)
+    tables = [maker(report) for maker in makers]
+    tables += [*_operators(report), _scaling(report), _targets(report), _unmeasured(report), _conditions(report)]
     return [table for table in tables if table.rows]
 
 
@@ -45,219 +53,176 @@ def speed(report: Report) -> Table:
     """Whole requests: the table to choose a format by."""
     rows = []
     for one in of_bundle(report):
-        facts = report.facts(one.case)
-        rows.append(
-            (
-                *_key(one.case),
-                interval(one.request),
-                f"{one.pictures_per_second:.1f}",
-                ratio(one.speedup),
-                f"{one.generator.p50:.1f}",
-                ratio(one.generator_speedup),
-                share(one.share),
-                size(one.peak_memory),
-                size(facts.file_size) if facts else "",
-                psnr(facts),
-            )
-        )
+        static = report.static_metrics(one.case)
+        requests = interval(one.request), f"{one.pictures_per_second:.1f}", ratio(one.speedup)
+        generator = f"{one.generator.p50:.1f}", ratio(one.generator_speedup), optional(one.roofline_share, ".0%")
+        memory = size(one.peak_memory), size(static.file_size) if static else ""
+        rows.append((*_key(one.case), *requests, *generator, *memory, psnr(static)))
     return Table(
         "Which format",
-        ("row", "precision", "batch", "threads", "request, ms", "pictures/s", "× PyTorch eager", "generator, ms",
-         "× PyTorch eager", "of the limit", "memory", "files", "PSNR, dB"),
+        ("target", "precision", "batch", "threads", "request, ms", "pictures/s", "× PyTorch eager", "generator, ms",
+         "× PyTorch eager", "% of roofline", "memory", "files", "PSNR, dB"),
         rows,
         "A request is captions in, encoded PNG files out. Times are medians (95 % confidence interval); × PyTorch "
-        "eager is the ratio of times within rounds. Of the limit: the time that the machine's own matrix products or "
-        "memory allow for the generator's arithmetic, as a share of the generator's time. Memory is the most that the "
-        "process of the case had resident. PSNR is of the worst picture against PyTorch in fp32.",
+        "eager is the ratio of times within rounds. % of roofline is of this machine's measured roofline: the time "
+        "its matrix products or its memory would need for the generator's arithmetic, over the generator's time. "
+        "Memory is the process's peak. PSNR is that of the worst picture against PyTorch in fp32.",
     )  # fmt: skip
 
 
 def verdict(report: Report) -> str:
-    """Which row is the fastest, and which of those whose pictures are PyTorch's; empty where nothing was timed."""
+    """The fastest target, and the fastest whose pictures are PyTorch's; empty where nothing was timed."""
     cases = of_bundle(report)
     if not cases:
         return ""
     first = cases[0].case
     threads = max(one.case.threads for one in cases if (one.case.device, one.case.batch) == (first.device, first.batch))
-    there = [one for one in cases if one.case.block == (first.network, first.device, first.batch, threads)]
-    exact = [one for one in there if (facts := report.facts(one.case)) and facts.differences.pixels in (0, 1)]
-    fastest = f"batch {first.batch}, threads {threads}: the fastest row is {_fast(there[0], report)}"
-    if not exact or exact[0] is there[0]:
+    alike = [one for one in cases if one.case.block == (first.network, first.device, first.batch, threads)]
+    exact = [one for one in alike if report.is_exact(one.case)]
+    fastest = f"batch {first.batch}, threads {threads}: {_fast(alike[0], report)} is fastest"
+    if not exact or exact[0] is alike[0]:
         return f"{fastest}."
-    return f"{fastest}; the fastest within one level of PyTorch's pictures is {_fast(exact[0], report)}."
-
-
-def summary(report: Report) -> list[str]:
-    """The most wanted columns for the terminal, and the verdict."""
-    table = speed(report)
-    wanted = [
-        table.head.index(name) for name in ("row", "batch", "threads", "request, ms", "× PyTorch eager", "PSNR, dB")
-    ]
-    lines = aligned([cells[column] for column in wanted] for cells in (table.head, *table.rows))
-    return [*lines, verdict(report)] if table.rows else []
+    return f"{fastest}; within one level of PyTorch's pictures, {_fast(exact[0], report)} is."
 
 
 def _fast(one: Measured, report: Report) -> str:
-    return f"{one.case.row}, {one.request.p50:.1f} ms a request, PSNR {psnr(report.facts(one.case))} dB"
+    return f"{one.case.target} ({one.request.p50:.1f} ms a request, PSNR {psnr(report.static_metrics(one.case))} dB)"
 
 
-def latencies(report: Report) -> Table:
-    """The three parts apart."""
-    rows = [
-        (
-            *_key(one.case),
-            part,
-            *(f"{value:.2f}" for value in quantiles(timing)),
-            f"{timing.calls}",
-            f"{len(timing.rounds)}",
-        )
-        for one in of_bundle(report)
-        for part, timing in parts(one)
-    ]
-    head = ("row", "precision", "batch", "threads", "part", "best", "p50", "p90", "p99", "mean", "calls", "rounds")
-    note = "Milliseconds of warm calls. The text encoder and the generator are timed within the same requests."
+def summary(report: Report) -> list[str]:
+    """The most useful columns for the terminal, and the verdict."""
+    table = speed(report)
+    wanted = ("target", "batch", "threads", "request, ms", "× PyTorch eager", "PSNR, dB")
+    columns = [table.head.index(name) for name in wanted]
+    lines = aligned([cells[column] for column in columns] for cells in (table.head, *table.rows))
+    return [*lines, verdict(report)] if table.rows else []
+
+
+def _latencies(report: Report) -> Table:
+    rows = []
+    for one in of_bundle(report):
+        for part in ("text_encoder", "generator", "request"):
+            timing: Timing = getattr(one, part)
+            times = timing.best, timing.p50, timing.p90, timing.p99, timing.mean
+            counts = f"{timing.calls}", f"{len(timing.rounds)}"
+            rows.append((*_key(one.case), part.replace("_", " "), *(f"{time:.2f}" for time in times), *counts))
+    head = ("target", "precision", "batch", "threads", "part", "best", "p50", "p90", "p99", "mean", "calls", "rounds")
+    note = "Milliseconds of warm calls. Text encoder and generator are timed within the same requests."
     return Table("Latencies", head, rows, note)
 
 
-def fidelity(report: Report) -> Table:
-    """Differences from PyTorch."""
-    rows = [
-        (row.row, row.network, row.precision, row.form,
-         _difference(row.differences.sentence), _difference(row.differences.image),
-         "∞" if row.differences.pixels is None else f"{row.differences.pixels}", psnr(row))
-        for row in report.rows
-    ]  # fmt: skip
-    head = ("row", "network", "precision", "upsample + convolution", "sentence", "image", "levels of 255", "PSNR, dB")
-    return Table(
-        "Differences from PyTorch", head, rows, "The worst of the same eight pictures, against PyTorch in fp32."
-    )
+def _fidelity(report: Report) -> Table:
+    rows = []
+    for one in report.static:
+        found = one.differences
+        largest = [
+            optional(found.sentence, ".1e", "∞"),
+            optional(found.image, ".1e", "∞"),
+            optional(found.pixels, "", "∞"),
+        ]
+        rows.append((one.target, one.network, one.precision, one.form, *largest, psnr(one)))
+    head = ("target", "network", "precision", "upsample + conv", "sentence", "image", "levels of 255", "PSNR, dB")
+    note = "The largest over the same eight pictures, against PyTorch in fp32."
+    return Table("Differences from PyTorch", head, rows, note)
 
 
-def quality(report: Report) -> Table:
-    """FID and text consistency."""
+def _quality(report: Report) -> Table:
     rows = [
-        (one.row, one.data, f"{one.pictures:,}", "" if fid(one) is None else f"{fid(one):.2f}",
-         "" if consistency(one) is None else f"{consistency(one):.1f} %")
+        (one.target, one.data, f"{one.pictures:,}", optional(one.fid, ".2f"), optional(one.consistency, ".1f"))
         for one in report.quality
-    ]  # fmt: skip
-    head = ("row", "data", "pictures", "FID", "everything asked for is seen")
-    return Table("Quality", head, rows, "As t2i-engine evaluate measures it; FID grows as pictures become fewer.")
+    ]
+    head = ("target", "data", "pictures", "FID", "all attributes seen, %")
+    note = "As measured by t2i-engine evaluate. FID rises as pictures become fewer; compare at equal numbers only."
+    return Table("Quality", head, rows, note)
 
 
-def openings(report: Report) -> Table:
-    """What comes before warm calls."""
+def _openings(report: Report) -> Table:
     rows = []
     for one in of_bundle(report):
-        facts = report.facts(one.case)
-        first = f"{facts.first_opening:.0f}" if facts else ""
+        static = report.static_metrics(one.case)
+        times = optional(static.first_opening if static else None, ".0f"), f"{one.importing:.0f}", f"{one.opening:.0f}"
         calls = f"{one.first_call:.1f}", f"{one.request.p50:.1f}"
-        times = first, f"{one.importing:.0f}", f"{one.opening:.0f}"
         rows.append((*_key(one.case), *times, *calls, f"{one.warm_up}{'' if one.steady else ', not steady'}"))
-    head = ("row", "precision", "batch", "threads", "first opening", "import", "opening", "first request",
+    head = ("target", "precision", "batch", "threads", "first opening", "import", "opening", "first request",
             "warm request", "warm-up calls")  # fmt: skip
     note = (
-        "Milliseconds, without the start of Python. The first opening is on a machine that has kept nothing: it "
-        "imports and compiles. Opening and importing again, from what was kept, is what every later process does."
+        "Milliseconds, without Python's own start. The first opening has empty caches: it imports and compiles. Import "
+        "and opening, with what it cached, are what every later process pays."
     )
     return Table("Opening and first call", head, rows, note)
 
 
-def cold(report: Report) -> Table:
-    """Whole processes."""
+def _cold_starts(report: Report) -> Table:
     rows = [
         (one.command, interval(one.timing), f"{one.timing.best:.0f}", f"{one.timing.calls}")
         for one in report.cold_start
     ]
-    head = ("command", "ms", "best", "runs")
-    return Table("Whole processes", head, rows, "From start to end; files are in the system's cache.")
+    note = "From start to exit, with files in the system's cache."
+    return Table("Whole processes", ("command", "ms", "best", "runs"), rows, note)
 
 
-def limits(report: Report) -> Table:
-    """What the machine can do."""
-    names = ("fp32", "bf16", "fp16", "int8", "bandwidth")
+def _rooflines(report: Report) -> Table:
     rows = [
-        (
-            one.device,
-            f"{one.threads}",
-            *("" if getattr(one, name) is None else f"{getattr(one, name):.1f}" for name in names),
-        )
-        for one in report.limits
+        (one.device, f"{one.threads}", *(optional(getattr(one, name), ".1f") for name in PEAKS))
+        for one in report.rooflines
     ]
-    note = (
-        "Measured in the same run, the best of several: "
-        + "; ".join(f"{name}: {HOW_LIMITS[name]}" for name in names)
-        + "."
-    )
-    return Table("The machine's limit", ("device", "threads", *names), rows, note)
+    how = "; ".join(f"{name}: {how}" for name, how in PEAKS.items())
+    note = f"Measured in the same run, best of several: {how}."
+    return Table("This machine's roofline", ("device", "threads", *PEAKS), rows, note)
 
 
-def work(report: Report) -> Table:
-    """What each graph asks for."""
+def _work(report: Report) -> Table:
     rows = [
-        (row.row, row.network, f"{row.gflop:.3g}", f"{row.int8_gflop:.3g}", f"{row.megabytes:.1f}",
-         f"{row.weight_megabytes:.1f}", f"{1000 * row.gflop / row.megabytes:.0f}",
-         "" if row.text_encoder_gflop is None else f"{row.text_encoder_gflop:.2g}")
-        for row in report.rows
+        (one.target, one.network, f"{one.gflop:.3g}", f"{one.int8_gflop:.3g}", f"{one.megabytes:.1f}",
+         f"{one.weight_megabytes:.1f}", f"{1000 * one.gflop / one.megabytes:.0f}",
+         optional(one.text_encoder_gflop, ".2g"))
+        for one in report.static
     ]  # fmt: skip
-    head = (
-        "row",
-        "network",
-        "GFLOP",
-        "of it in 8 bits",
-        "MB moved",
-        "of it weights",
-        "FLOP per byte",
-        "text encoder, GFLOP",
-    )
+    head = ("target", "network", "GFLOP", "in 8 bits", "MB moved", "weights", "FLOP per byte", "text encoder, GFLOP")
     note = (
-        "For one picture, counted from the ONNX file (of PyTorch's rows from the model): every convolution and matrix "
-        "product, two operations for a multiplication and an addition; bytes are their inputs, weights and outputs, "
-        f"each once. Each caption has {report.words} words. A runtime that multiplies less, as by Winograd's "
-        "convolutions, can pass the limit."
+        "For one picture, counted from the ONNX file, or from the model for PyTorch's targets: every convolution and "
+        "matrix product, a multiply-add as two operations; the bytes of their inputs, weights and outputs, each once. "
+        f"Captions have {report.words} words. A runtime that multiplies less, such as with Winograd convolutions, can "
+        "exceed 100 % of the roofline."
     )
     return Table("Work", head, rows, note)
 
 
-def operators(report: Report) -> Iterator[Table]:
-    """Where the generator's time goes."""
-    for row in report.rows:
-        total = sum(float(milliseconds) for _, milliseconds in row.operators)
-        if total and row.network == report.network.name:
-            rows = [
-                (kind, f"{float(milliseconds):.2f}", f"{100 * float(milliseconds) / total:.0f} %")
-                for kind, milliseconds in row.operators[:MORE]
-            ]
-            note = f"{total:.1f} ms in all, by the backend's own profile, whose clocks cost time themselves."
-            yield Table(f"Operators of {row.row}", ("operator", "ms per call", "share"), rows, note)
+def _operators(report: Report) -> Iterator[Table]:
+    for one in report.static:
+        times = [(kind, float(milliseconds)) for kind, milliseconds in one.operators]
+        total = sum(time for _, time in times)
+        if total and one.network == report.network.name:
+            rows = [(kind, f"{time:.2f}", f"{100 * time / total:.0f} %") for kind, time in times[:MORE]]
+            note = f"{total:.1f} ms in all by the backend's own profiler, which adds time of its own."
+            yield Table(f"Operators of {one.target}", ("operator", "ms per call", "share"), rows, note)
 
 
-def scaling(report: Report) -> Table:
-    """Time against R."""
-    rows = [
-        (
-            one.case.row,
-            f"{one.case.side}",
-            f"{one.case.threads}",
-            f"{one.generator.p50:.1f}",
-            ratio(one.generator_speedup),
-        )
-        for one in report.cases
-        if one.case.network != report.network.name
-    ]
-    head = ("row", "R", "threads", "generator, ms", "× PyTorch eager")
-    return Table("Other picture sides", head, rows, "The paper's network (random weights) at side R, batch 1.")
+def _scaling(report: Report) -> Table:
+    rows = []
+    for one in report.cases:
+        if (case := one.case).network != report.network.name:
+            times = f"{one.generator.p50:.1f}", ratio(one.generator_speedup)
+            rows.append((case.target, f"{case.resolution}", f"{case.threads}", *times))
+    head = ("target", "R", "threads", "generator, ms", "× PyTorch eager")
+    note = "The paper's network with random weights at resolution R, batch 1."
+    return Table("Other resolutions", head, rows, note)
 
 
-def rejected(report: Report) -> Table:
-    """What was not measured."""
+def _targets(report: Report) -> Table:
+    titles = {one.target: one.title for one in report.static}
+    return Table("Targets", ("target", "what it is"), list(titles.items()))
+
+
+def _unmeasured(report: Report) -> Table:
     rows = [*report.unavailable.items(), *((case, "interrupted") for case in report.missing)]
-    return Table("Not measured", ("row", "why"), rows)
+    return Table("Not measured", ("target", "reason"), rows)
 
 
-def conditions(report: Report) -> Table:
-    """All that a second run has to share."""
+def _conditions(report: Report) -> Table:
     machine, load = report.machine, report.load
     sizes = ", ".join(f"{name} {value}" for name, value in report.network.sizes.items())
+    rounds = ", ".join(f"{one:.2f}" for one in load.during)
     rows = [
         ("measured", f"{report.created}, `{report.command}`"),
         ("code", report.commit or "an installed package"),
@@ -270,65 +235,44 @@ def conditions(report: Report) -> Table:
         ("system", f"{machine.system}, Python {machine.python}"),
         ("versions", ", ".join(f"{name} {value}" for name, value in machine.versions.items())),
         ("environment", listed(f"{name}={value}" for name, value in machine.variables.items())),
-        (
-            "used by others",
-            f"{load.before:.2f} processors before; by round: {', '.join(f'{one:.2f}' for one in load.during)}",
-        ),
+        ("used by others", f"{load.before:.2f} processors before the run; by round: {rounds}"),
         ("load averages", ", ".join(f"{one:.2f}" for one in load.average)),
     ]
-    return Table("Conditions", ("what", "how it was"), rows)
+    return Table("Conditions", ("what", "value"), rows)
 
 
 def of_bundle(report: Report) -> list[Measured]:
-    """Cases of the bundle itself, by batch and threads, and the fastest first."""
+    """Cases of the bundle itself, by device, batch and threads, fastest first."""
     cases = [one for one in report.cases if one.case.network == report.network.name]
     return sorted(cases, key=lambda one: (one.case.device, one.case.batch, one.case.threads, one.request.p50))
 
 
-def parts(one: Measured) -> list[tuple[str, Timing]]:
-    """The three timings of a case with their names."""
-    return [("text encoder", one.text_encoder), ("generator", one.generator), ("request", one.request)]
-
-
-def quantiles(timing: Timing) -> tuple[float, ...]:
-    """Best, p50, p90, p99, mean."""
-    return timing.best, timing.p50, timing.p90, timing.p99, timing.mean
-
-
 def interval(timing: Timing) -> str:
     """The median with its interval."""
-    if timing.low is None or timing.high is None:
-        return f"{timing.p50:.1f}"
-    return f"{timing.p50:.1f} ({timing.low:.1f}–{timing.high:.1f})"
+    return ratio(Estimate(timing.p50, timing.low, timing.high), ".1f")
 
 
-def ratio(estimate: Estimate | None) -> str:
-    """How many times faster, with its interval; 1 for what the others are compared with."""
+def ratio(estimate: Estimate | None, digits: str = ".2f") -> str:
+    """An estimate with its interval; 1 for what the others are compared with."""
     if estimate is None:
         return "1"
-    if estimate.low is None or estimate.high is None:
-        return f"{estimate.value:.2f}"
-    return f"{estimate.value:.2f} ({estimate.low:.2f}–{estimate.high:.2f})"
+    value, low, high = (optional(one, digits) for one in (estimate.value, estimate.low, estimate.high))
+    return f"{value} ({low}–{high})" if low else value
 
 
-def share(value: float | None) -> str:
-    """A share in percent."""
-    return "" if value is None else f"{100 * value:.0f} %"
+def optional(value: float | None, digits: str, none: str = "") -> str:
+    """A formatted figure, or `none`; percentages have a space."""
+    return none if value is None else format(value, digits).replace("%", " %")
 
 
-def psnr(facts: RowFacts | None) -> str:
-    """Of the worst picture; what is equal to the last bit has none."""
-    if facts is None:
+def psnr(static: StaticMetrics | None) -> str:
+    """Of the worst picture, or that all are equal to the last bit."""
+    if static is None:
         return ""
-    if facts.differences.psnr is None:
-        return "−∞"
-    return "equal" if facts.differences.psnr >= 200 else f"{facts.differences.psnr:.1f}"
-
-
-def _difference(value: float | None) -> str:
-    return "∞" if value is None else f"{value:.1e}"
+    found = static.differences.psnr
+    return "equal" if found is not None and found >= 200 else optional(found, ".1f", "−∞")
 
 
 def _key(case: Case) -> tuple[str, str, str, str]:
-    row = case.row if case.device == "cpu" else f"{case.row} ({case.device})"
-    return row, case.precision, f"{case.batch}", f"{case.threads}"
+    target = case.target if case.device == "cpu" else f"{case.target} ({case.device})"
+    return target, case.precision, f"{case.batch}", f"{case.threads}"

@@ -1,7 +1,7 @@
 """One case in a process of its own, so that its memory is its own: `python -m benchmarks.worker`, driven by JSON lines.
 
-Each line of standard input is a request, `{"do": NAME, …}`, each line of standard output the answer to one. The process
-ends with its input. Nothing is imported here that the case itself does not need.
+Each line of standard input is a request, `{"do": NAME, …}`, each line of standard output its answer. The process ends
+with its input. It imports nothing that its case does not need.
 """
 
 import json
@@ -10,31 +10,32 @@ import signal
 import statistics
 import sys
 import time
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from benchmarks.rows import find_row
+from benchmarks.machine import measure_peaks
+from benchmarks.targets import find_target
 from t2i_engine.backend_selection import BackendSelection
+from t2i_engine.backends import find_backend
 from t2i_engine.backends.base import Array, Runner
 from t2i_engine.bundle import Bundle
 from t2i_engine.engine import Engine
 from t2i_engine.errors import UserError
 from t2i_engine.formats import GENERATOR, TEXT_ENCODER
 
-STEADY = 0.05  # warm where three calls take as long, within this, as the three before them
+STEADY = 0.05  # warm once three calls take as long, within this fraction, as the three before
 SEED = 0
-
-_PACKAGES = {"onnxruntime": "onnxruntime", "openvino": "openvino", "pytorch": "torch"}
 
 Call = tuple[float, float, float]
 """Milliseconds in the text encoder, in the generator, and of the whole request."""
 
 
 class TimedRunner:
-    """A runner that adds up the time it takes. Results are NumPy arrays, so that a GPU is done when `run` returns."""
+    """A runner that adds up the time it takes. Results are NumPy arrays, so a GPU has finished when `run` returns."""
 
     def __init__(self, runner: Runner) -> None:
         self.runner, self.milliseconds = runner, 0.0
@@ -48,22 +49,21 @@ class TimedRunner:
 
 
 class OpenCase:
-    """An engine for one row, as the user's, with its runners timed."""
+    """A user's engine for one target, with its runners timed."""
 
-    def __init__(self, folder: str, row: str, device: str, threads: int) -> None:
-        target = find_row(row)
-        self.row, self.device, self.threads = target.format, device, threads
+    def __init__(self, folder: str, target: str, device: str, threads: int) -> None:
+        opened = find_target(target)
+        self.row, self.device, self.threads = opened.format, device, threads
         started = time.perf_counter()
-        import_module(_PACKAGES.get(self.row.backend, "t2i_engine.tensorrt"))
+        for module in find_backend(self.row.backend).IMPORTS:
+            import_module(module)
         imported = time.perf_counter()
-        self.bundle = Bundle.open(Path(folder))
+        bundle = self.bundle = Bundle.open(Path(folder))
         self.text_encoder, self.generator = (
-            TimedRunner(target.open(self.bundle, graph, device, threads)) for graph in (TEXT_ENCODER, GENERATOR)
+            TimedRunner(opened.open(bundle, graph, device, threads)) for graph in (TEXT_ENCODER, GENERATOR)
         )
-        choice = BackendSelection(self.row, device, "")
-        self.engine = Engine(
-            self.bundle.sizes, self.bundle.tokenizer(), self.text_encoder, self.generator, self.bundle, choice
-        )
+        runners = self.text_encoder, self.generator
+        self.engine = Engine(bundle.sizes, bundle.tokenizer(), *runners, bundle, BackendSelection(self.row, device, ""))
         self.importing, self.opening = 1000 * (imported - started), 1000 * (time.perf_counter() - imported)
 
     def call(self, captions: Sequence[str]) -> Call:
@@ -75,8 +75,12 @@ class OpenCase:
         whole = 1000 * (time.perf_counter() - started)
         return self.text_encoder.milliseconds, self.generator.milliseconds, whole
 
+    def calls(self, captions: Sequence[str], count: int) -> list[Call]:
+        """`count` calls, one after the other."""
+        return [self.call(captions) for _ in range(count)]
+
     def warm(self, captions: Sequence[str], seconds: float) -> dict[str, Any]:
-        """Calls until calls take equally long, for `seconds` at most; the first call apart."""
+        """Calls until call times settle, for `seconds` at most; the first call counts apart."""
         first = self.call(captions)[2]
         times: list[float] = []
         started, steady = time.perf_counter(), False
@@ -86,38 +90,37 @@ class OpenCase:
             steady = len(times) >= 6 and abs(statistics.median(last) / statistics.median(before) - 1) < STEADY
         return {"first": first, "calls": len(times), "steady": steady, "milliseconds": statistics.median(times[-3:])}
 
-    def differences(self, reference: str, batch: int) -> dict[str, float | None]:
-        """The largest differences from PyTorch's pictures in the file `reference`, drawn `batch` at once."""
-        from benchmarks.material import read_cases
+    def differences(self, expected: str, batch: int) -> dict[str, float | None]:
+        """The largest differences from PyTorch's pictures in the file `expected`, drawn `batch` at a time."""
+        from benchmarks.fixtures import read_cases
         from t2i_engine.parity import OpenFormat, as_parity, compare
 
-        row = replace(self.row, tolerance=replace(self.row.tolerance, psnr=0.0))  # PSNR of every row
+        row = replace(self.row, tolerance=replace(self.row.tolerance, psnr=0.0))  # PSNR for every target
         opened = OpenFormat(row, {TEXT_ENCODER: self.text_encoder, GENERATOR: self.generator})
-        worst = asdict(as_parity(compare([opened], read_cases(Path(reference), batch), REFERENCE_IS), row).worst)
+        worst = asdict(as_parity(compare([opened], read_cases(Path(expected), batch), "PyTorch"), row).worst)
         return {
             name: value if value is not None and abs(value) < float("inf") else None for name, value in worst.items()
         }
 
-    def operators(self, reference: str, batch: int) -> list[tuple[str, float]]:
-        """Milliseconds per kind of operator in one call of the generator; nothing where the backend does not tell."""
-        from benchmarks.material import read_cases
-        from benchmarks.profiles import PROFILERS
+    def operators(self, expected: str, batch: int) -> list[tuple[str, float]]:
+        """Milliseconds per kind of operator in one call of the generator, longest first, if the backend has them."""
+        from benchmarks.fixtures import read_cases
 
-        profile = PROFILERS.get(self.row.backend)
+        profile = getattr(find_backend(self.row.backend), "profile", None)
         if profile is None or self.device != "cpu":
             return []
-        feeds = next(case.feeds for case in read_cases(Path(reference), batch) if case.graph == GENERATOR)
-        return profile(self.bundle, self.row, feeds, self.threads)
-
-
-REFERENCE_IS = "PyTorch"
+        feeds = next(case.feeds for case in read_cases(Path(expected), batch) if case.graph == GENERATOR)
+        sums: dict[str, float] = defaultdict(float)
+        for kind, milliseconds in profile(self.bundle, self.row, feeds, self.threads):
+            sums[kind] += milliseconds
+        return sorted(sums.items(), key=lambda pair: -pair[1])
 
 
 def peak_memory() -> int:
-    """The most memory, in bytes, that this process has ever had resident."""
+    """The process's peak resident memory in bytes."""
     try:
         status = Path("/proc/self/status").read_text(encoding="ascii")
-        # Not ru_maxrss, which on Linux begins with what the process had before it became this program.
+        # Not ru_maxrss, which on Linux starts with the memory of the process that executed this program.
         return next(int(line.split()[1]) << 10 for line in status.splitlines() if line.startswith("VmHWM"))
     except (OSError, StopIteration):
         import resource
@@ -125,61 +128,25 @@ def peak_memory() -> int:
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
-class Handler:
-    """Answers requests; the case is opened by the first."""
-
-    def __init__(self) -> None:
-        self.case: OpenCase | None = None
-
-    def open(self, folder: str, row: str, device: str, threads: int) -> dict[str, float]:
-        """Opens the case."""
-        self.case = OpenCase(folder, row, device, threads)
-        return {"importing": self.case.importing, "opening": self.case.opening}
-
-    def warm(self, captions: list[str], seconds: float) -> dict[str, Any]:
-        """See `OpenCase.warm`."""
-        return self._opened.warm(captions, seconds)
-
-    def calls(self, captions: list[str], count: int) -> list[Call]:
-        """`count` calls, one after the other."""
-        return [self._opened.call(captions) for _ in range(count)]
-
-    def differences(self, reference: str, batch: int) -> dict[str, float | None]:
-        """See `OpenCase.differences`."""
-        return self._opened.differences(reference, batch)
-
-    def operators(self, reference: str, batch: int) -> list[tuple[str, float]]:
-        """See `OpenCase.operators`."""
-        return self._opened.operators(reference, batch)
-
-    def memory(self) -> int:
-        """See `peak_memory`."""
-        return peak_memory()
-
-    def limits(self, device: str, threads: int) -> dict[str, float | None]:
-        """See benchmarks/limits.py."""
-        from benchmarks.limits import measure_limits
-
-        return measure_limits(device, threads)
-
-    @property
-    def _opened(self) -> OpenCase:
-        assert self.case is not None
-        return self.case
-
-
 def serve(requests: Iterator[str], answer: Callable[[str], object]) -> None:
-    """Answers one line after the other; what goes wrong is an answer too."""
-    handler = Handler()
+    """Answers line by line; `open` comes before what the case does. A failure is an answer, too."""
+    from_start: dict[str, Callable[..., Any]] = {"peaks": measure_peaks, "memory": peak_memory}
+    case: OpenCase | None = None
     for line in requests:
         request = json.loads(line)
+        do = request.pop("do")
         try:
-            found: dict[str, Any] = {"found": getattr(handler, request.pop("do"))(**request)}
+            if do == "open":
+                case = OpenCase(**request)
+                found: Any = {"importing": case.importing, "opening": case.opening}
+            else:
+                found = (from_start.get(do) or getattr(case, do))(**request)
+            result = {"found": found}
         except UserError as error:
-            found = {"error": error.message}
-        except Exception as error:  # whatever a backend raises: the row is reported with it
-            found = {"error": " ".join(f"{type(error).__name__}: {error}".split())[:500]}
-        answer(json.dumps(found))
+            result = {"error": error.message}
+        except Exception as error:  # whatever a backend raises: the report gives it as the reason
+            result = {"error": " ".join(f"{type(error).__name__}: {error}".split())[:500]}
+        answer(json.dumps(result))
 
 
 def main() -> None:

@@ -69,7 +69,7 @@ def benchmark(
     --max-regression and the noise. Ctrl-C stops it and reports what has been measured.
     """
     with needs_extra("t2i-engine benchmark", "benchmark"):
-        from benchmarks.command import Comparison, run
+        from benchmarks.benchmark import Comparison, run
         from benchmarks.plan import Options
 
     options = Options(formats, batch_sizes, threads, minutes, quick)

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from benchmarks.baseline import as_lines, changes, check_comparable
-from benchmarks.command import Done
+from benchmarks.benchmark import Outcome
 from benchmarks.report import BaselineError, Report
 from benchmarks.statistics import summarise
 
@@ -24,14 +24,14 @@ SLOWER = [[11.5, 11.6, 11.4]] * 8
 NOISY = [[level] * 3 for level in (6.0, 9.0, 11.2, 11.3, 11.5, 14.0, 18.0, 9.5)]
 
 
-def test_the_same_run_passes(done: Done) -> None:
-    lines = as_lines(changes(done.report, done.report), 0.0)
+def test_the_same_run_passes(outcome: Outcome) -> None:
+    lines = as_lines(changes(outcome.report, outcome.report), 0.0)
     assert lines[-1] == "PASSED"
-    assert len(lines) == 2 + 3 * len(done.report.cases)
+    assert len(lines) == 2 + 3 * len(outcome.report.cases)
 
 
-def test_a_slowdown_beyond_limit_and_noise_fails(done: Done) -> None:
-    before, after = timed(done.report, STEADY), timed(done.report, SLOWER)
+def test_a_slowdown_beyond_limit_and_noise_fails(outcome: Outcome) -> None:
+    before, after = timed(outcome.report, STEADY), timed(outcome.report, SLOWER)
     found = [one for one in changes(before, after) if one.part == "request"]
     assert all(one.is_regression(10) for one in found)
     assert not any(one.is_regression(20) for one in found)
@@ -40,28 +40,28 @@ def test_a_slowdown_beyond_limit_and_noise_fails(done: Done) -> None:
     assert "+15.0 % (+15.0 to +15.0)" in as_lines(found, 10)[1]
 
 
-def test_a_slowdown_within_the_noise_passes(done: Done) -> None:
-    found = changes(timed(done.report, STEADY), timed(done.report, NOISY))
+def test_a_slowdown_within_the_noise_passes(outcome: Outcome) -> None:
+    found = changes(timed(outcome.report, STEADY), timed(outcome.report, NOISY))
     noisy = [one for one in found if one.part == "request"]
     assert all(one.estimate.value > 0.1 for one in noisy)
     assert not any(one.is_regression(10) for one in noisy)
 
 
-def test_faster_is_no_regression(done: Done) -> None:
-    assert as_lines(changes(timed(done.report, SLOWER), timed(done.report, STEADY)), 10)[-1] == "PASSED"
+def test_faster_is_no_regression(outcome: Outcome) -> None:
+    assert as_lines(changes(timed(outcome.report, SLOWER), timed(outcome.report, STEADY)), 10)[-1] == "PASSED"
 
 
-def test_two_rounds_prove_nothing(done: Done) -> None:
-    found = changes(timed(done.report, STEADY[:2]), timed(done.report, SLOWER[:2]))
+def test_two_rounds_prove_nothing(outcome: Outcome) -> None:
+    found = changes(timed(outcome.report, STEADY[:2]), timed(outcome.report, SLOWER[:2]))
     assert not any(one.is_regression(10) for one in found)
 
 
-def test_no_case_in_common_fails(done: Done) -> None:
-    assert as_lines(changes(replace(done.report, cases=()), done.report), 10)[-1].startswith("FAILED")
+def test_no_case_in_common_fails(outcome: Outcome) -> None:
+    assert as_lines(changes(replace(outcome.report, cases=()), outcome.report), 10)[-1].startswith("FAILED")
 
 
-def test_another_machine_or_network_is_compared_only_if_asked(done: Done) -> None:
-    report = done.report
+def test_another_machine_or_network_is_compared_only_if_asked(outcome: Outcome) -> None:
+    report = outcome.report
     machine = replace(report.machine, cpu="Z80", versions={"onnxruntime": "0.1"})
     network = replace(report.network, sizes={**report.network.sizes, "resolution": 512})
     with pytest.raises(BaselineError, match="another machine"):

@@ -12,20 +12,22 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from benchmarks.command import Done
-from benchmarks.report import FILE, SCHEMA, Report, read_report, write_files
+from benchmarks.benchmark import Outcome
+from benchmarks.report import FILE, SCHEMA, Report, read_report
 from t2i_engine.cli import main
+from t2i_engine.errors import OutputError
+from t2i_engine.files import write_atomically
 
 
-def test_every_row_that_can_run_is_measured_and_the_others_say_why(done: Done) -> None:
-    assert {(one.case.row, one.case.batch) for one in done.report.cases} == {
+def test_every_target_that_can_run_is_measured_and_the_others_say_why(outcome: Outcome) -> None:
+    assert {(one.case.target, one.case.batch) for one in outcome.report.cases} == {
         (row, batch) for row in ("pytorch", "onnx") for batch in (1, 2)
     }
-    assert (done.failed, done.interrupted, done.report.missing) == (False, False, ())
+    assert (outcome.failed, outcome.interrupted, outcome.report.missing) == (False, False, ())
 
 
-def test_a_request_takes_at_least_as_long_as_its_parts(done: Done) -> None:
-    for one in done.report.cases:
+def test_a_request_takes_at_least_as_long_as_its_parts(outcome: Outcome) -> None:
+    for one in outcome.report.cases:
         assert len(one.request.rounds) >= 3
         assert one.request.calls == sum(map(len, one.request.rounds))
         assert one.request.mean >= one.text_encoder.mean + one.generator.mean
@@ -34,47 +36,47 @@ def test_a_request_takes_at_least_as_long_as_its_parts(done: Done) -> None:
         assert one.peak_memory > 1 << 20
 
 
-def test_ratios_are_against_pytorch_of_the_same_conditions(done: Done) -> None:
-    for one in done.report.cases:
-        assert (one.speedup is None) == (one.case.row == "pytorch")
+def test_ratios_are_against_pytorch_of_the_same_conditions(outcome: Outcome) -> None:
+    for one in outcome.report.cases:
+        assert (one.speedup is None) == (one.case.target == "pytorch")
 
 
-def test_pictures_are_those_of_pytorch(done: Done) -> None:
-    assert {row.row for row in done.report.rows} == {"pytorch", "onnx"}
-    for row in done.report.rows:
+def test_pictures_are_those_of_pytorch(outcome: Outcome) -> None:
+    assert {row.target for row in outcome.report.static} == {"pytorch", "onnx"}
+    for row in outcome.report.static:
         assert row.differences.pixels is not None
         assert row.differences.pixels <= 1
         assert row.differences.psnr is not None
         assert row.differences.psnr > 80
 
 
-def test_operators_of_onnx_runtime_are_listed(done: Done) -> None:
-    operators = next(row.operators for row in done.report.rows if row.row == "onnx")
+def test_operators_of_onnx_runtime_are_listed(outcome: Outcome) -> None:
+    operators = next(row.operators for row in outcome.report.static if row.target == "onnx")
     assert any("Conv" in kind for kind, _ in operators)
     assert all(float(milliseconds) >= 0 for _, milliseconds in operators)
 
 
-def test_the_report_is_read_as_it_was_written(done: Done) -> None:
-    assert read_report(done.paths[0]) == done.report
+def test_the_report_is_read_as_it_was_written(outcome: Outcome) -> None:
+    assert read_report(outcome.paths[0]) == outcome.report
 
 
-def test_the_report_has_its_conditions_and_no_path_of_this_machine(done: Done, plain_bundle: Path) -> None:
-    text = done.paths[0].read_text(encoding="utf-8")
+def test_the_report_has_its_conditions_and_no_path_of_this_machine(outcome: Outcome, plain_bundle: Path) -> None:
+    text = outcome.paths[0].read_text(encoding="utf-8")
     found = json.loads(text)
     assert found["schema"] == SCHEMA
     assert found["machine"]["versions"]["onnxruntime"]
     assert found["machine"]["cpu"]
     assert found["load"]["during"]
-    assert found["limits"][0]["fp32"] > 0
+    assert found["rooflines"][0]["fp32"] > 0
     assert str(plain_bundle) not in text
     assert str(Path.cwd()) not in text
 
 
-def test_markdown_has_a_row_for_each_case(done: Done) -> None:
-    text = done.paths[1].read_text(encoding="utf-8")
+def test_markdown_has_a_row_for_each_case(outcome: Outcome) -> None:
+    text = outcome.paths[1].read_text(encoding="utf-8")
     first = text.split("## ")[1]
-    assert len(re.findall(r"^\| (onnx|pytorch) \|", first, re.MULTILINE)) == len(done.report.cases)
-    for title in ("Latencies", "Differences from PyTorch", "The machine's limit", "Work", "Conditions"):
+    assert len(re.findall(r"^\| (onnx|pytorch) \|", first, re.MULTILINE)) == len(outcome.report.cases)
+    for title in ("Latencies", "Differences from PyTorch", "This machine's roofline", "Work", "Conditions"):
         assert f"## {title}" in text
 
 
@@ -96,8 +98,8 @@ class _Page(HTMLParser):
             assert self.open.pop() == tag
 
 
-def test_html_is_one_file_with_plots_and_without_scripts(done: Done) -> None:
-    text = done.paths[2].read_text(encoding="utf-8")
+def test_html_is_one_file_with_plots_and_without_scripts(outcome: Outcome) -> None:
+    text = outcome.paths[2].read_text(encoding="utf-8")
     page = _Page()
     page.feed(text)
     assert page.open == []
@@ -108,10 +110,10 @@ def test_html_is_one_file_with_plots_and_without_scripts(done: Done) -> None:
         assert f"<h3>{title}</h3>" in text
 
 
-def test_html_escapes_what_it_shows(done: Done, tmp_path: Path) -> None:
+def test_html_escapes_what_it_shows(outcome: Outcome, tmp_path: Path) -> None:
     from benchmarks.page import as_html
 
-    report = replace(done.report, command="<b>bold</b>", unavailable={"<i>": "& why"})
+    report = replace(outcome.report, command="<b>bold</b>", unavailable={"<i>": "& why"})
     text = as_html(report)
     assert "<b>bold" not in text
     assert "<i>" not in text
@@ -120,8 +122,8 @@ def test_html_escapes_what_it_shows(done: Done, tmp_path: Path) -> None:
 def test_files_are_written_whole_or_not_at_all(tmp_path: Path) -> None:
     (tmp_path / FILE).write_bytes(b"before")
     (tmp_path / "report.md").mkdir()
-    with pytest.raises(Exception, match="cannot write"):
-        write_files(tmp_path, {"report.md": b"after"})
+    with pytest.raises(OutputError, match="cannot write"):
+        write_atomically(tmp_path / "report.md", b"after")
     assert sorted(path.name for path in tmp_path.iterdir()) == [FILE, "report.md"]
 
 
@@ -140,7 +142,7 @@ def test_ctrl_c_keeps_what_was_measured_and_says_what_is_missing(tmp_path: Path,
         process.wait(60)
     report = read_report(tmp_path / FILE)
     assert process.returncode == 130, rest
-    assert {one.case.row for one in report.cases} == {"pytorch", "onnx"}
+    assert {one.case.target for one in report.cases} == {"pytorch", "onnx"}
     assert report.missing == ("the rest of the rounds",)
     assert "interrupted" in rest
 
@@ -161,19 +163,19 @@ def bad(*arguments: str) -> str:
     return found.output
 
 
-def test_bad_input_is_one_line(tmp_path: Path, plain_bundle: Path, done: Done) -> None:
+def test_bad_input_is_one_line(tmp_path: Path, plain_bundle: Path, outcome: Outcome) -> None:
     bundle = str(plain_bundle)
     file = tmp_path / "file"
     file.write_text("{}", encoding="utf-8")
     newer = tmp_path / "newer.json"
-    newer.write_bytes(done.paths[0].read_bytes().replace(b'{"schema": 1', b'{"schema": 99', 1))
+    newer.write_bytes(outcome.paths[0].read_bytes().replace(b'{"schema": 2', b'{"schema": 99', 1))
     elsewhere = tmp_path / "elsewhere.json"
-    elsewhere.write_bytes(replace(done.report, machine=replace(done.report.machine, cpu="Z80")).to_json())
+    elsewhere.write_bytes(replace(outcome.report, machine=replace(outcome.report.machine, cpu="Z80")).to_json())
     assert "did you mean 'onnx'" in bad(bundle, "--formats", "onxn")
     assert "out of range" in bad(bundle, "--batch-sizes", "0")
     assert "cannot be read" in bad(bundle, "--batch-sizes", "1;4")
     assert "out of range" in bad(bundle, "--threads", "5000")
-    assert "are built for, 16" in bad(bundle, "--formats", "tensorrt-fp16", "--batch-sizes", "1,32")
+    assert "more than tensorrt-fp16 runs, 16" in bad(bundle, "--formats", "tensorrt-fp16", "--batch-sizes", "1,32")
     assert "not in the bundle" in bad(bundle, "--formats", "onnx-int8")
     assert "cannot write" in bad(bundle, "--out", str(file))
     assert "cannot be read" in bad(bundle, "--baseline", str(file))
@@ -184,9 +186,9 @@ def test_bad_input_is_one_line(tmp_path: Path, plain_bundle: Path, done: Done) -
     assert "birdz" in bad("birdz")
 
 
-def test_a_baseline_is_compared_and_a_slowdown_fails(done: Done, tmp_path: Path, plain_bundle: Path) -> None:
+def test_a_baseline_is_compared_and_a_slowdown_fails(outcome: Outcome, tmp_path: Path, plain_bundle: Path) -> None:
     baseline = tmp_path / "baseline.json"
-    baseline.write_bytes(scaled(done.report, 1e-3).to_json())
+    baseline.write_bytes(scaled(outcome.report, 1e-3).to_json())
     arguments = ["--quick", "--formats", "onnx", "--threads", "1", "--batch-sizes", "1", "--minutes", "0.01"]
     command = ["benchmark", str(plain_bundle), *arguments, "--out", str(tmp_path / "out")]
     found = CliRunner().invoke(main, [*command, "--baseline", str(baseline), "--max-regression", "9900"])

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.quality import check_quality, consistency, fid, measure_quality
+from benchmarks.quality import check_quality, measure_quality
 from benchmarks.report import Quality
 from t2i_engine.bundle import Bundle
 from t2i_engine.errors import OptionError
@@ -23,16 +23,16 @@ def test_each_format_that_is_measured_has_its_figures(
     quick = partial(evaluate, cache=tmp_path, instruments=QUICK)
     monkeypatch.setattr("training.evaluation.evaluate.evaluate", quick)
     found = list(measure_quality(Bundle.open(plain_bundle), {"onnx", "pytorch"}, "synthbirds", 12, lambda _: None))
-    assert [one.row for one in found] == ["onnx", "pytorch"]
-    onnx, pytorch = (fid(one) for one in found)
+    assert [one.target for one in found] == ["onnx", "pytorch"]
+    onnx, pytorch = (one.fid for one in found)
     assert onnx == pytest.approx(pytorch, rel=1e-3)
-    assert all(0 <= (consistency(one) or 0) <= 100 for one in found)
-    assert consistency(found[0]) is not None
+    assert all(0 <= (one.consistency or 0) <= 100 for one in found)
+    assert found[0].consistency is not None
 
 
 def test_what_was_not_measured_is_none() -> None:
     found = Quality("onnx", "synthbirds", 8, {"captions": 8})
-    assert (fid(found), consistency(found)) == (None, None)
+    assert (found.fid, found.consistency) == (None, None)
 
 
 def test_random_weights_have_no_quality(plain_bundle: Path) -> None:

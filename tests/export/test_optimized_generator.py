@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from benchmarks.paper import paper_sizes
+from benchmarks.fixtures import paper_sizes
 from export.onnx_graphs import GeneratorGraph, build_generator, convolution_nodes, traced
 from export.optimized_generator import block_convolutions, optimize
 from t2i_engine.bundle import ModelSizes, graphs_of

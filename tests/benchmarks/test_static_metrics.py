@@ -7,7 +7,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from benchmarks.counting import UncountedError, count_pytorch, count_work, form_of
+from benchmarks.static_metrics import UncountedError, count_pytorch, count_work, form_of
 from export.onnx_graphs import build_generator
 from t2i_engine.formats import Form
 from tests.tiny_model import SIZES, make_model

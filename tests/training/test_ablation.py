@@ -1,4 +1,4 @@
-"""Experiments: rows trained alike with the same encoders, each measured once, and a report of what was found."""
+"""Ablations: rows trained alike with the same encoders, each evaluated once, and the table of their results."""
 
 from collections.abc import Sequence
 from functools import partial
@@ -6,12 +6,11 @@ from pathlib import Path
 
 import pytest
 import yaml
-from click.testing import CliRunner, Result
 from PIL import Image
 
-from benchmarks.experiment import load_experiment, main
 from tests.training.evaluation.instruments import MeanColours
 from tests.training.runs import TINY
+from training.ablation import load_ablation, main
 from training.checkpoint import load_checkpoint, load_model
 from training.config import load_config
 from training.evaluation import Evaluation
@@ -21,10 +20,10 @@ ROWS = (
     {"name": "DF-GAN", "set": {"model.adaptive_block": False, "gan.contrastive.enabled": False}},
     {"name": "the full method", "seeds": [0, 1]},
 )
-EXPERIMENTS = Path(__file__).parents[2] / "training" / "configs" / "experiments"
+ABLATIONS = Path(__file__).parents[2] / "training" / "configs" / "ablations"
 
 
-def run(folder: Path, *options: str, **further: object) -> Result:
+def run(folder: Path, *options: str, **further: object) -> None:
     path = folder / "rows.yaml"
     path.write_text(yaml.safe_dump({"config": str(TINY), "rows": list(ROWS), **further}), encoding="utf-8")
     arguments = [
@@ -33,21 +32,21 @@ def run(folder: Path, *options: str, **further: object) -> Result:
         str(folder / "out"),
         "--count",
         "100",
-        "--report",
-        str(folder / "report"),
+        "--results",
+        str(folder / "results"),
         *options,
     ]
-    return CliRunner().invoke(main, arguments, catch_exceptions=False)
+    main(arguments)
 
 
 def test_every_row_is_trained_with_the_same_encoders_and_measured_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     quick = partial(evaluate, cache=tmp_path / "cache", instruments=Instruments(MeanColours()))
-    monkeypatch.setattr("benchmarks.experiment.evaluate", quick)
-    assert run(tmp_path).exit_code == 0
-    out, report = tmp_path / "out", tmp_path / "report"
-    table = (report / "table.md").read_text(encoding="utf-8")
+    monkeypatch.setattr("training.ablation.evaluate", quick)
+    run(tmp_path)
+    out, results = tmp_path / "out", tmp_path / "results"
+    table = (results / "table.md").read_text(encoding="utf-8")
     assert [line.split("|")[1].strip() for line in table.splitlines()[2:5]] == ["DF-GAN", *["the full method"] * 2]
     rows = {name: load_model(out / name / "checkpoint.pt") for name in ("df-gan-0", "the-full-method-0")}
     assert [row.model.sizes.adaptive_block for row in rows.values()] == [False, True]
@@ -61,46 +60,46 @@ def test_every_row_is_trained_with_the_same_encoders_and_measured_once(
     assert not generators[0].equal(generators[1])
     assert str(tmp_path) not in str(first["provenance"])
     for name in ("curves.png", "figure.png", "samples-df-gan-0.jpg"):
-        with Image.open(report / name) as picture:
+        with Image.open(results / name) as picture:
             assert picture.width > 100
 
     def never(*arguments: object) -> None:
         raise AssertionError("measured a second time")
 
-    monkeypatch.setattr("benchmarks.experiment.evaluate", never)
+    monkeypatch.setattr("training.ablation.evaluate", never)
     before = (out / "df-gan-0" / "checkpoint.pt").read_bytes()
-    assert run(tmp_path).exit_code == 0
+    run(tmp_path)
     assert (out / "df-gan-0" / "checkpoint.pt").read_bytes() == before
-    assert (report / "table.md").read_text(encoding="utf-8") == table
+    assert (results / "table.md").read_text(encoding="utf-8") == table
     with pytest.raises(AssertionError, match="measured a second time"):
         run(tmp_path, "--set", "gan.steps=7")
 
 
-def test_a_judge_of_its_own_measures_the_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    judges = []
+def test_separate_encoders_evaluate_the_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    used = []
 
     def quick(model: EvaluatedModel, data: str, metrics: Sequence[str], encoders: str, count: int) -> Evaluation:
-        judges.append(encoders)
+        used.append(encoders)
         tools = Instruments(MeanColours())
         return evaluate(model, data, metrics, encoders, count, cache=tmp_path / "cache", instruments=tools)
 
-    monkeypatch.setattr("benchmarks.experiment.evaluate", quick)
-    assert run(tmp_path).exit_code == 0
-    assert run(tmp_path, judge={"seed": 7}).exit_code == 0  # what was measured by others is measured again
+    monkeypatch.setattr("training.ablation.evaluate", quick)
+    run(tmp_path)
+    run(tmp_path, evaluation_encoders={"seed": 7})  # what was measured by others is measured again
     out = tmp_path / "out"
-    assert judges == [str(out / name / "checkpoint.pt") for name in ["encoders"] * 3 + ["judge"] * 3]
-    judge, encoders = (load_model(out / name / "checkpoint.pt") for name in ("judge", "encoders"))
-    assert judge.provenance["config"]["seed"] == 7
+    assert used == [str(out / name / "checkpoint.pt") for name in ["encoders"] * 3 + ["evaluation-encoders"] * 3]
+    separate, encoders = (load_model(out / name / "checkpoint.pt") for name in ("evaluation-encoders", "encoders"))
+    assert separate.provenance["config"]["seed"] == 7
     row = load_model(out / "df-gan-0" / "checkpoint.pt").model.text_encoder.encoder.weight
     assert row.equal(encoders.model.text_encoder.encoder.weight)
-    assert not row.equal(judge.model.text_encoder.encoder.weight)
+    assert not row.equal(separate.model.text_encoder.encoder.weight)
 
 
-def test_the_shipped_experiments_fit_their_configs() -> None:
-    for path in EXPERIMENTS.glob("*.yaml"):
-        experiment = load_experiment(path)
-        for changes in (experiment.judge, *(row.set for row in experiment.rows)):
-            load_config(experiment.config, [f"{key}={yaml.safe_dump(value)}" for key, value in changes.items()])
+def test_the_shipped_ablations_fit_their_configs() -> None:
+    for path in ABLATIONS.glob("*.yaml"):
+        ablation = load_ablation(path)
+        for changes in (ablation.evaluation_encoders, *(row.set for row in ablation.rows)):
+            load_config(ablation.config, [f"{key}={yaml.safe_dump(value)}" for key, value in changes.items()])
 
 
 @pytest.mark.parametrize(
@@ -111,11 +110,15 @@ def test_the_shipped_experiments_fit_their_configs() -> None:
         ("{config: tiny.yaml, rows: [{name: a, sets: {}}]}", "rows.0.sets"),
     ],
 )
-def test_a_bad_file_of_rows_is_one_line(tmp_path: Path, content: str, said: str) -> None:
+def test_a_bad_file_of_rows_is_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], content: str, said: str
+) -> None:
     path = tmp_path / "rows.yaml"
     path.write_text(content, encoding="utf-8")
-    result = CliRunner().invoke(main, [str(path), "--out", str(tmp_path / "out")])
-    assert result.exit_code == 2
-    assert said in result.stderr
-    assert len(result.stderr.splitlines()) == 1
+    with pytest.raises(SystemExit) as exit_:
+        main([str(path), "--out", str(tmp_path / "out")])
+    assert exit_.value.code == 2
+    stderr = capsys.readouterr().err
+    assert said in stderr
+    assert len(stderr.splitlines()) == 1
     assert not (tmp_path / "out").exists()
