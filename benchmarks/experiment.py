@@ -92,7 +92,7 @@ class Laboratory:
     def train_encoders(self) -> None:
         """Trains DAMSM for the rows and for their judge, each with one step of a GAN that nobody uses."""
         config = load_config(self.experiment.config, self.assignments)
-        if config.damsm.initial is None:
+        if config.damsm.init_from is None:
             self._train(ENCODERS, [*self.assignments, "gan.steps=1"])
         if judge := self.experiment.judge:
             self._train(JUDGE, [*self.assignments, *_assignments(judge), "gan.steps=1"])
@@ -106,7 +106,7 @@ class Laboratory:
                     yield self._finding(row, row.seeds[turn])
 
     def _finding(self, row: Row, seed: int) -> Finding:
-        assignments = [f"damsm.initial={json.dumps(str(self.encoders))}", *self.assignments, f"seed={seed}"]
+        assignments = [f"damsm.init_from={json.dumps(str(self.encoders))}", *self.assignments, f"seed={seed}"]
         assignments += _assignments(row.set)
         checkpoint = self._train(row.folder(seed), assignments)
         file = checkpoint.parent / "evaluation.json"
@@ -127,7 +127,7 @@ class Laboratory:
         return train_files(self.experiment.config, out, out.exists(), None, assignments)
 
     def _measure(self, checkpoint: Path, config: RunConfig) -> dict[str, Any]:
-        encoders = str(self.out / JUDGE / "checkpoint.pt") if self.experiment.judge else config.damsm.initial
+        encoders = str(self.out / JUDGE / "checkpoint.pt") if self.experiment.judge else config.damsm.init_from
         assert encoders is not None
         found = evaluate(
             open_model(str(checkpoint)), config.data.source, ("fid", "r-precision"), encoders, self.count

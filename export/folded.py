@@ -1,4 +1,4 @@
-"""The fold for export: the trained generator, rewritten exactly into what runs faster; training/models/fold.py has why.
+"""The fold for export: the trained generator, rewritten exactly into what runs faster (training/models/generator.py).
 
 An upsample followed by a 3×3 convolution becomes a transposed 4×4 convolution of stride 2, or four 2×2 convolutions,
 one for each of the four positions in a doubled pixel, whose results are interleaved. Kernels are summed once, here, in
@@ -16,8 +16,7 @@ from torch.nn import functional as F
 
 from t2i_engine.formats import Form
 from training.models.conditioning import AdaptiveBlock
-from training.models.fold import folded_kernel
-from training.models.generator import DFBlock, Generator, UpBlock
+from training.models.generator import DFBlock, Generator, UpBlock, folded_kernel
 
 
 def fold(generator: Generator, form: Form) -> Generator:
