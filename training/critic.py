@@ -1,4 +1,4 @@
-"""The discriminator in training: its augmentation and its losses (method.md, eq. 8)."""
+"""The discriminator in training: its augmentation and its losses (docs/method.md, eq. 8)."""
 
 from collections.abc import Callable
 

@@ -1,4 +1,4 @@
-"""Training of generator and discriminator by method.md's objectives, one update of each per step, as in DF-GAN."""
+"""Training of generator and discriminator (docs/method.md), one update of each per step, as in DF-GAN."""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple, cast

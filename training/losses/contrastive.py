@@ -1,5 +1,5 @@
 """Negatives within a batch, and contribution 3: NT-Xent of generated pictures against captions and real pictures
-(method.md, eq. 3-5).
+(docs/method.md, eq. 3-5).
 
 N is the batch of all processes that train together (distributed.py); B is this process's share of it, its rows.
 """

@@ -1,4 +1,4 @@
-"""Contributions 1 and 2: conditioning augmentation and the adaptive block (method.md, eq. 1-2, fig. 3)."""
+"""Contributions 1 and 2: conditioning augmentation and the adaptive block (docs/method.md, eq. 1-2)."""
 
 from typing import NamedTuple
 
@@ -36,7 +36,7 @@ def kl_to_standard_normal(mean: Tensor, log_variance: Tensor) -> Tensor:
 
 
 class AdaptiveBlock(nn.Module):
-    """Reweights the sentence vector by what the picture already shows (fig. 3): s' = ŝ + tanh(MLP([h', ŝ])) ⊙ ŝ.
+    """Reweights the sentence vector by what the picture already shows: s' = ŝ + tanh(MLP([h', ŝ])) ⊙ ŝ.
 
     h' summarises the feature map by a depthwise convolution with a kernel as large as the map.
     """

@@ -32,7 +32,7 @@ class DownBlock(nn.Module):
 
 
 class Discriminator(nn.Module):
-    """Maps an image and a sentence vector to one logit: real and matching, or not (method.md, "Discriminator")."""
+    """Maps an image and a sentence vector to one logit: real and matching, or not (docs/method.md, "Discriminator")."""
 
     def __init__(self, resolution: int, base_channels: int, sentence_width: int, max_channel_multiple: int = 8) -> None:
         super().__init__()

@@ -131,7 +131,7 @@ class GeneratedImage(NamedTuple):
 
 
 class Generator(nn.Module):
-    """Noise and a sentence vector to an image (method.md, "Generator").
+    """Noise and a sentence vector to an image (docs/method.md, "Generator").
 
     Tensors are named as in DF-GAN's public checkpoints; without the two contributions, this is DF-GAN's generator,
     tensor for tensor. With `first_generation`, it is that of DF-GAN's first code, which has a stem at 4×4 and S units
