@@ -24,7 +24,7 @@ from pydantic import (
 from t2i_engine.errors import UserError, quoted
 from training.data.hard_negatives import MAX_HARD_NEGATIVES
 from training.data.sources import check_source
-from training.losses.damsm import Smoothing
+from training.losses import Smoothing
 from training.models.image_encoder import BackboneName
 
 

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from training.augmentation import DIFFAUGMENT_UNIFORMS, diffaugment
 from training.config import GanConfig
 from training.distributed import share, world
-from training.losses.adversarial import fake_hinge, matching_aware_gradient_penalty, real_hinge
+from training.losses import fake_hinge, matching_aware_gradient_penalty, real_hinge
 from training.models.discriminator import Discriminator
 
 MISMATCH_SHARE = 0.5

@@ -9,8 +9,7 @@ from training.augmentation import RECTANGLE_UNIFORMS, RECTANGLES, random_erasing
 from training.config import RunConfig
 from training.data.corpus import Batches
 from training.distributed import gathered, means, replicated, share, world
-from training.losses.contrastive import HardNegatives, own_columns, related_pairs
-from training.losses.damsm import sentence_loss, word_loss
+from training.losses import HardNegatives, own_columns, related_pairs, sentence_loss, word_loss
 from training.models.image_encoder import EncodedImage, ImageEncoder, open_backbone
 from training.models.text_encoder import EncodedText, TextEncoder
 from training.stepping import (

@@ -11,8 +11,7 @@ from training.config import RunConfig
 from training.critic import Critic
 from training.data.corpus import Batches
 from training.distributed import averaging, gathered, means, replicated, share, world
-from training.losses.adversarial import generator_loss
-from training.losses.contrastive import HardNegatives, mismatched_partners, nt_xent, related_pairs
+from training.losses import HardNegatives, generator_loss, mismatched_partners, nt_xent, related_pairs
 from training.models.conditioning import kl_to_standard_normal
 from training.models.discriminator import Discriminator
 from training.models.generator import GeneratedImage, Generator
@@ -40,7 +39,7 @@ class _Part(NamedTuple):
     sentence: Tensor
     """Float (B, S)."""
     related: Tensor
-    """Bool (B, N), as in losses/contrastive.py."""
+    """Bool (B, N), as in losses.py."""
     mismatched: Tensor
     """Float (B, M, S): mismatched sentences, hard negatives last."""
     mismatches: Tensor

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from tests.training.test_learning import config, trainers
 from training.augmentation import RECTANGLE_UNIFORMS, RECTANGLES, diffaugment, random_erasing
-from training.losses.adversarial import matching_aware_gradient_penalty
+from training.losses import matching_aware_gradient_penalty
 
 NEUTRAL = 0.5
 """A number that leaves colours and place as they are; the cut is then in the middle."""

@@ -9,8 +9,7 @@ import torch
 from tests.training.random_weights import randomised
 from tests.training.test_learning import CPU, config, corpus, trainers
 from training.config import RunConfig
-from training.losses.adversarial import fake_hinge, real_hinge
-from training.losses.contrastive import mismatched_partners, related_pairs
+from training.losses import fake_hinge, mismatched_partners, real_hinge, related_pairs
 from training.stepping import backward, loss_scaler, seed_step, update
 
 

@@ -27,7 +27,7 @@ class Batch(NamedTuple):
     lengths: Tensor
     """Int64 (B)."""
     groups: Tensor
-    """Int64 (B): captions of one group are never each other's negatives (losses/contrastive.py)."""
+    """Int64 (B): captions of one group are never each other's negatives (losses.py)."""
     hard_negatives: Tensor
     """Int64 (B, A, U): hard negatives of each caption (hard_negatives.py); the caption itself if it allows none."""
     hard_negative_lengths: Tensor

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from t2i_engine.tokenizer import Tokenizer
 from training.data.corpus import Batch, Corpus, build_vocabulary
 from training.data.source import DataError
-from training.losses.contrastive import related_pairs
+from training.losses import related_pairs
 
 CAPTIONS = [[f"bird number w{i}", f"another w{i} bird"] for i in range(10)]
 TOKENIZER = Tokenizer(build_vocabulary(caption for captions in CAPTIONS for caption in captions))

@@ -7,9 +7,20 @@ import torch
 from torch import Tensor
 from torch.distributions import Normal, kl_divergence
 
-from training.losses.adversarial import fake_hinge, generator_loss, matching_aware_gradient_penalty, real_hinge
-from training.losses.contrastive import HardNegatives, mismatched_partners, nt_xent, related_pairs
-from training.losses.damsm import Smoothing, sentence_loss, word_loss, word_similarities
+from training.losses import (
+    HardNegatives,
+    Smoothing,
+    fake_hinge,
+    generator_loss,
+    matching_aware_gradient_penalty,
+    mismatched_partners,
+    nt_xent,
+    real_hinge,
+    related_pairs,
+    sentence_loss,
+    word_loss,
+    word_similarities,
+)
 from training.models.conditioning import kl_to_standard_normal
 from training.models.image_encoder import EncodedImage
 from training.models.text_encoder import EncodedText
