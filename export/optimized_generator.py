@@ -1,7 +1,7 @@
 """The trained generator, rewritten exactly into what runs fastest; all that export knows of the inside of its blocks.
 
 An upsample followed by a 3×3 convolution becomes a transposed 4×4 convolution of stride 2, or four 2×2 convolutions,
-one per position in a doubled pixel, whose results are interleaved (training/models/fold.py has the derivation). Kernels
+one per position in a doubled pixel, whose results are interleaved (`folded_kernel` has the derivation). Kernels
 are summed once, here, in float64. The MLPs of a block's affines are computed together, an adaptive block's summary, a
 convolution as large as its map, becomes a sum of products, and the last convolution computes two pixels at a time.
 """
@@ -16,8 +16,7 @@ from torch.nn import functional as F
 
 from t2i_engine.formats import Form
 from training.models.conditioning import AdaptiveBlock
-from training.models.fold import folded_kernel
-from training.models.generator import DFBlock, Generator, UpBlock
+from training.models.generator import DFBlock, Generator, UpBlock, folded_kernel
 
 
 def optimize(generator: Generator, form: Form) -> Generator:

@@ -113,7 +113,7 @@ class AblationRun:
 
     def train_encoders(self) -> None:
         """Trains the encoders that all rows share, and those for evaluation, each with a single, unused GAN step."""
-        if load_config(self.ablation.config, self.assignments).damsm.initial is None:
+        if load_config(self.ablation.config, self.assignments).damsm.init_from is None:
             self._train(ENCODERS, [*self.assignments, "gan.steps=1"])
         if changes := self.ablation.evaluation_encoders:
             self._train(EVALUATION_ENCODERS, [*self.assignments, *_assignments(changes), "gan.steps=1"])
@@ -128,7 +128,7 @@ class AblationRun:
 
     def _result(self, row: Row, seed: int) -> Result:
         encoders = json.dumps(str(self.out / ENCODERS / "checkpoint.pt"))
-        assignments = [f"damsm.initial={encoders}", *self.assignments, f"seed={seed}", *_assignments(row.set)]
+        assignments = [f"damsm.init_from={encoders}", *self.assignments, f"seed={seed}", *_assignments(row.set)]
         checkpoint = self._train(row.folder(seed), assignments)
         file = checkpoint.parent / "evaluation.json"
         figures = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
@@ -149,7 +149,7 @@ class AblationRun:
 
     def _evaluate(self, checkpoint: Path, config: RunConfig) -> dict[str, Any]:
         separate = str(self.out / EVALUATION_ENCODERS / "checkpoint.pt")
-        encoders = separate if self.ablation.evaluation_encoders else config.damsm.initial
+        encoders = separate if self.ablation.evaluation_encoders else config.damsm.init_from
         assert encoders is not None
         metrics = ("fid", "r-precision")
         found = evaluate(open_model(str(checkpoint)), config.data.source, metrics, encoders, self.count)

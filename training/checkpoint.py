@@ -1,6 +1,5 @@
-"""Checkpoints: one file, written atomically, read with `weights_only` so that nothing in it is executed."""
+"""Checkpoints: single files, written atomically, and read with `weights_only` so that nothing in them is executed."""
 
-import os
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -10,27 +9,42 @@ import torch
 
 from t2i_engine.bundle import ModelSizes
 from t2i_engine.errors import UserError
-from training.judges import Judges, judges_of_checkpoint
+from t2i_engine.files import write_atomically
 from training.models.text_to_image import TextToImage
 
-FORMAT = "t2i-engine checkpoint 1"
+FORMAT = "t2i-engine checkpoint 2"
+OLD_FORMATS = ("t2i-engine checkpoint 1",)
+"""Those that `t2i-engine migrate` converts (migration.py)."""
+
+State = dict[str, torch.Tensor]
 
 
 class CheckpointError(UserError):
-    """A checkpoint that is missing, broken, or not one of ours."""
+    """A checkpoint that is missing, broken, or of another format."""
+
+
+@dataclass(frozen=True)
+class AuxiliaryNetworks:
+    """State dicts of the networks that a generator learns from; None if missing.
+
+    A run that starts from a generator without its discriminator first unlearns much of what that had learned.
+    """
+
+    image_encoder: State | None = None
+    """DAMSM's, including a frozen backbone; R-precision needs it as well."""
+    discriminator: State | None = None
 
 
 @dataclass(frozen=True)
 class TrainedModel:
-    """What leaves training: the model with its averaged weights, the words it knows, and where it comes from."""
+    """The result of training: the model with averaged weights, its vocabulary, and its provenance."""
 
     model: TextToImage
     """In evaluation mode, float32, on the CPU."""
     words: tuple[str, ...]
     """The vocabulary by token id; word 0 is padding."""
     provenance: dict[str, Any]
-    judges: Judges
-    """The networks that it learned from."""
+    auxiliary: AuxiliaryNetworks
 
 
 def save_checkpoint(
@@ -40,10 +54,11 @@ def save_checkpoint(
     weights: Mapping[str, torch.Tensor],
     provenance: Mapping[str, Any],
     state: Mapping[str, Any] | None = None,
+    cure: str = "choose another --out",
 ) -> None:
-    """Writes the model's `weights` (TextToImage's state dict) and, for resuming, the `state` of the run.
+    """Writes the model's `weights` (TextToImage's state dict) and, for resuming, the `state` of the run, atomically.
 
-    The file appears under its name only when it is complete and on the disk. Raises `OSError` where it cannot be.
+    Raises `OutputError`, ending with `cure`.
     """
     content = {
         "format": FORMAT,
@@ -53,23 +68,21 @@ def save_checkpoint(
         "provenance": dict(provenance),
         "state": dict(state or {}),
     }
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    write_atomically(path, lambda file: _save(content, file), cure)
+
+
+def _save(content: Mapping[str, Any], path: Path) -> None:
     try:
-        with temporary.open("wb") as file:
+        with path.open("wb") as file:
             torch.save(content, file)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except RuntimeError as error:  # torch.save tells of a full disk by one, with the reason behind it
+    except RuntimeError as error:  # what torch.save makes of an OSError, such as a full disk
         if isinstance(error.__context__, OSError):
             raise error.__context__ from None
         raise
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def not_finite(content: object, name: str = "") -> list[str]:
-    """The names of the tensors in nested containers that hold NaN or infinity."""
+    """The names of tensors in nested containers that contain NaN or infinity."""
     if isinstance(content, torch.Tensor):
         return [] if content.isfinite().all() else [name]
     parts: Iterable[tuple[object, object]] = ()
@@ -81,27 +94,47 @@ def not_finite(content: object, name: str = "") -> list[str]:
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:
-    """Reads a checkpoint's content onto the CPU. Raises `CheckpointError`."""
+    """Reads the content of a checkpoint onto the CPU. Raises `CheckpointError`."""
+    content = read_content(path)
+    if content.get("format") in OLD_FORMATS:
+        raise CheckpointError(f"checkpoint '{path}' is of an earlier version; convert it: t2i-engine migrate {path}")
+    if content.get("format") != FORMAT:
+        raise CheckpointError(f"'{path}' is not a '{FORMAT}' file; expected one written by `t2i-engine train`")
+    return content
+
+
+def read_content(path: Path) -> dict[str, Any]:
+    """Reads any PyTorch file onto the CPU; empty if it holds no dictionary. Raises `CheckpointError`."""
     if not path.is_file():
         raise CheckpointError(f"checkpoint '{path}' not found; expected a .pt file written by `t2i-engine train`")
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch.load has no error of its own: OSError for half a file, IndexError for a text
+    except Exception as error:  # torch.load has no error of its own: OSError for half a file, IndexError for text
         raise CheckpointError(
-            f"checkpoint '{path}' is truncated or not a plain PyTorch file; take another, or train again"
+            f"checkpoint '{path}' is truncated or not a plain PyTorch file; use another, or train again"
         ) from error
-    if not isinstance(content, dict) or content.get("format") != FORMAT:
-        raise CheckpointError(f"'{path}' is not a '{FORMAT}' file; export and --init take those of `t2i-engine train`")
-    return content
+    return content if isinstance(content, dict) else {}
 
 
 def load_model(path: Path) -> TrainedModel:
-    """Reads the model of a checkpoint, ready to draw or to be exported. Raises `CheckpointError`."""
+    """Reads the model of a checkpoint, ready for drawing or export. Raises `CheckpointError`."""
     content = load_checkpoint(path)
     try:
         model = TextToImage(ModelSizes(**content["sizes"]))
         model.load_state_dict(content["weights"])
-        return TrainedModel(model.eval(), tuple(content["words"]), content["provenance"], judges_of_checkpoint(content))
+        auxiliary = _auxiliary_networks(content["state"])
+        return TrainedModel(model.eval(), tuple(content["words"]), content["provenance"], auxiliary)
     except (RuntimeError, TypeError, ValueError, KeyError) as error:
         reason = " ".join(str(error).split())
         raise CheckpointError(f"checkpoint '{path}' does not fit its own sizes: {reason}") from error
+
+
+def _auxiliary_networks(state: Mapping[str, Any]) -> AuxiliaryNetworks:
+    networks, prefix = state.get("damsm", {}).get("networks", {}), "image_encoder."
+    encoder = {key.removeprefix(prefix): value for key, value in networks.items() if key.startswith(prefix)}
+    return AuxiliaryNetworks(encoder or None, state.get("gan", {}).get("discriminator"))
+
+
+def backbone_of(provenance: Mapping[str, Any]) -> str:
+    """The backbone of the image encoder in a run's config; empty if the provenance has none."""
+    return str(provenance.get("config", {}).get("damsm", {}).get("image_encoder", ""))

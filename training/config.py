@@ -1,4 +1,7 @@
-"""What a training run is: one validated schema, read from YAML; its defaults are the paper's, where that gives any."""
+"""The config of a training run: a validated schema, read from YAML. Defaults are the paper's wherever it gives a value.
+
+The text under each field is what users read: docs/training.md's reference is generated from it.
+"""
 
 import difflib
 import re
@@ -19,23 +22,23 @@ from pydantic import (
 )
 
 from t2i_engine.errors import UserError, quoted
-from training.data.altered import ALTERATIONS
+from training.data.hard_negatives import MAX_HARD_NEGATIVES
 from training.data.sources import check_source
-from training.losses.damsm import Smoothing
+from training.losses import Smoothing
 from training.models.image_encoder import BackboneName
 
 
 class ConfigError(UserError):
-    """A config file that cannot be read or does not fit the schema."""
+    """A config that cannot be read or does not fit the schema."""
 
 
 class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, use_attribute_docstrings=True)
 
 
 def _power_of_two_from_32(resolution: int) -> int:
     if resolution < 32 or resolution & (resolution - 1):
-        raise ValueError("a resolution is a power of two from 32: 32, 64, 128, 256")
+        raise ValueError("a resolution must be a power of two from 32: 32, 64, 128, 256, …")
     return resolution
 
 
@@ -45,62 +48,77 @@ Resolution = Annotated[int, AfterValidator(_power_of_two_from_32)]
 
 
 class DataConfig(_Section):
-    """Which pictures to train on."""
+    """The training data and how pictures and captions enter a batch."""
 
     source: Annotated[str, AfterValidator(check_source)] = "synthbirds"
-    """synthbirds, cub:PATH, cub+attributes:PATH, coco:PATH, folder:PATH, webdataset:PATTERN, or a bare path."""
-    pictures: PositiveInt = 20_000
-    """How many synthbirds are drawn; other sources have as many as they have."""
+    """`synthbirds`, `cub:PATH`, `cub+attributes:PATH`, `coco:PATH`, `folder:PATH`, `webdataset:PATTERN`, or a bare
+    path, which is recognised by what it holds."""
+    synthbirds_count: PositiveInt = 20_000
+    """Number of synthbirds to draw for training; ignored for other sources."""
     resolution: Resolution = 256
+    """Height and width of the pictures in pixels: a power of two from 32."""
     max_words: PositiveInt = 18
-    """Captions longer than this keep that many of their words, in order, drawn at random (AttnGAN)."""
+    """Longer captions are cut to this many words, sampled at random and kept in order (AttnGAN)."""
     horizontal_flip: bool = True
-    """Show half of the pictures mirrored (DF-GAN); for captions that tell left from right, switch it off."""
-    crop: bool = False
-    """Keep pictures 76/64 as large as `resolution`, and cut another part out of them each time (AttnGAN, DF-GAN)."""
-    workers: PositiveInt = 2
-    """Processes that read a webdataset. Their number is part of what a batch holds; other sources need none."""
+    """Mirror each picture with probability 1/2 (DF-GAN). Switch off if captions mention left and right."""
+    random_crop: bool = False
+    """Load pictures at 76/64 of `resolution` and crop them at random (AttnGAN, DF-GAN)."""
+    num_workers: PositiveInt = 2
+    """Processes per rank that read a webdataset; other sources need none. The order of the batches depends on it."""
 
 
 class ModelConfig(_Section):
-    """Sizes, and the switches of the contributions that live in the generator."""
+    """Sizes of the networks, and the generator's two contributions."""
 
     base_channels: PositiveInt = 32
+    """Channels of the feature maps at full resolution (DF-GAN's nf). They double with every halving of the
+    resolution, up to `max_channel_multiple`."""
     max_channel_multiple: Annotated[int, Field(ge=8)] = 8
-    """Feature maps have at most this many times base_channels channels: 8 as in DF-GAN, 16 for a run that grows."""
+    """Most channels of a feature map, as a multiple of `base_channels`: 8 in DF-GAN. Growing a model to twice its
+    resolution halves `base_channels` and doubles this."""
     noise_width: PositiveInt = 100
+    """Dimensions of the noise vector (Z)."""
     sentence_width: Annotated[int, Field(gt=0, multiple_of=2)] = 256
+    """Dimensions of the sentence vector (S), half from each direction of the LSTM; even."""
     embedding_width: PositiveInt = 300
+    """Dimensions of the word embeddings."""
     conditioning_augmentation: bool = True
+    """Sample the condition from a Gaussian around the sentence vector (StackGAN). Off in DF-GAN."""
     adaptive_block: bool = True
+    """Reweight the sentence vector by the feature map before every block of the generator. Off in DF-GAN."""
 
 
 class DamsmConfig(_Section):
-    """Pre-training of the text encoder with an image encoder (AttnGAN)."""
+    """DAMSM: pre-training of the text encoder together with an image encoder (AttnGAN)."""
 
     steps: PositiveInt = 20_000
+    """Training steps; the cosine learning-rate schedule ends with the last."""
     batch_size: Annotated[int, Field(ge=2)] = 48
-    """Of each process, where several train together."""
+    """Pictures per step and process."""
     image_encoder: BackboneName = "inception-v3"
-    initial: str | None = None
-    """A checkpoint or bundle whose words, text encoder and image encoder are taken; the GAN starts from nothing.
-
-    So several runs can be compared that differ in the GAN alone.
-    """
-    retrain: bool = False
-    """With initial weights: the text encoder goes on learning, and learns the words of the data that it lacks.
-
-    Otherwise it stays as it is.
-    """
+    """Backbone of the image encoder: `inception-v3` (the paper's, ImageNet weights, downloaded once),
+    `efficientnet-lite0` (ImageNet weights, installed with the package), or `cnn` (small, trained from scratch)."""
+    init_from: str | None = None
+    """Checkpoint or bundle to take vocabulary, text encoder and image encoder from; the GAN trains from scratch.
+    For comparing runs that differ in the GAN alone."""
+    finetune: bool = False
+    """Keep training a text encoder loaded with `--init` or `init_from`, and add the data's missing words to its
+    vocabulary. Otherwise it stays frozen."""
     learning_rate: PositiveFloat = 2e-3
+    """Initial learning rate of Adam; decays to 0 along a cosine."""
     gradient_clip: PositiveFloat = 0.25
-    hard_negatives: Annotated[int, Field(ge=0, le=ALTERATIONS)] = 0
-    """A picture's sentence is told from so many that nearly fit, too (data/altered.py); 0 is AttnGAN."""
+    """Largest norm of the text encoder's gradient."""
+    hard_negatives: Annotated[int, Field(ge=0, le=MAX_HARD_NEGATIVES)] = 0
+    """Hard negatives per picture in the sentence loss: its own caption with colours or parts swapped. 0 in AttnGAN."""
     random_erasing: bool = False
-    """Paint spots over half of the pictures (Random Erasing; augmentation.py), against generators that draw them."""
+    """Paint rectangles of random colours over half of the pictures (Zhong et al., 2020). Keeps the generator from
+    pleasing the image encoder with blobs of colour."""
     gamma1: PositiveFloat = 4.0
+    """γ1: sharpness of the attention over image regions. AttnGAN: 4 for CUB and COCO."""
     gamma2: PositiveFloat = 5.0
+    """γ2: weight of the best-matching words in a caption's similarity. AttnGAN: 5."""
     gamma3: PositiveFloat = 10.0
+    """γ3: inverse temperature of the softmax over the batch. AttnGAN: 10."""
 
     @property
     def smoothing(self) -> Smoothing:
@@ -109,107 +127,143 @@ class DamsmConfig(_Section):
 
 
 class ContrastiveConfig(_Section):
-    """The two contrastive losses (eq. 3-5); switched off, the DAMSM image encoder plays no part in the GAN.
+    """The contrastive losses L_text and L_img (eq. 3-5). Without them, the GAN needs no image encoder.
 
-    The seed of the method gives no λ and no η; these are first guesses that train, not yet the result of a search.
+    The paper gives neither λ nor η; the defaults are working values, not tuned ones.
     """
 
     enabled: bool = True
+    """Add both losses to the generator's."""
     text_weight: NonNegative = 0.1
-    """λ1, of generated picture against caption."""
+    """λ1: weight of L_text, generated picture against caption."""
     image_weight: NonNegative = 0.1
-    """λ2, of generated picture against real picture."""
+    """λ2: weight of L_img, generated picture against real picture."""
     temperature: PositiveFloat = 0.2
-    """η of both."""
+    """η: softmax temperature of both losses."""
 
 
 class GanConfig(_Section):
     """Training of generator and discriminator."""
 
     steps: PositiveInt = 600_000
+    """Training steps, one update of each network per step."""
     batch_size: Annotated[int, Field(ge=2)] = 16
-    """Of each process, where several train together."""
+    """Pictures per batch and process."""
     gradient_accumulation: PositiveInt = 1
-    """So many batches make one update, for a GPU that holds too few pictures. Contrastive negatives and mismatches are
-    those of one batch, of all processes."""
+    """Batches per update, for GPUs that cannot hold a larger batch. Negatives and mismatched captions come from
+    a single batch, across all processes."""
     generator_learning_rate: PositiveFloat = 1e-4
+    """Learning rate of the generator's Adam."""
     discriminator_learning_rate: PositiveFloat = 4e-4
+    """Learning rate of the discriminator's Adam."""
     adam_betas: tuple[Decay, Decay] = Field(default=(0.0, 0.9), strict=False)
-    penalty_weight: NonNegative = 2.0
-    penalty_power: PositiveFloat = 6.0
-    penalty_interval: PositiveInt = 1
-    """The gradient penalty is computed at every k-th step, k times as heavy; 1 is DF-GAN."""
+    """β1 and β2 of both optimizers."""
+    gradient_penalty_weight: NonNegative = 2.0
+    """Weight k of the matching-aware gradient penalty k · E[‖∇D‖^p] (DF-GAN, eq. 8); 0 switches it off."""
+    gradient_penalty_power: PositiveFloat = 6.0
+    """Exponent p of the gradient penalty."""
+    gradient_penalty_interval: PositiveInt = 1
+    """Compute the gradient penalty every N steps, N times as heavy (lazy regularization, StyleGAN2). 1 in DF-GAN."""
     diffaugment: bool = False
-    """Alter what the discriminator sees, real and generated (Zhao et al., 2020); for data sets of a few thousand."""
+    """DiffAugment (Zhao et al., 2020): augment what the discriminator sees. For small data sets, of a few thousand
+    pictures."""
     mismatches: PositiveInt = 1
-    """The discriminator meets every real picture with so many captions that do not fit, of others in the batch; 1 is
-    DF-GAN. Features are computed once, so more cost little."""
-    hard_negatives: Annotated[int, Field(ge=0, le=ALTERATIONS)] = 0
-    """And with so many that nearly fit (data/altered.py), which are negatives of L_text, too."""
+    """Mismatched captions per real picture, taken from the rest of the batch. 1 in DF-GAN; more cost little, as image
+    features are computed once."""
+    hard_negatives: Annotated[int, Field(ge=0, le=MAX_HARD_NEGATIVES)] = 0
+    """Hard negatives per picture: its own caption with colours or parts swapped, as further mismatched captions of the
+    discriminator and further negatives of L_text."""
     kl_weight: NonNegative = 1.0
+    """Weight of conditioning augmentation's KL divergence."""
     contrastive: ContrastiveConfig = ContrastiveConfig()
     ema_decay: Decay = 0.999
+    """Decay per step of the generator's moving average, which is what gets exported."""
     discriminator_initialization: Literal["dfgan", "he"] = "dfgan"
-    """he: residuals that can be heard from the first step on (models/discriminator.py); for runs of thousands of steps,
-    not hundreds of thousands."""
+    """`dfgan`: PyTorch's default convolutions and residual branches that start at 0. `he`: He et al.'s convolutions
+    and residual branches active from step 1, for runs of thousands of steps rather than hundreds of thousands."""
     discriminator_warmup: Annotated[int, Field(ge=0)] = 0
-    """The first steps, so many, teach the discriminator alone: a new one would spoil a generator that was given."""
+    """Initial steps that train the discriminator alone, so that a new one does not spoil a pretrained generator."""
 
 
 class FidConfig(_Section):
-    """FID of the averaged generator against the test split while the GAN trains; the best one is kept as best.pt."""
+    """FID of the averaged generator on the test split during GAN training; the best checkpoint is kept as best.pt."""
 
     every: Annotated[int, Field(ge=0)] = 0
-    """Measured at every so many steps, and at the end; 0: never."""
-    pictures: Annotated[int, Field(ge=2)] = 5_000
-    """So many are drawn, as `t2i-engine evaluate --count` does. FID grows as they become fewer."""
+    """Measure every N steps, and after the last; 0: never."""
+    count: Annotated[int, Field(ge=2)] = 5_000
+    """Pictures to generate, as `t2i-engine evaluate --count`. FID rises as they become fewer."""
 
 
 class RunConfig(_Section):
-    """A whole run: data, model, the two phases, and how it is computed and recorded."""
+    """A whole run: data, model, both training phases, and how it is computed and logged."""
 
     name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]*$")]
+    """Name of the run, and of its folder in runs/: lower-case letters, digits and hyphens."""
     data: DataConfig = DataConfig()
     model: ModelConfig = ModelConfig()
     damsm: DamsmConfig = DamsmConfig()
     gan: GanConfig = GanConfig()
-    initial: str | None = None
-    """A checkpoint or bundle to start from; `--init` on the command line."""
+    init_from: str | None = None
+    """Checkpoint or bundle to start from, the same as `--init`. A smaller model is grown to `data.resolution`."""
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
+    """Seed of all randomness: initial weights, batches, noise and augmentation."""
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
-    """bf16, fp16: autocast; weights, optimiser and losses stay in fp32, and fp16 scales the losses (GradScaler).
-
-    auto: bf16, where the device multiplies in it.
-    """
+    """Autocast precision. Weights, optimizers and losses stay in fp32; fp16 scales the losses (GradScaler). `auto`:
+    bf16 where the device has instructions for it, otherwise fp32."""
     compile: bool = False
-    """Compile the networks of the GAN (torch.compile): minutes at the start, faster steps afterwards."""
+    """Compile the GAN's networks with torch.compile: minutes at the start, then faster steps."""
     folded: bool = True
-    """Train with the folded form of upsample + convolution (models/fold.py): the same function, faster."""
+    """Train with upsampling folded into the following convolution: the same function, faster."""
     checkpoint_every: PositiveInt = 500
+    """Save checkpoint.pt every N steps, and after the last."""
     keep_checkpoints: Annotated[int, Field(ge=0)] = 0
-    """So many of the last checkpoints are kept under their numbers, besides checkpoint.pt."""
+    """Also keep the last N checkpoints, numbered, in checkpoints/."""
     sample_every: PositiveInt = 500
+    """Draw a sample grid every N steps of the GAN, and after the last."""
     sample_captions: tuple[str, ...] = Field(default=("a yellow bird",), strict=False, min_length=1)
-    """The captions of the sample grids, one row each."""
+    """Captions of the sample grids, one row each."""
     fid: FidConfig = FidConfig()
 
     @model_validator(mode="after")
-    def _start_from_one(self) -> Self:
-        if self.initial and self.damsm.initial:
-            raise ValueError("initial brings encoders, and so does damsm.initial; leave one of them out")
+    def _one_initial_model(self) -> Self:
+        if self.init_from and self.damsm.init_from:
+            raise ValueError("init_from already brings the encoders of damsm.init_from; remove one of them")
         return self
 
 
-def load_config(path: Path, assignments: Sequence[str] = ()) -> RunConfig:
-    """Reads and checks a YAML config, changed by `assignments` such as gan.steps=1000, whose values are YAML, too.
+OLD_KEYS = {
+    "initial": "init_from",
+    "data.side": "data.resolution",
+    "data.pictures": "data.synthbirds_count",
+    "data.mirror": "data.horizontal_flip",
+    "data.crop": "data.random_crop",
+    "data.workers": "data.num_workers",
+    "model.base_width": "model.base_channels",
+    "model.width_limit": "model.max_channel_multiple",
+    "damsm.initial": "damsm.init_from",
+    "damsm.retrain": "damsm.finetune",
+    "damsm.spots": "damsm.random_erasing",
+    "gan.accumulate": "gan.gradient_accumulation",
+    "gan.penalty_weight": "gan.gradient_penalty_weight",
+    "gan.penalty_power": "gan.gradient_penalty_power",
+    "gan.penalty_interval": "gan.gradient_penalty_interval",
+    "gan.hard_mismatches": "gan.hard_negatives",
+    "gan.discriminator_head_start": "gan.discriminator_warmup",
+    "fid.pictures": "fid.count",
+}
+"""Keys of earlier versions and what they are called now; errors and `t2i-engine migrate` read it."""
 
-    Raises `ConfigError` naming the key, and the nearest one that exists.
+
+def load_config(path: Path, assignments: Sequence[str] = ()) -> RunConfig:
+    """Reads and validates a YAML config, overridden by `assignments` such as gan.steps=1000, whose values are YAML too.
+
+    Raises `ConfigError`, naming the faulty key and the closest valid one.
     """
     try:
         content = yaml.load(path.read_text(encoding="utf-8"), _Loader)
     except (OSError, ValueError, yaml.YAMLError) as error:  # ValueError: not UTF-8, or a date that is none
         reason = " ".join(str(error).split())
-        raise ConfigError(f"config '{path}' cannot be read: {reason}; it should be a YAML file") from error
+        raise ConfigError(f"config '{path}' cannot be read: {reason}; expected a YAML file") from error
     if isinstance(content, dict):
         for assignment in assignments:
             _assign(content, assignment)
@@ -217,17 +271,17 @@ def load_config(path: Path, assignments: Sequence[str] = ()) -> RunConfig:
 
 
 def _assign(content: dict[Any, Any], assignment: str) -> None:
-    """Makes `a.b=c` so in the content of a config; whether there is such a key is for the schema to say."""
+    """Applies `a.b=c` to the content of a config; the schema decides later whether that key exists."""
     keys, equals, text = assignment.partition("=")
     *sections, last = keys.strip().split(".")
     try:
         value = yaml.load(text, _Loader)
     except (ValueError, yaml.YAMLError) as error:
         raise ConfigError(
-            f"--set {quoted(assignment)}: its value is not YAML ({' '.join(str(error).split())})"
+            f"--set {quoted(assignment)}: the value is not YAML ({' '.join(str(error).split())})"
         ) from None
     if not equals or not all((*sections, last)):
-        raise ConfigError(f"--set {quoted(assignment)} cannot be read; KEY=VALUE expected, such as gan.steps=1000")
+        raise ConfigError(f"--set {quoted(assignment)} cannot be read; expected KEY=VALUE, such as gan.steps=1000")
     for section in sections:
         inner = content.get(section)
         content[section] = content = dict(inner) if isinstance(inner, dict) else {}
@@ -235,7 +289,7 @@ def _assign(content: dict[Any, Any], assignment: str) -> None:
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML's safe loader, to which 2e-4 is a number as it is in YAML 1.2; to YAML 1.1 it is a text."""
+    """YAML's safe loader, reading 2e-4 as a number, as YAML 1.2 does; to YAML 1.1 it is a string."""
 
 
 _Loader.add_implicit_resolver(
@@ -244,9 +298,9 @@ _Loader.add_implicit_resolver(
 
 
 def parse_config(content: object, origin: str) -> RunConfig:
-    """Checks the content of a config; `origin` names it in errors. Raises `ConfigError`."""
+    """Validates the content of a config; errors name it `origin`. Raises `ConfigError`."""
     if not isinstance(content, dict):
-        raise ConfigError(f"config '{origin}' holds {type(content).__name__}; it should be a mapping of keys")
+        raise ConfigError(f"config '{origin}' holds {type(content).__name__}; expected a mapping of keys")
     try:
         return RunConfig.model_validate(content)
     except ValidationError as error:
@@ -258,6 +312,8 @@ def _explain(location: tuple[int | str, ...], message: str, kind: str) -> str:
     key = ".".join(str(part) for part in location)
     if kind != "extra_forbidden":
         return f"{key}: {message[0].lower()}{message[1:]}" if key else message.removeprefix("Value error, ")
+    if key in OLD_KEYS:
+        return f"unknown key {key}; it is called {OLD_KEYS[key]} now"
     section: type[BaseModel] = RunConfig
     for part in location[:-1]:
         annotation = section.model_fields[str(part)].annotation

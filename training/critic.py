@@ -1,25 +1,25 @@
-"""The discriminator as it is trained: what it sees may be augmented, and its losses are those of method.md (eq. 8)."""
+"""The discriminator in training: its augmentation and its losses (docs/method.md, eq. 8)."""
 
 from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
 
-from training.augmentation import CHANCES, augmented
+from training.augmentation import DIFFAUGMENT_UNIFORMS, diffaugment
 from training.config import GanConfig
 from training.distributed import share, world
-from training.losses.adversarial import fake_hinge, matching_aware_gradient_penalty, real_hinge
+from training.losses import fake_hinge, matching_aware_gradient_penalty, real_hinge
 from training.models.discriminator import Discriminator
 
 MISMATCH_SHARE = 0.5
-"""Weight of the hinge on generated and on mismatched pairs (DF-GAN)."""
+"""Weight of the hinge losses of generated and of mismatched pairs (DF-GAN)."""
 
 
 class Critic(nn.Module):
-    """Computes all losses of the discriminator in one forward pass, as `DistributedDataParallel` wants it."""
+    """All losses of the discriminator in one forward pass, as `DistributedDataParallel` needs it."""
 
     def __init__(self, discriminator: Discriminator, settings: GanConfig, compiled: bool) -> None:
-        """`compiled` speeds up everything but the gradient penalty: torch.compile knows no second derivatives."""
+        """`compiled` covers all but the gradient penalty: torch.compile does not support second derivatives."""
         super().__init__()
         self.discriminator = discriminator
         self.settings = settings
@@ -29,7 +29,7 @@ class Critic(nn.Module):
             self._features, self._logits = torch.compile(self._features), torch.compile(self._logits)
 
     def judge(self, image: Tensor, sentence: Tensor) -> Tensor:
-        """Judges `image` (B, 3, R, R), augmented where that is on, against `sentence` (B, S): one logit each (B)."""
+        """Scores `image` (B, 3, R, R), augmented if configured, against `sentence` (B, S): one logit each (B)."""
         return self._logits(self._features(self._seen(image)), sentence)
 
     def forward(
@@ -37,9 +37,9 @@ class Critic(nn.Module):
     ) -> dict[str, Tensor]:
         """The losses by name, each a scalar.
 
-        `real` and `fake` are float (B, 3, R, R); `sentence` (B, S) fits both. Those of `mismatched` (B, M, S) that
-        `mismatches`, bool (B, M), marks do not fit `real`; of each picture's their mean counts. The gradient penalty is
-        only computed if `penalised`.
+        `real` and `fake` are float (B, 3, R, R); `sentence` (B, S) matches both. `mismatched` (B, M, S) do not match
+        `real` where `mismatches`, bool (B, M), is true; their losses are averaged per picture. The gradient penalty is
+        computed only if `penalised`.
         """
         settings = self.settings
         features = self._features(self._seen(real))
@@ -52,17 +52,17 @@ class Critic(nn.Module):
             "D mismatch": MISMATCH_SHARE * fake_hinge(unfit, weights.flatten()),
         }
         if penalised:
-            weight = settings.penalty_weight * settings.penalty_interval
+            weight = settings.gradient_penalty_weight * settings.gradient_penalty_interval
             losses["D penalty"] = matching_aware_gradient_penalty(
                 lambda image, text: self.discriminator(self._seen(image), text),
                 real,
                 sentence,
                 weight,
-                settings.penalty_power,
+                settings.gradient_penalty_power,
             )
         return losses
 
     def _seen(self, image: Tensor) -> Tensor:
         if not self.settings.diffaugment:
             return image
-        return augmented(image, share(torch.rand(world() * len(image), CHANCES, device=image.device)))
+        return diffaugment(image, share(torch.rand(world() * len(image), DIFFAUGMENT_UNIFORMS, device=image.device)))

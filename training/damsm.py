@@ -1,17 +1,15 @@
-"""Pre-training of the text encoder: captions and the pictures they belong to are brought together (AttnGAN's DAMSM)."""
+"""DAMSM: pre-trains the text encoder by matching captions to their pictures (AttnGAN)."""
 
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from training.augmentation import SPOT_CHANCES, SPOTS, spotted
+from training.augmentation import RECTANGLE_UNIFORMS, RECTANGLES, random_erasing
 from training.config import RunConfig
 from training.data.corpus import Batches
 from training.distributed import gathered, means, replicated, share, world
-from training.losses.contrastive import HardNegatives
-from training.losses.damsm import sentence_loss, word_loss
-from training.losses.pairs import own_columns, related_pairs
+from training.losses import HardNegatives, own_columns, related_pairs, sentence_loss, word_loss
 from training.models.image_encoder import EncodedImage, ImageEncoder, open_backbone
 from training.models.text_encoder import EncodedText, TextEncoder
 from training.stepping import (
@@ -29,7 +27,7 @@ from training.stepping import (
 
 
 class Encoders(nn.Module):
-    """Text encoder and image encoder in one forward pass, as `DistributedDataParallel` wants it."""
+    """Both encoders in one forward pass, as `DistributedDataParallel` needs it."""
 
     def __init__(self, text_encoder: TextEncoder, image_encoder: ImageEncoder, precision: str) -> None:
         super().__init__()
@@ -38,20 +36,20 @@ class Encoders(nn.Module):
         self.precision = precision
 
     def forward(
-        self, tokens: Tensor, lengths: Tensor, image: Tensor, altered: Tensor, altered_lengths: Tensor
+        self, tokens: Tensor, lengths: Tensor, image: Tensor, hard_negatives: Tensor, hard_negative_lengths: Tensor
     ) -> tuple[EncodedText, EncodedImage, Tensor | None]:
         """Encodes `tokens` int64 (B, T) of `lengths` (B), and `image` float (B, 3, R, R).
 
-        Behind them, the sentence vectors (B, A, S) of `altered` (B, A, U) of `altered_lengths`; None where A = 0.
+        Returns both, and the sentence vectors (B, A, S) of `hard_negatives` (B, A, U); None if A = 0.
         """
         text = self.text_encoder(tokens, lengths)
-        nearly = self.text_encoder.sentences(altered, altered_lengths) if altered.shape[1] else None
+        hard = self.text_encoder.sentences(hard_negatives, hard_negative_lengths) if hard_negatives.shape[1] else None
         with autocast(image.device, self.precision):
-            return text, self.image_encoder(image), nearly
+            return text, self.image_encoder(image), hard
 
 
 class DamsmTrainer:
-    """Trains text encoder and image encoder together, or the image encoder alone against a finished text encoder."""
+    """Trains text and image encoder together, or the image encoder alone against a frozen text encoder."""
 
     def __init__(
         self,
@@ -62,7 +60,7 @@ class DamsmTrainer:
         train_text: bool = True,
         pretrained: bool = True,
     ) -> None:
-        """Not `pretrained`, ImageNet's weights are not fetched: where others are loaded, or none are needed."""
+        """Without `pretrained`, no ImageNet weights are loaded: others follow, or none are needed."""
         self.config = config
         self.corpus = corpus
         self.device = device
@@ -73,21 +71,20 @@ class DamsmTrainer:
         self._encode = replicated(self.networks)
         trained = [parameter for parameter in self.networks.parameters() if parameter.requires_grad]
         self.optimizer = torch.optim.Adam(trained, lr=config.damsm.learning_rate, betas=(0.5, 0.999))
-        # AttnGAN multiplies its rate by 0.98 an epoch, for hundreds of them; a cosine fits any number of steps.
+        # AttnGAN multiplies its rate by 0.98 per epoch, for hundreds of epochs; a cosine fits any number of steps.
         self.schedule = torch.optim.lr_scheduler.CosineAnnealingLR(self.optimizer, config.damsm.steps)
         self.scaler = loss_scaler(device, config.precision)
 
     def step(self, number: int) -> Losses:
-        """Makes one update; returns losses and how often the sentence picks its own picture from the batch."""
+        """Runs one update; returns the losses, and how often a sentence finds its own picture in the batch."""
         settings = self.config.damsm
         seed_step(self.config.seed, "damsm", number)
         batch = own_batch(self.corpus, self.config.seed, number, settings.batch_size, self.device)
         related = related_pairs(batch.tokens, batch.groups)
         few = slice(settings.hard_negatives)
-        text, image, nearly = self._encode(
-            batch.tokens, batch.lengths, self._seen(batch.image), batch.altered[:, few], batch.altered_lengths[:, few]
-        )
-        hard = None if nearly is None else HardNegatives(nearly, batch.differs[:, few])
+        negatives, counts = batch.hard_negatives[:, few], batch.hard_negative_lengths[:, few]
+        text, image, vectors = self._encode(batch.tokens, batch.lengths, self._seen(batch.image), negatives, counts)
+        hard = None if vectors is None else HardNegatives(vectors, batch.hard_negatives_valid[:, few])
         losses = {
             "words": word_loss(image, text, batch.lengths, related, settings.smoothing),
             "sentence": sentence_loss(image, text, related, settings.smoothing, hard),
@@ -107,21 +104,21 @@ class DamsmTrainer:
         if not self.config.damsm.random_erasing:
             return image
         count = world() * len(image)
-        chances = share(torch.rand(count, SPOTS, SPOT_CHANCES, device=image.device))
-        spoilt = share(torch.rand(count, device=image.device)) < 0.5
-        return torch.where(spoilt[:, None, None, None], spotted(image, chances), image)
+        uniforms = share(torch.rand(count, RECTANGLES, RECTANGLE_UNIFORMS, device=image.device))
+        erased = share(torch.rand(count, device=image.device)) < 0.5
+        return torch.where(erased[:, None, None, None], random_erasing(image, uniforms), image)
 
     @property
     def learning_rates(self) -> dict[str, float]:
-        """As they are now."""
+        """Current rates."""
         return {"encoders": self.optimizer.param_groups[0]["lr"]}
 
     def state(self) -> dict[str, Any]:
-        """What resuming needs."""
+        """Everything needed to resume."""
         return states(self, self._STATEFUL)
 
     def load_state(self, state: dict[str, Any]) -> None:
-        """Takes up what `state` left."""
+        """Restores `state`."""
         load_states(self, self._STATEFUL, state)
 
     _STATEFUL = ("networks", "optimizer", "schedule", "scaler")

@@ -1,8 +1,8 @@
-"""Public checkpoints of DF-GAN (Tao et al., 2022) and its AttnGAN text encoder, converted to one of our checkpoints.
+"""Converts the public checkpoints of DF-GAN (Tao et al., 2022) and its AttnGAN text encoder to our own.
 
-Both generations of its code are understood. The newer one has our tensors by our names. The first has a condition of
-the sentence alone and a factor `gamma` on each residual; both are rewritten exactly, as zero weights for the noise and
-into the convolution before it. What else differs is `ModelSizes.first_generation`.
+Both generations of its code are supported. The newer one has our tensors under our names. In the first, the condition
+is the sentence alone, and each residual has a factor `gamma`; both are rewritten exactly, with zero weights for the
+noise, and by scaling the convolution before. The remaining differences are `ModelSizes.first_generation`.
 """
 
 import hashlib
@@ -16,12 +16,12 @@ import torch
 from torch import Tensor
 
 from t2i_engine.bundle import ModelSizes
-from t2i_engine.errors import OutputError, UserError, listed, quoted
+from t2i_engine.errors import UserError, listed, quoted
 from t2i_engine.tokenizer import PADDING
 from training.checkpoint import save_checkpoint
 from training.models.generator import SMALLEST_SIDE
 from training.models.text_to_image import TextToImage
-from training.plain_pickle import PlainPickleError, read_plain_pickle
+from training.safe_pickle import SafePickleError, read_safe_pickle
 
 LARGEST_WEIGHTS = 2 << 30
 MOST_NAMED = 4  # tensors in one message
@@ -31,13 +31,13 @@ Shapes = dict[str, tuple[int, ...]]
 
 
 class DfGanError(UserError):
-    """A public checkpoint, or its vocabulary, that cannot be read or does not fit."""
+    """A DF-GAN checkpoint or vocabulary that cannot be read or does not fit."""
 
 
 def convert_dfgan(generator: Path, text_encoder: Path, captions: Path, out: Path) -> Path:
     """Writes `out`, a checkpoint like those of `t2i-engine train`, from DF-GAN's three files, and returns it.
 
-    Nothing in the files is executed. Raises `DfGanError` where one cannot be read, or where they do not fit each other.
+    Nothing in the files is executed. Raises `DfGanError` if one cannot be read or they do not match.
     """
     drawing = _read_tensors(generator, "netG")
     reading = _read_tensors(text_encoder, None)
@@ -47,7 +47,7 @@ def convert_dfgan(generator: Path, text_encoder: Path, captions: Path, out: Path
     if len(words) != sizes.vocabulary_size:
         raise DfGanError(
             f"{quoted(str(captions), 200)} has {len(words):,} words, the text encoder {sizes.vocabulary_size:,}: they "
-            "belong to different models; take the captions file of the same data set"
+            "belong to different models; use the captions file of the same data set"
         )
     with torch.device("meta"):
         model = TextToImage(sizes)
@@ -63,38 +63,35 @@ def convert_dfgan(generator: Path, text_encoder: Path, captions: Path, out: Path
         "converted_from": "DF-GAN, first generation" if first_generation else "DF-GAN",
         "files": {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in (generator, text_encoder)},
     }
-    try:
-        save_checkpoint(out, sizes, words, weights, provenance)
-    except OSError as error:
-        raise OutputError(f"cannot write {quoted(str(out), 200)} ({error.strerror}); choose another --out") from None
+    save_checkpoint(out, sizes, words, weights, provenance)
     return out
 
 
 def _read_tensors(file: Path, network: str | None) -> Tensors:
-    """The tensors of a PyTorch file as float32 by name; `network` is the part of a nested file to take."""
+    """The tensors of a PyTorch file by name, as float32; `network` is the part of a nested file to use."""
     shown = quoted(str(file), 200)
     try:
         if file.stat().st_size > LARGEST_WEIGHTS:
-            raise DfGanError(f"{shown} is larger than {LARGEST_WEIGHTS >> 30} GiB, and none of DF-GAN's files")
+            raise DfGanError(f"{shown} is larger than {LARGEST_WEIGHTS >> 30} GiB, unlike any of DF-GAN's files")
         content = torch.load(file, map_location="cpu", weights_only=True)
     except OSError as error:
         raise DfGanError(f"{shown} cannot be read ({error.strerror}); give a .pth file of DF-GAN") from None
     except DfGanError:
         raise
     except Exception as error:  # torch.load has no error of its own
-        raise DfGanError(f"{shown} is truncated, or more than a plain PyTorch file; nothing was executed") from error
+        raise DfGanError(f"{shown} is truncated, or not a plain PyTorch file; nothing was executed") from error
     for key in ("model", network):
         if isinstance(content, dict) and key in content:
             content = content[key]
     if not isinstance(content, dict) or not content:
-        raise DfGanError(f"{shown} holds no tensors by name; a .pth file of DF-GAN expected")
+        raise DfGanError(f"{shown} holds no named tensors; expected a .pth file of DF-GAN")
     strange = [str(name) for name, value in content.items() if not isinstance(value, Tensor)]
     if strange:
-        raise DfGanError(f"{shown} holds {quoted(strange[0])}, which is no tensor; a .pth file of DF-GAN expected")
+        raise DfGanError(f"{shown} holds {quoted(strange[0])}, which is not a tensor; expected a .pth file of DF-GAN")
     tensors = {str(name).removeprefix("module."): value.detach().float() for name, value in content.items()}
     broken = [name for name, tensor in tensors.items() if not tensor.isfinite().all()]
     if broken:
-        raise DfGanError(f"{shown} has values that are not finite in {_named(broken)}; take another checkpoint")
+        raise DfGanError(f"{shown} has non-finite values in {_named(broken)}; use another checkpoint")
     return tensors
 
 
@@ -102,14 +99,14 @@ def _is_first_generation(tensors: Tensors, file: Path) -> bool:
     found = [any(name.startswith(prefix) for name in tensors) for prefix in ("GBlocks.", "block0.")]
     if found.count(True) != 1:
         raise DfGanError(
-            f"{quoted(str(file), 200)} is no generator of DF-GAN: tensors named GBlocks.* or block0.* expected, "
+            f"{quoted(str(file), 200)} is not a DF-GAN generator: expected tensors named GBlocks.* or block0.*, "
             f"found {_named(tensors)}"
         )
     return found[1]
 
 
 def _sizes(drawing: Tensors, generator: Path, reading: Tensors, encoder: Path, first_generation: bool) -> ModelSizes:
-    """The sizes that the tensors have, as far as a few of them tell; `_check` compares all of them."""
+    """The model's sizes, from the shapes of a few tensors; `_check` compares all of them."""
     output = "conv_img.1.weight" if first_generation else "to_rgb.1.weight"
     pattern = re.compile(r"block(\d+)\." if first_generation else r"GBlocks\.(\d+)\.")
     blocks = {match[1] for name in drawing if (match := pattern.match(name))}
@@ -139,14 +136,14 @@ def _sizes(drawing: Tensors, generator: Path, reading: Tensors, encoder: Path, f
             first_generation=first_generation,
         )
     except ValueError as error:
-        raise DfGanError(f"{quoted(str(generator), 200)} is of no size that can be used: {error}") from None
+        raise DfGanError(f"{quoted(str(generator), 200)} has unsupported sizes: {error}") from None
 
 
 def _shape(tensors: Tensors, name: str, dimensions: int, file: Path) -> tuple[int, ...]:
     if name not in tensors or tensors[name].dim() != dimensions:
         fault = f"has no tensor {name}" if name not in tensors else f"has {name} of shape {tuple(tensors[name].shape)}"
         raise DfGanError(
-            f"{quoted(str(file), 200)} {fault}, {dimensions} dimensions expected; it has {_named(tensors)}"
+            f"{quoted(str(file), 200)} {fault}, expected {dimensions} dimensions; it has {_named(tensors)}"
         )
     return tuple(tensors[name].shape)
 
@@ -156,7 +153,7 @@ def _shapes(tensors: Mapping[str, Any]) -> Shapes:
 
 
 def _check(tensors: Tensors, expected: Shapes, file: Path) -> None:
-    """Raises `DfGanError` naming the tensors that are missing, not expected, or of another shape."""
+    """Raises `DfGanError`, naming the tensors that are missing, unexpected, or of another shape."""
     faults = [
         ("lacks", [name for name in expected if name not in tensors]),
         ("has unknown", [name for name in tensors if name not in expected]),
@@ -171,11 +168,11 @@ def _check(tensors: Tensors, expected: Shapes, file: Path) -> None:
     ]
     found = [f"{fault} {_named(names)}" for fault, names in faults if names]
     if found:
-        raise DfGanError(f"{quoted(str(file), 200)} is not what DF-GAN's code writes: it {', '.join(found)}")
+        raise DfGanError(f"{quoted(str(file), 200)} was not written by DF-GAN's code: it {', '.join(found)}")
 
 
 def _first_generation_name(name: str) -> str:
-    """The name in the first generation of one of our generator's tensors."""
+    """The first generation's name of one of our generator's tensors."""
     name = name.replace("to_rgb.", "conv_img.").replace("stem.", "block0.")
     name = re.sub(r"GBlocks\.(\d+)\.", lambda match: f"block{int(match[1]) + 1}.", name)
     return re.sub(r"fuse([12])\.affine([01])", lambda match: f"affine{2 * (int(match[1]) - 1) + int(match[2])}", name)
@@ -191,7 +188,7 @@ def _first_generation_shapes(ours: Shapes, sizes: ModelSizes) -> Shapes:
 
 
 def _rewritten(theirs: Tensors, ours: Iterable[str], sizes: ModelSizes) -> Tensors:
-    """The first generation's tensors as ours: blind to the noise in affines, `gamma` in the last convolution."""
+    """The first generation's tensors as ours: zero weights for the noise, `gamma` in the last convolution."""
     tensors = {}
     for name in ours:
         old = _first_generation_name(name)
@@ -209,27 +206,27 @@ def _read_words(file: Path) -> tuple[str, ...]:
     """The vocabulary by token id, from [train captions, test captions, words by id, ids by word]."""
     shown = quoted(str(file), 200)
     try:
-        content = read_plain_pickle(file)
+        content = read_safe_pickle(file)
     except OSError as error:
         raise DfGanError(f"{shown} cannot be read ({error.strerror}); give DF-GAN's captions file") from None
-    except PlainPickleError as error:
-        raise DfGanError(f"{shown} is no captions file of DF-GAN: {error}; nothing was executed") from None
+    except SafePickleError as error:
+        raise DfGanError(f"{shown} is not a captions file of DF-GAN: {error}; nothing was executed") from None
     if not isinstance(content, list | tuple) or len(content) != 4 or not all(isinstance(x, dict) for x in content[2:]):
-        raise DfGanError(f"{shown} is no captions file of DF-GAN: two lists and two dictionaries expected")
+        raise DfGanError(f"{shown} is not a captions file of DF-GAN: expected two lists and two dictionaries")
     by_id, by_word = content[2:]
     if by_id.keys() != set(range(len(by_id))):
-        raise DfGanError(f"{shown} does not number its words from 0 without gaps; take DF-GAN's own captions file")
+        raise DfGanError(f"{shown} does not number its words from 0 without gaps; use DF-GAN's own captions file")
     words = [by_id[index] for index in range(len(by_id))]
     odd = [word for word in words if not isinstance(word, str) or not word]
     if odd:
-        raise DfGanError(f"{shown} has {quoted(repr(odd[0]))} as a word; take DF-GAN's own captions file")
+        raise DfGanError(f"{shown} has {quoted(repr(odd[0]))} as a word; use DF-GAN's own captions file")
     twice = [word for word, count in Counter(words).items() if count > 1]
     if twice:
-        raise DfGanError(f"{shown} has several ids for {_named(twice)}; take DF-GAN's own captions file")
+        raise DfGanError(f"{shown} has several ids for {_named(twice)}; use DF-GAN's own captions file")
     if not words or words[0] != PADDING:
-        raise DfGanError(f"{shown} has {quoted(words[0]) if words else 'no word'} at id 0; {PADDING!r} expected")
+        raise DfGanError(f"{shown} has {quoted(words[0]) if words else 'no word'} at id 0; expected {PADDING!r}")
     if by_word != {word: index for index, word in enumerate(words)}:
-        raise DfGanError(f"{shown} contradicts itself: its two dictionaries differ; take DF-GAN's own captions file")
+        raise DfGanError(f"{shown} contradicts itself: its two dictionaries differ; use DF-GAN's own captions file")
     return tuple(words)
 
 

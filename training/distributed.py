@@ -1,7 +1,7 @@
-"""Processes that train one model together, each on its share of every batch, as torchrun starts them; or one alone.
+"""Data-parallel training: processes started by torchrun train one model, each on its share of every batch.
 
-What a step computes is what one process would compute with all of their batches: random numbers are drawn for the whole
-batch and shared out, negatives come from all processes, and gradients are averaged (`DistributedDataParallel`).
+A step computes what a single process would with the whole batch: random numbers are drawn for the whole batch and
+shared out, negatives come from all processes, and gradients are averaged (`DistributedDataParallel`).
 """
 
 import os
@@ -12,7 +12,7 @@ from datetime import timedelta
 
 import torch
 from torch import Tensor, distributed, nn
-from torch.autograd.function import FunctionCtx
+from torch.distributed._functional_collectives import all_gather_single_autograd
 from torch.distributed.distributed_c10d import Store
 from torch.distributed.rendezvous import rendezvous
 from torch.nn import functional as F
@@ -22,33 +22,33 @@ from t2i_engine.errors import UserError
 from training.interruption import Interrupted
 
 LINGER = 10
-"""Seconds that a process stays once another has failed, for torchrun to end it after the other has said why."""
+"""Seconds that a process lingers once another has failed: torchrun then ends both after the other has said why."""
 
 PATIENCE = timedelta(hours=6)
-"""How long a process waits for the others: the first may be drawing samples, or measuring them."""
+"""How long a process waits for the others: the first may be drawing samples or measuring FID."""
 
 
 class ProcessesError(UserError):
-    """Processes that do not fit the machine, or of which one has gone."""
+    """More processes than GPUs, or a process that has gone."""
 
 
 def world() -> int:
-    """How many processes train together."""
+    """The number of processes."""
     return distributed.get_world_size() if distributed.is_initialized() else 1
 
 
 def rank() -> int:
-    """The number of this process among them, from 0."""
+    """The number of this process, from 0."""
     return distributed.get_rank() if distributed.is_initialized() else 0
 
 
 def is_first() -> bool:
-    """Whether this is the process that writes and prints; also before and after they are `joined`."""
+    """Whether this process writes and prints; valid before and after `joined` too."""
     return not _launched() or os.environ.get("RANK", "0") == "0"
 
 
 def device() -> torch.device:
-    """What this process computes on: a GPU of its own, or the CPU where there is none. Raises `ProcessesError`."""
+    """The device of this process: a GPU of its own, or the CPU if there is none. Raises `ProcessesError`."""
     if not torch.cuda.is_available():
         return torch.device("cpu")
     number, found = int(os.environ.get("LOCAL_RANK", "0")) if _launched() else 0, torch.cuda.device_count()
@@ -61,9 +61,9 @@ def device() -> torch.device:
 
 @contextmanager
 def joined() -> Iterator[None]:
-    """Joins the other processes, where torchrun's variables (RANK, WORLD_SIZE, MASTER_ADDR, …) say that there are any.
+    """Joins the process group that torchrun's variables (RANK, WORLD_SIZE, MASTER_ADDR, …) describe, if any.
 
-    An error of one ends all of them: the first to fail says why, the others say nothing. All are `Interrupted` at once.
+    An error in one process ends all of them; only the first to fail reports it. All are `Interrupted` together.
     Raises `ProcessesError`.
     """
     if not _launched():
@@ -76,7 +76,7 @@ def joined() -> Iterator[None]:
         backend = "nccl" if torch.cuda.is_available() else "gloo"
         distributed.init_process_group(backend, timeout=PATIENCE, store=store, rank=number, world_size=count)
     except (RuntimeError, ValueError) as error:
-        raise ProcessesError(f"the processes do not find each other ({error}); start them with torchrun") from error
+        raise ProcessesError(f"the processes cannot find each other ({error}); start them with torchrun") from error
     try:
         yield
     except Interrupted:
@@ -85,33 +85,35 @@ def joined() -> Iterator[None]:
     except Exception as error:
         if not _fails_first(store, number):
             time.sleep(LINGER)
-            os._exit(2)  # quietly: a library's thread may still wait for the process that is gone
+            os._exit(2)  # without cleaning up: a library's thread may still wait for the process that has gone
         if isinstance(error, RuntimeError) and "onnection" in str(error):
-            raise ProcessesError("another process is gone, ended from outside; go on with --resume") from error
+            raise ProcessesError("another process was killed; go on with --resume") from error
         raise
     else:
         _leave()
 
 
 def share(whole: Tensor) -> Tensor:
-    """Takes this process's part (B, …) of what belongs to the whole batch (world · B, …)."""
+    """The part (B, …) of this process in a whole batch (world · B, …)."""
     size = len(whole) // world()
     return whole[rank() * size : (rank() + 1) * size]
 
 
 def gathered(part: Tensor) -> Tensor:
-    """The parts (B, …) of all processes, one behind the other (world · B, …); of equal shapes.
+    """The equally shaped parts (B, …) of all processes, concatenated (world · B, …).
 
-    Its gradient is that of the sum of all processes' losses, which `replicated` makes the gradient of their mean.
+    Its gradient is that of the sum of all processes' losses; `replicated` turns that into the gradient of their mean.
     """
     if world() == 1:
         return part
-    whole: Tensor = _Gather.apply(part)
+    assert distributed.group.WORLD is not None
+    # What torch.distributed.nn.all_gather, which is deprecated, names as its successor.
+    whole: Tensor = all_gather_single_autograd(part.contiguous(), 0, distributed.group.WORLD)
     return whole
 
 
 def agreed(number: int) -> int:
-    """The largest number that any process gives: what one of them was told holds for all, at the same step."""
+    """The largest number of any process, so that a signal to one of them stops all at the same step."""
     if world() == 1:
         return number
     largest = torch.tensor(number, device=device())
@@ -120,7 +122,7 @@ def agreed(number: int) -> int:
 
 
 def padded_alike(tokens: Tensor) -> Tensor:
-    """Pads int64 (…, T) behind with 0 to the largest T of all processes."""
+    """Pads int64 (…, T) with 0 to the largest T of all processes."""
     if world() == 1:
         return tokens
     longest = torch.tensor(tokens.shape[-1], device=tokens.device)
@@ -129,21 +131,21 @@ def padded_alike(tokens: Tensor) -> Tensor:
 
 
 def replicated(network: nn.Module) -> nn.Module:
-    """The network, its gradients averaged over all processes in every backward pass."""
+    """Wraps a network so that every backward pass averages its gradients over all processes."""
     if world() == 1:
         return network
     return DistributedDataParallel(network, forward_sync_buffers=False)
 
 
 def averaging(network: nn.Module, when: bool) -> AbstractContextManager[None]:
-    """Around forward and backward pass: whether a `replicated` network's gradients are averaged, or only added up."""
+    """A context that averages a `replicated` network's gradients in backward passes, or only accumulates them."""
     if when or not isinstance(network, DistributedDataParallel):
         return nullcontext()
     return network.no_sync()
 
 
 def means(losses: Sequence[Mapping[str, Tensor]]) -> dict[str, float]:
-    """Every loss, a scalar each, averaged over the parts of a batch and over all processes."""
+    """Averages every loss, a scalar each, over the parts of a batch and over all processes."""
     names = list(losses[0])
     values = torch.stack([torch.stack([part[name].detach().float() for part in losses]).mean() for name in names])
     if world() > 1:
@@ -153,7 +155,7 @@ def means(losses: Sequence[Mapping[str, Tensor]]) -> dict[str, float]:
 
 
 class Dropout(nn.Dropout):
-    """Drops what one process alone would drop of the whole batch."""
+    """Drops what a single process would drop of the whole batch."""
 
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002  (PyTorch's name)
         """Maps (B, …) to the same shape."""
@@ -163,7 +165,7 @@ class Dropout(nn.Dropout):
 
 
 class BatchNorm2d(nn.BatchNorm2d):
-    """Normalises by the statistics of the whole batch, on any device; PyTorch's SyncBatchNorm needs a GPU."""
+    """Normalises by the statistics of the whole batch, on any device; SyncBatchNorm needs a GPU."""
 
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002  (PyTorch's name)
         """Maps (B, C, H, W) to the same shape."""
@@ -190,24 +192,8 @@ class BatchNorm2d(nn.BatchNorm2d):
         self.running_var.lerp_(variance * count / (count - 1), self.momentum)
 
 
-class _Gather(torch.autograd.Function):
-    """Gathers forward, and gathers the gradients of all processes' losses backward."""
-
-    @staticmethod
-    def forward(context: FunctionCtx, part: Tensor) -> Tensor:
-        parts = [torch.empty_like(part, memory_format=torch.contiguous_format) for _ in range(world())]
-        distributed.all_gather(parts, part.contiguous())
-        return torch.cat(parts)
-
-    @staticmethod
-    def backward(context: FunctionCtx, gradient: Tensor) -> Tensor:
-        gradient = gradient.contiguous().clone()
-        distributed.all_reduce(gradient)
-        return share(gradient)
-
-
 def _leave() -> None:
-    distributed.barrier()  # nobody leaves, the store's host least of all, before everybody is done
+    distributed.barrier()  # no process leaves, least of all the store's host, before all are done
     distributed.destroy_process_group()
 
 
@@ -216,7 +202,7 @@ def _launched() -> bool:
 
 
 def _fails_first(store: Store, number: int) -> bool:
-    """Whether no other process has failed before this one; without the store's host, another has."""
+    """Whether this is the first process to fail; if the store's host is gone, it is not."""
     try:
         return bool(store.compare_set("failed", "", str(number)) == str(number).encode())
     except RuntimeError:

@@ -1,7 +1,7 @@
-"""`t2i-engine train --dry-run`: what a run would take, from steps whose tensors have shapes and no content.
+"""`t2i-engine train --dry-run`: the FLOPs and memory of a run, from steps on tensors without content.
 
-The run's own trainers make two steps of each phase in PyTorch's FakeTensorMode: nothing is computed, and a network that
-would not fit this machine is measured all the same.
+The run's own trainers run two steps of each phase in PyTorch's FakeTensorMode: nothing is computed, so networks that
+would not fit this machine can be measured too.
 """
 
 import warnings
@@ -22,8 +22,8 @@ from torch.utils.module_tracker import ModuleTracker
 from t2i_engine.table import aligned
 from training.config import RunConfig
 from training.damsm import DamsmTrainer
-from training.data.altered import ALTERATIONS
 from training.data.corpus import Batch
+from training.data.hard_negatives import MAX_HARD_NEGATIVES
 from training.data.loading import read_vocabulary
 from training.gan import GanTrainer
 from training.initial import starting_model
@@ -34,36 +34,36 @@ from training.stepping import Trainer, multiplies_in_bf16
 
 MIB = 1 << 20
 METHOD = """\
-Counted on steps whose tensors have shapes and no content, in {precision} on {device}, with captions of max_words words.
-FLOPs: convolutions and matrix products, forward and backward (torch.utils.flop_counter); an addition and a
-multiplication are two. A step is the mean over penalty_interval steps.
-Memory: what is alive at a step's highest point. Activations are all of it that is no weight, gradient or optimiser
-state. Workspaces of libraries, the CUDA context (about 0.5 GiB) and fragmentation come on top.
+Counted on tensors without content, in {precision} on {device}, with captions of max_words words.
+FLOPs: convolutions and matrix products, forward and backward (torch.utils.flop_counter); a multiply-add counts as two.
+A step is the mean over gradient_penalty_interval steps.
+Memory: at a step's peak. Activations are everything but weights, gradients and optimizer state. Library workspaces, the
+CUDA context (about 0.5 GiB) and fragmentation come on top.
 """
 
 
 @dataclass(frozen=True)
 class Cost:
-    """What a step of a phase takes; memory in bytes."""
+    """The cost of a step of a phase; memory in bytes."""
 
     flops: float
     pictures: int
     weights: int
     gradients: int
-    """Those that are alive at the peak."""
+    """Those alive at the peak."""
     optimizer: int
     peak: int
-    """All of it but the weights."""
+    """Everything but the weights."""
 
 
 def describe(config: RunConfig) -> str:
-    """The resolved config as YAML, and as comments the sizes of its networks, FLOPs and memory. Writes nothing.
+    """The resolved config as YAML, with network sizes, FLOPs and memory as comments. Writes nothing.
 
     Raises `UserError` of the config, its data or its initial model.
     """
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     initial = starting_model(config)
-    if initial and config.damsm.retrain:
+    if initial and config.damsm.finetune:
         initial = initial.knowing(read_vocabulary(config.data))
     words = initial.words if initial else read_vocabulary(config.data)
     plan = Plan.of(config, initial)
@@ -90,13 +90,13 @@ def _measure(
     config: RunConfig, plan: Plan, damsm: DamsmTrainer, gan: GanTrainer, networks: Iterable[nn.Module]
 ) -> dict[str, Cost]:
     weights = {id(tensor): tensor for net in networks for tensor in (*net.parameters(), *net.buffers())}.values()
-    interval = config.gan.penalty_interval
-    # Regular steps: the generator learns from here on, and every interval-th step has the penalty.
+    interval = config.gan.gradient_penalty_interval
+    # Regular steps: after the warm-up, and every interval-th with the penalty.
     regular = interval * (-(-config.gan.discriminator_warmup // interval) + 1)
     costs: dict[str, Cost] = {}
-    # Without these libraries an LSTM consists of matrix products, which are counted.
+    # Without these libraries, an LSTM consists of matrix products, which are counted.
     with (
-        warnings.catch_warnings(action="ignore"),  # switching them back on warns of what Intel's GPUs lack
+        warnings.catch_warnings(action="ignore"),  # switching them back on warns about Intel GPUs
         torch.backends.mkldnn.flags(enabled=False),
         torch.backends.cudnn.flags(enabled=False),
         FakeTensorMode(allow_non_fake_inputs=True) as mode,
@@ -107,7 +107,7 @@ def _measure(
             optimizers += [damsm.optimizer]
             costs["damsm"] = _cost(damsm, (1, 0), 1, config.damsm.batch_size, weights, optimizers, watch)
         gan.freeze_encoders()
-        optimizers += [gan.generator_optimizer, gan.discriminator_optimizer]  # DAMSM's state stays until the end
+        optimizers += [gan.generator_optimizer, gan.discriminator_optimizer]  # DAMSM's state stays in memory
         numbers = (regular + 1, regular)
         costs["gan"] = _cost(gan, numbers, interval, config.gan.batch_size, weights, optimizers, watch)
     return costs
@@ -122,7 +122,7 @@ def _cost(
     optimizers: Sequence[torch.optim.Optimizer],
     watch: "_Watch",
 ) -> Cost:
-    """Makes a plain step, which leaves the optimisers' states behind, and the heaviest one, whose peak counts."""
+    """Runs a plain step, which creates the optimizers' states, then the heaviest one, whose peak counts."""
     flops = []
     for number in numbers:
         watch.peak = watch.live
@@ -139,7 +139,7 @@ def _cost(
 
 
 def flops_of(work: Callable[[], object]) -> int:
-    """The FLOPs of convolutions and matrix products while `work` is done."""
+    """The FLOPs of the convolutions and matrix products in `work`."""
     counter = FlopCounterMode(display=False)
     counter.mod_tracker = _Whole()
     with counter:
@@ -148,15 +148,15 @@ def flops_of(work: Callable[[], object]) -> int:
 
 
 class _Watch(TorchDispatchMode):
-    """Adds up the memory of tensors that are alive, and answers 1 where a step asks a tensor without content."""
+    """Tracks the memory of live tensors, and answers 1 when a step reads a tensor without content."""
 
     def __init__(self, mode: FakeTensorMode, weights: Iterable[Tensor]) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.live = self.peak = 0
         self.gradients = 0
-        """The part of the peak that is gradients of weights."""
+        """The weights' gradients at the peak."""
         self._real = tuple(weights)
-        # What stands for a weight is no new memory.
+        # Fake copies of weights take no new memory.
         self._weights = [mode.from_tensor(weight) for weight in weights]
         self._known = weakref.WeakSet(weight.untyped_storage() for weight in self._weights)
 
@@ -189,7 +189,7 @@ class _Watch(TorchDispatchMode):
 
 
 class _Whole(ModuleTracker):
-    """Attributes every operation to the whole; PyTorch's own cannot follow the gradient penalty through modules."""
+    """Attributes every operation to one root; PyTorch's tracker cannot follow the gradient penalty through modules."""
 
     def __enter__(self) -> "_Whole":
         return self
@@ -199,10 +199,10 @@ class _Whole(ModuleTracker):
 
 
 class _Unpadded(TextEncoder):
-    """The text encoder for captions that are all as long as the longest, whose lengths need no looking at."""
+    """The text encoder for captions that are all of full length, without reading the lengths."""
 
     def forward(self, tokens: Tensor, lengths: Tensor) -> EncodedText:
-        """As the text encoder's."""
+        """As `TextEncoder`."""
         words, (last_states, _) = self.rnn(self.dropout(self.encoder(tokens)))
         return EncodedText(words.transpose(1, 2), torch.cat(last_states.unbind(0), dim=1))
 
@@ -217,11 +217,13 @@ class _Shapes:
         side, words = self.config.data.resolution, self.config.data.max_words
         image = torch.empty(size, 3, side, side).contiguous(memory_format=torch.channels_last)
         tokens = torch.ones(size, words, dtype=torch.int64)
-        lengths, versions = torch.full((size,), words), tokens[:, None].repeat(1, ALTERATIONS, 1)
-        return Batch(image, tokens, lengths, torch.arange(size), versions, lengths[:, None].repeat(1, ALTERATIONS))
+        lengths, versions = torch.full((size,), words), tokens[:, None].repeat(1, MAX_HARD_NEGATIVES, 1)
+        return Batch(
+            image, tokens, lengths, torch.arange(size), versions, lengths[:, None].repeat(1, MAX_HARD_NEGATIVES)
+        )
 
     def require(self, size: int) -> None:
-        """There are always enough."""
+        """Does nothing."""
 
 
 def _learning(network: nn.Module) -> int:
@@ -233,7 +235,7 @@ def _bytes(tensors: Iterable[Any]) -> int:
 
 
 def _sizes(networks: Mapping[str, nn.Module], learning: Mapping[str, int], words: int) -> list[str]:
-    rows = [("network", "parameters", "of them trained")]
+    rows = [("network", "parameters", "trained")]
     for name, network in networks.items():
         count = sum(parameter.numel() for parameter in network.parameters())
         noted = f" (a vocabulary of {words:,})" if name == "text encoder" else ""
@@ -244,13 +246,13 @@ def _sizes(networks: Mapping[str, nn.Module], learning: Mapping[str, int], words
 def _costs(costs: Mapping[str, Cost]) -> list[str]:
     head = (
         "phase",
-        "GFLOP a picture",
-        "GFLOP a step",
+        "GFLOP/picture",
+        "GFLOP/step",
         "weights",
         "gradients",
-        "optimiser",
+        "optimizer",
         "activations",
-        "all, MiB",
+        "total, MiB",
     )
     rows: list[tuple[str, ...]] = [head]
     for phase, cost in costs.items():

@@ -1,4 +1,4 @@
-"""Training of generator and discriminator: method.md's objectives, one update of each a step (DF-GAN's schedule)."""
+"""Training of generator and discriminator (docs/method.md), one update of each per step, as in DF-GAN."""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple, cast
@@ -11,10 +11,8 @@ from training.config import RunConfig
 from training.critic import Critic
 from training.data.corpus import Batches
 from training.distributed import averaging, gathered, means, replicated, share, world
-from training.losses.adversarial import generator_loss
-from training.losses.contrastive import HardNegatives, nt_xent
-from training.losses.kl import kl_to_standard_normal
-from training.losses.pairs import mismatched_partners, related_pairs
+from training.losses import HardNegatives, generator_loss, mismatched_partners, nt_xent, related_pairs
+from training.models.conditioning import kl_to_standard_normal
 from training.models.discriminator import Discriminator
 from training.models.generator import GeneratedImage, Generator
 from training.models.image_encoder import ImageEncoder
@@ -34,20 +32,20 @@ from training.stepping import (
 
 
 class _Part(NamedTuple):
-    """What a step computes with, or one of several parts of it: B pictures, of N in all processes."""
+    """A batch, or one of several that make an update: B pictures, of N in all processes."""
 
     real: Tensor
     """Float (B, 3, R, R)."""
     sentence: Tensor
     """Float (B, S)."""
     related: Tensor
-    """Bool (B, N), as in losses/pairs.py."""
+    """Bool (B, N), as in losses.py."""
     mismatched: Tensor
-    """Float (B, M, S): sentences that do not fit."""
+    """Float (B, M, S): mismatched sentences, hard negatives last."""
     mismatches: Tensor
-    """Bool (B, M): which of them there are."""
+    """Bool (B, M): which of them are valid."""
     hard: HardNegatives | None
-    """Those of them that nearly fit."""
+    """The hard negatives among them."""
     noise: Tensor
     """Float (B, Z)."""
     condition_noise: Tensor
@@ -55,7 +53,7 @@ class _Part(NamedTuple):
 
 
 class GanTrainer:
-    """Generator, discriminator, their optimisers and the running average of the generator that is exported."""
+    """Generator, discriminator, their optimizers, and the generator's moving average, which is exported."""
 
     def __init__(
         self,
@@ -66,7 +64,7 @@ class GanTrainer:
         generator: Generator,
         device: torch.device,
     ) -> None:
-        """Takes the DAMSM encoders, which are to be frozen (`freeze_encoders`) before the first step."""
+        """Takes the DAMSM encoders, to be frozen (`freeze_encoders`) before the first step."""
         model, settings = config.model, config.gan
         self.config = config
         self.corpus = corpus
@@ -93,41 +91,41 @@ class GanTrainer:
         )
         self.generator_scaler = loss_scaler(device, config.precision)
         self.discriminator_scaler = loss_scaler(device, config.precision)
-        if config.compile:  # behind the average, which copies the generator
+        if config.compile:  # after the average, which copies the generator
             self.generator.compile()
             self.image_encoder.compile()
         self._generate = replicated(self.generator)
         self._criticise = replicated(self.critic)
 
     def freeze_encoders(self) -> None:
-        """Stops the DAMSM encoders from learning, and their dropout and batch statistics."""
+        """Freezes the DAMSM encoders, including dropout and batch norm."""
         for encoder in (self.text_encoder, self.image_encoder):
             encoder.eval().requires_grad_(False)
 
     @property
     def averaged_generator(self) -> Generator:
-        """The running average of the generator."""
+        """The moving average of the generator."""
         return cast("Generator", self.average.module)
 
     def exported(self) -> dict[str, Tensor]:
-        """The weights that leave training: TextToImage's state dict, the generator's averaged."""
+        """The weights to export: TextToImage's state dict, with the averaged generator."""
         networks = {"text_encoder": self.text_encoder, "generator": self.averaged_generator}
         return {f"{name}.{key}": tensor for name, net in networks.items() for key, tensor in net.state_dict().items()}
 
     def step(self, number: int) -> Losses:
-        """Makes one update of the discriminator and one of the generator; returns the parts of both losses.
+        """Updates the discriminator, then the generator; returns the terms of both losses.
 
-        With `gan.gradient_accumulation` the gradients of several batches, one after the other, make one update. Each of
-        them has negatives and mismatches of its own.
+        With `gan.gradient_accumulation`, an update sums the gradients of several batches, each with its own negatives
+        and mismatches.
         """
         settings = self.config.gan
         seed_step(self.config.seed, "gan", number)
         parts = [self._part(number * settings.gradient_accumulation + i) for i in range(settings.gradient_accumulation)]
         learns = number >= settings.discriminator_warmup
-        # The generator learns from the images that the discriminator saw. Of several parts they are drawn twice, so
+        # The generator learns from the images that the discriminator saw. With several parts they are drawn twice, so
         # that only one part's graph is in memory.
         drawn = self._draw(parts[0]) if learns and len(parts) == 1 else None
-        penalised = settings.penalty_weight > 0 and number % settings.penalty_interval == 0
+        penalised = settings.gradient_penalty_weight > 0 and number % settings.gradient_penalty_interval == 0
         losses = self._update_discriminator(parts, drawn, penalised)
         return losses | self._update_generator(parts, drawn) if learns else losses
 
@@ -143,10 +141,12 @@ class GanTrainer:
         hard = None
         if count := self.config.gan.hard_negatives:
             with torch.no_grad():
-                found = self.text_encoder.sentences(batch.altered[:, :count], batch.altered_lengths[:, :count])
-            hard = HardNegatives(found, batch.differs[:, :count])
+                found = self.text_encoder.sentences(
+                    batch.hard_negatives[:, :count], batch.hard_negative_lengths[:, :count]
+                )
+            hard = HardNegatives(found, batch.hard_negatives_valid[:, :count])
             mismatched = torch.cat([mismatched, hard.vectors], dim=1)
-            mismatches = torch.cat([mismatches, hard.there], dim=1)
+            mismatches = torch.cat([mismatches, hard.valid], dim=1)
         noise = share(torch.randn(world() * size, model.noise_width, device=self.device))
         condition_noise = share(torch.randn_like(sentences))
         return _Part(batch.image, sentence, related, mismatched, mismatches, hard, noise, condition_noise)
@@ -204,16 +204,16 @@ class GanTrainer:
 
     @property
     def learning_rates(self) -> dict[str, float]:
-        """As they are now."""
+        """Current rates."""
         optimizers = {"generator": self.generator_optimizer, "discriminator": self.discriminator_optimizer}
         return {name: optimizer.param_groups[0]["lr"] for name, optimizer in optimizers.items()}
 
     def state(self) -> dict[str, Any]:
-        """What resuming needs."""
+        """Everything needed to resume."""
         return states(self, self._STATEFUL)
 
     def load_state(self, state: dict[str, Any]) -> None:
-        """Takes up what `state` left; learning rates are the config's, which may have changed."""
+        """Restores `state`, but takes learning rates from the config, which may have changed."""
         load_states(self, self._STATEFUL, state)
         _set_rate(self.generator_optimizer, self.config.gan.generator_learning_rate)
         _set_rate(self.discriminator_optimizer, self.config.gan.discriminator_learning_rate)

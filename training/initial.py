@@ -1,26 +1,38 @@
-"""Weights to start a run from: a checkpoint's, or a bundle's."""
+"""What a run starts from: the weights of a checkpoint or a bundle, grown to larger pictures if need be.
 
-from collections.abc import Iterable, Mapping
+Growing adds one block at a time, as in progressive growing (Karras et al., 2018): `base_channels` is halved and
+`max_channel_multiple` doubled, so that everything before the new block stays as it is. The new layers first learn to
+draw the smaller generator's pictures, enlarged; then the whole model goes on training. The discriminator is extended in
+front by the mirror image of that block.
+"""
+
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from t2i_engine.bundle import Bundle, ModelSizes
 from t2i_engine.errors import UserError
-from training.checkpoint import load_model
+from training.checkpoint import AuxiliaryNetworks, load_model
 from training.config import RunConfig
 from training.data.corpus import Batches
-from training.growth import grown, grown_discriminator, grown_sizes
-from training.judges import Judges
 from training.models.discriminator import Discriminator
+from training.models.generator import Generator
 from training.models.image_encoder import ImageEncoder
 from training.models.text_to_image import TextToImage, read_model
 
 EMBEDDING = "text_encoder.encoder.weight"
-GROWTH_BATCH = 16
 ENCODER_SIZES = ("sentence_width", "embedding_width", "vocabulary_size")
+GROWING_STEPS = 300
+GROWING_BATCH = 16
+GROWING_RATE = 5e-3
+
+Sentences = Callable[[int], Tensor]
+"""Sentence vectors, float (B, S), of the captions of one batch, by its number."""
 
 
 class InitialError(UserError):
@@ -29,95 +41,164 @@ class InitialError(UserError):
 
 @dataclass(frozen=True)
 class InitialModel:
-    """A model to start from, with the words it knows."""
+    """A model to start from, and its vocabulary."""
 
     name: str
     origin: dict[str, Any]
-    """The run, data and steps it comes from, for the provenance of what is trained from it."""
+    """The run, data and steps that it comes from, for the provenance of what is trained from it."""
     words: tuple[str, ...]
     model: TextToImage
-    judges: Judges
+    auxiliary: AuxiliaryNetworks
     encoders_only: bool = False
-    """Words and encoders are taken from it, and nothing else."""
+    """Take only vocabulary and encoders from it."""
 
     def knowing(self, words: Iterable[str]) -> "InitialModel":
-        """The same model with those of `words` besides that it lacks: its ids stay, new ones get random embeddings."""
-        lacking = tuple(word for word in words if word not in self.words)
-        model = TextToImage(replace(self.model.sizes, vocabulary_size=len(self.words) + len(lacking)))
+        """The same model with its missing `words` appended to the vocabulary, with random embeddings."""
+        missing = tuple(word for word in words if word not in self.words)
+        model = TextToImage(replace(self.model.sizes, vocabulary_size=len(self.words) + len(missing)))
         state = self.model.state_dict()
         embedding = model.text_encoder.encoder.weight.detach().clone()
         embedding[: len(self.words)] = state[EMBEDDING]
         model.load_state_dict(state | {EMBEDDING: embedding})
-        return replace(self, words=self.words + lacking, model=model)
+        return replace(self, words=self.words + missing, model=model)
 
     def require_fits(self, sizes: ModelSizes) -> None:
-        """Raises `InitialError` naming what differs from `sizes`, once it is grown to their side."""
-        name, theirs = f"'{self.name}'", self.model.sizes
-        if not self.encoders_only and sizes.resolution > theirs.resolution:
+        """Raises `InitialError`, naming how the model, once grown to their resolution, differs from `sizes`."""
+        name, own = f"'{self.name}'", self.model.sizes
+        if not self.encoders_only and sizes.resolution > own.resolution:
             name = f"{name}, grown to {sizes.resolution}²,"
             try:
-                theirs = grown_sizes(theirs, sizes.resolution)
+                own = grown_sizes(own, sizes.resolution)
             except ValueError as error:
-                raise InitialError(f"{name} is beyond what can be: {error}") from None
+                raise InitialError(f"{name} would be too thin: {error}") from None
         keys = ENCODER_SIZES if self.encoders_only else tuple(asdict(sizes))
-        pairs = [(key, asdict(sizes)[key], asdict(theirs)[key]) for key in keys]
-        differing = [f"{key} {their} instead of {our}" for key, our, their in pairs if our != their]
+        pairs = [(key, asdict(own)[key], asdict(sizes)[key]) for key in keys]
+        differing = [f"{key} {found} instead of {expected}" for key, found, expected in pairs if found != expected]
         if differing:
             raise InitialError(f"{name} does not fit the config: it has {', '.join(differing)}")
 
-    def grown(self, side: int, batches: Batches) -> "InitialModel":
-        """The same model for pictures of a larger side, fitted to captions of `batches`; the same side is no change."""
-        if self.encoders_only or side == self.model.sizes.resolution:
+    def grown(self, resolution: int, batches: Batches) -> "InitialModel":
+        """The model grown to `resolution`, with new layers fitted on captions of `batches`, if it is smaller."""
+        if self.encoders_only or resolution == self.model.sizes.resolution:
             return self
         encoder = self.model.text_encoder.eval()
 
         def sentences(number: int) -> Tensor:
-            batch = batches.batch(0, number, GROWTH_BATCH)
+            batch = batches.batch(0, number, GROWING_BATCH)
             sentence: Tensor = encoder(batch.tokens, batch.lengths).sentence
             return sentence
 
-        return replace(self, model=grown(self.model, side, sentences))
+        return replace(self, model=grow(self.model, resolution, sentences))
 
     def load_model_into(self, model: TextToImage) -> None:
         """Copies text encoder and generator into a model that it fits."""
-        mine, theirs = (self.model.text_encoder, model.text_encoder) if self.encoders_only else (self.model, model)
-        theirs.load_state_dict(mine.state_dict())
+        source, target = (self.model.text_encoder, model.text_encoder) if self.encoders_only else (self.model, model)
+        target.load_state_dict(source.state_dict())
 
-    def load_judges_into(self, image_encoder: ImageEncoder, discriminator: Discriminator) -> None:
-        """Copies image encoder and discriminator, where it has them. Raises `InitialError` for another encoder."""
-        if self.judges.discriminator is not None:
-            discriminator.load_state_dict(grown_discriminator(self.judges.discriminator, discriminator.state_dict()))
-        if self.judges.image_encoder is None:
+    def load_auxiliary_into(self, image_encoder: ImageEncoder, discriminator: Discriminator) -> None:
+        """Copies image encoder and discriminator, if it has them. Raises `InitialError` for another backbone."""
+        if self.auxiliary.discriminator is not None:
+            discriminator.load_state_dict(grown_discriminator(self.auxiliary.discriminator, discriminator.state_dict()))
+        if self.auxiliary.image_encoder is None:
             return
         try:
-            image_encoder.load_state_dict(self.judges.image_encoder)
+            image_encoder.load_state_dict(self.auxiliary.image_encoder)
         except RuntimeError as error:
             raise InitialError(f"'{self.name}' has another image encoder than damsm.image_encoder asks for") from error
 
 
 def starting_model(config: RunConfig) -> InitialModel | None:
-    """What a run starts from, if it does not start from nothing. Raises `UserError` where that cannot be read."""
-    if config.initial:
-        return load_initial(config.initial)
-    if config.damsm.initial:
-        found = load_initial(config.damsm.initial)
-        origin = found.origin | {"part": "encoders"}
-        return replace(found, origin=origin, judges=Judges(found.judges.image_encoder), encoders_only=True)
+    """What a run starts from; None if it trains from scratch. Raises `UserError` if it cannot be read."""
+    if config.init_from:
+        return load_initial(config.init_from)
+    if config.damsm.init_from:
+        found = load_initial(config.damsm.init_from)
+        auxiliary = AuxiliaryNetworks(found.auxiliary.image_encoder)
+        return replace(found, origin=found.origin | {"part": "encoders"}, auxiliary=auxiliary, encoders_only=True)
     return None
 
 
 def load_initial(path: str) -> InitialModel:
-    """Reads a checkpoint (a .pt file) or a bundle (its name or folder). Raises `UserError` where that fails."""
+    """Reads a checkpoint (a .pt file) or a bundle (its name or folder), which has no auxiliary networks.
+
+    Raises `UserError` if it cannot be read.
+    """
     if not path.endswith(".pt"):
         bundle = Bundle.open(path)
         origin = _origin({"bundle": bundle.name, **bundle.manifest.provenance})
-        return InitialModel(path, origin, bundle.tokenizer().words, read_model(bundle), Judges())
+        return InitialModel(path, origin, bundle.tokenizer().words, read_model(bundle), AuxiliaryNetworks())
     trained = load_model(Path(path))
-    origin = _origin(trained.provenance)
-    return InitialModel(path, origin, trained.words, trained.model, trained.judges)
+    return InitialModel(path, _origin(trained.provenance), trained.words, trained.model, trained.auxiliary)
 
 
 def _origin(provenance: Mapping[str, Any]) -> dict[str, Any]:
-    """What a model trained from another says of that, and through it of all before it."""
+    """What a model trained from another records about it and, through it, about all before."""
     keys = ("bundle", "run", "dataset", "steps", "hours", "commit", "initial")
     return {key: provenance[key] for key in keys if provenance.get(key) is not None}
+
+
+def grown_sizes(sizes: ModelSizes, resolution: int) -> ModelSizes:
+    """The sizes of a model grown to `resolution`, its own times a power of two. Raises `ValueError` if too large."""
+    times = resolution // sizes.resolution
+    return replace(
+        sizes,
+        resolution=resolution,
+        base_channels=sizes.base_channels // times,
+        max_channel_multiple=sizes.max_channel_multiple * times,
+    )
+
+
+def grow(model: TextToImage, resolution: int, sentences: Sentences) -> TextToImage:
+    """A copy of the model grown to `resolution`, its own times a power of two."""
+    while model.sizes.resolution < resolution:
+        model = _doubled(model, sentences)
+    return model
+
+
+def grown_discriminator(state: Mapping[str, Tensor], fresh: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The state of a larger discriminator: its last blocks from `state`, everything before them from `fresh`."""
+    shift = _blocks(fresh) - _blocks(state)
+    if not shift:
+        return dict(state)
+    kept = {name: tensor for name, tensor in state.items() if not name.startswith("conv_img.")}
+    return {**fresh, **{_renumbered(name, shift): tensor for name, tensor in kept.items()}}
+
+
+def _renumbered(name: str, shift: int) -> str:
+    part, number, *rest = name.split(".")
+    return ".".join([part, str(int(number) + shift), *rest]) if part == "DBlocks" else name
+
+
+def _blocks(state: Mapping[str, Tensor]) -> int:
+    return len({name.split(".")[1] for name in state if name.startswith("DBlocks.")})
+
+
+def _doubled(model: TextToImage, sentences: Sentences) -> TextToImage:
+    larger = TextToImage(grown_sizes(model.sizes, 2 * model.sizes.resolution))
+    kept = {name: tensor for name, tensor in model.state_dict().items() if ".to_rgb." not in name}
+    larger.load_state_dict(larger.state_dict() | kept)
+    _learn_to_enlarge(larger.generator, model.generator, set(kept), sentences)
+    return larger.train(model.training)
+
+
+def _learn_to_enlarge(larger: Generator, smaller: Generator, kept: set[str], sentences: Sentences) -> None:
+    """Fits those layers of `larger` that are not `kept` to the enlarged pictures of `smaller`, by least squares."""
+    new = [tensor for name, tensor in larger.named_parameters() if f"generator.{name}" not in kept]
+    larger.requires_grad_(False)
+    for tensor in new:
+        tensor.requires_grad_(True)
+    optimizer = torch.optim.Adam(new, lr=GROWING_RATE)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, GROWING_STEPS)
+    for number in range(GROWING_STEPS):
+        with torch.no_grad():
+            sentence = sentences(number)
+            noise = torch.randn(len(sentence), smaller.fc.in_features)
+            epsilon = torch.randn_like(sentence)
+            small = smaller(noise, sentence, epsilon).image
+            enlarged = F.interpolate(small, scale_factor=2, mode="bilinear")
+        loss = F.mse_loss(larger(noise, sentence, epsilon).image, enlarged)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        schedule.step()
+    larger.requires_grad_(True)

@@ -1,4 +1,4 @@
-"""Stopping a run on purpose: the first Ctrl-C lets it finish its step and save, the second one stops it at once."""
+"""Stopping a run on purpose: the first Ctrl-C finishes the step and saves, the second stops at once."""
 
 import os
 import signal
@@ -13,18 +13,18 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class Interruption:
-    """While it is entered, notes SIGINT (Ctrl-C) and SIGTERM, for a run to look at between two steps."""
+    """A context in which SIGINT (Ctrl-C) and SIGTERM are recorded, for a run to check between steps."""
 
     def __init__(self, note: Callable[[str], None]) -> None:
-        """`note` shows a line to whoever pressed Ctrl-C."""
+        """`note` prints a line for the user."""
         self.number = 0
-        """The signal that came; 0 as long as none did."""
+        """The signal that was received; 0 if none."""
         self._note = note
         self._process = os.getpid()
 
     def __enter__(self) -> "Interruption":
         self._before: dict[int, Any] = {}
-        with suppress(ValueError):  # only the main thread may take signals
+        with suppress(ValueError):  # only the main thread can handle signals
             for number in SIGNALS:
                 self._before[number] = signal.signal(number, self._take)
         return self
@@ -33,11 +33,11 @@ class Interruption:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         for number, handler in self._before.items():
-            signal.signal(number, signal.SIG_DFL if handler is None else handler)  # None: not one of Python's
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)  # None: not installed by Python
 
     def _take(self, number: int, frame: FrameType | None) -> None:
         if self.number:
             raise SystemExit(128 + number)
         self.number = number
-        if os.getpid() == self._process:  # readers of data inherit this; Ctrl-C reaches them as well
-            self._note("finishing the step, then saving; once more stops at once")
+        if os.getpid() == self._process:  # data loading workers inherit the handler and receive Ctrl-C too
+            self._note("finishing the step, then saving; press again to stop at once")

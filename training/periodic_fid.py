@@ -22,9 +22,9 @@ class PeriodicFid:
     def __init__(self, config: RunConfig, sampler: Sampler, device: torch.device, progress: Progress) -> None:
         """Computes the real statistics. Raises `MissingExtra`, and `DataError` if there are too few test pictures."""
         self.network: FeatureNetwork = Inception(device)
-        source, cache = open_source(config.data.source, config.fid.pictures), cache_folder()
+        source, cache = open_source(config.data.source, config.fid.count), cache_folder()
         listing, real = load_split(source, "test", config.data.resolution, cache, progress)
-        self.draws = CaptionDraws(sampler, real, config.fid.pictures)
+        self.draws = CaptionDraws(sampler, real, config.fid.count)
         if min(self.draws.drawable(), len(real.keys)) < 2:
             raise DataError(
                 f"fid.every: {source.name} has fewer than two test pictures with known captions; "

@@ -1,4 +1,4 @@
-"""Where a model comes from: what a checkpoint and, through it, a bundle say about their making."""
+"""Where a model comes from: the provenance in a checkpoint and, through it, in a bundle."""
 
 import platform
 import subprocess
@@ -17,10 +17,10 @@ TOOLS = ("t2i-engine", "torch", "torchvision", "numpy", "pillow")
 def describe_run(
     config: RunConfig, dataset: Mapping[str, Any], position: Mapping[str, Any], initial: Mapping[str, Any] | None
 ) -> dict[str, Any]:
-    """The data, steps, hours, code and settings of a run, as plain JSON values without folders of this machine."""
+    """The data, steps, hours, code and config of a run, as plain JSON values without this machine's folders."""
     settings = config.model_dump(mode="json")
     settings["data"]["source"] = public_name(config.data.source)
-    del settings["initial"], settings["damsm"]["initial"]
+    del settings["init_from"], settings["damsm"]["init_from"]
     return {
         "run": config.name,
         "dataset": dict(dataset),
@@ -39,7 +39,7 @@ def describe_run(
 
 @cache
 def tool_versions() -> dict[str, str]:
-    """Versions, at this process's start, of what takes part in training; packages that are not there are left out."""
+    """Versions, at first call, of the installed packages that training depends on."""
     versions = {"python": platform.python_version()}
     for tool in TOOLS:
         try:
@@ -51,7 +51,7 @@ def tool_versions() -> dict[str, str]:
 
 @cache
 def working_commit() -> str | None:
-    """The commit of the checkout that this code runs from, with `-dirty` behind it if changed; None elsewhere."""
+    """The commit of the checkout that this code runs from, with `-dirty` if modified; None outside one."""
     try:
         described = subprocess.run(
             ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"],

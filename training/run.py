@@ -1,4 +1,4 @@
-"""A training run: DAMSM, then the GAN, checkpointed so that a kill loses minutes and a resume loses nothing."""
+"""A training run: DAMSM, then the GAN, with checkpoints from which it resumes exactly."""
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -31,51 +31,52 @@ if TYPE_CHECKING:
     from training.periodic_fid import PeriodicFid
 
 
+GO_ON = "fix that, and go on with --resume"
+
+
 @dataclass(frozen=True)
 class Plan:
-    """What is trained, decided at a run's first start; a resumed run keeps to it."""
+    """What is trained, decided when a run first starts and kept when it resumes."""
 
     train_text_encoder: bool
     train_image_encoder: bool
     initial: dict[str, Any] | None
-    """Where the weights come from that the run began with."""
+    """The origin of the initial weights."""
 
     @classmethod
     def of(cls, config: RunConfig, initial: InitialModel | None) -> "Plan":
-        """A given text encoder stays as it is, unless it is to be retrained; DAMSM then trains an image encoder for it
-        where one is needed.
-        """
-        if initial is None or config.damsm.retrain:
+        """An initial text encoder stays frozen without `finetune`; DAMSM then trains only a missing image encoder."""
+        if initial is None or config.damsm.finetune:
             return cls(True, True, initial.origin if initial else None)
-        needed = config.gan.contrastive.enabled and initial.judges.image_encoder is None
+        needed = config.gan.contrastive.enabled and initial.auxiliary.image_encoder is None
         return cls(False, needed, initial.origin)
 
 
 def train(config: RunConfig, folder: RunFolder, progress: Progress, initial: InitialModel | None = None) -> None:
-    """Trains into `folder` from where it stands, first the DAMSM encoders, then generator and discriminator.
+    """Trains into `folder`, resuming if it holds a checkpoint: first the DAMSM encoders, then the GAN.
 
-    `initial` gives words, text encoder and generator to start from (see `Plan`). Everything is checked before the
-    folder is written to. Raises `UserError`: of the config, the data, or `DivergedError`.
+    `initial` brings vocabulary, text encoder and generator to start from (see `Plan`). Everything is validated before
+    the folder is written to. Raises `UserError` for config and data, and `DivergedError`.
     """
     torch.manual_seed(config.seed)
     device = distributed.device()
     stored = folder.load_checkpoint()
     data = _load_data(config, progress)
-    if initial and config.damsm.retrain:
+    if initial and config.damsm.finetune:
         initial = initial.knowing(data.words())
     tokenizer = Tokenizer(stored["words"] if stored else initial.words if initial else data.words())
     corpus = data.batches(tokenizer)
-    corpus.require(max(config.damsm.batch_size, config.gan.batch_size) * world())  # now, not after the first phase
+    corpus.require(max(config.damsm.batch_size, config.gan.batch_size) * world())  # fail now, not after the first phase
     model = TextToImage(model_sizes(config, len(tokenizer.words)))
     plan = Plan(**stored["state"]["plan"]) if stored else Plan.of(config, initial)
     damsm = DamsmTrainer(config, corpus, model.text_encoder, device, plan.train_text_encoder, stored is None)
     if initial:
         initial.require_fits(model.sizes)
         initial = initial.grown(config.data.resolution, corpus)
-        initial.load_model_into(model)  # before the trainer copies its generator for the average
+        initial.load_model_into(model)  # before the trainer copies the generator for its average
     gan = GanTrainer(config, corpus, damsm.text_encoder, damsm.image_encoder, model.generator, device)
     if initial:
-        initial.load_judges_into(damsm.image_encoder, gan.discriminator)
+        initial.load_auxiliary_into(damsm.image_encoder, gan.discriminator)
     position = Position(steps={"damsm": 0, "gan": 0}, seconds=0.0, losses={}, recent=[])
     if stored:
         folder.require_checkpoint_of(stored["provenance"], config)
@@ -90,7 +91,7 @@ def train(config: RunConfig, folder: RunFolder, progress: Progress, initial: Ini
         if broken := not_finite(state):
             return broken
         provenance = describe_run(config, data.describe(), asdict(position), plan.initial) | {"processes": world()}
-        save_checkpoint(path, model.sizes, tokenizer.words, gan.exported(), provenance, state)
+        save_checkpoint(path, model.sizes, tokenizer.words, gan.exported(), provenance, state, GO_ON)
         return []
 
     sampler = network_sampler(model.sizes, tokenizer, gan.text_encoder, gan.averaged_generator)
@@ -99,11 +100,11 @@ def train(config: RunConfig, folder: RunFolder, progress: Progress, initial: Ini
         save_sample_grid(path, config.sample_captions, sampler)
 
     for caption in config.sample_captions:
-        tokenizer.encode(caption)  # a caption that cannot be drawn is an error now, not at the first sample
+        tokenizer.encode(caption)  # fail now, not at the first sample
     fid = None
     if config.fid.every and folder.writes:
         fid = _periodic_fid(config, sampler, device, progress)
-    folder.begin(config)  # no other process is still looking whether it is new: they met in making the trainers
+    folder.begin(config)  # all processes have seen that it is new: they met when making the trainers
     schedule = Schedule(config, folder, progress, position, Actions(save, sample, fid.measure if fid else None))
     if plan.train_image_encoder:
         schedule.run("damsm", damsm, config.damsm.steps, config.damsm.batch_size * world())
@@ -115,9 +116,9 @@ def train(config: RunConfig, folder: RunFolder, progress: Progress, initial: Ini
 def train_files(
     config: Path, out: Path | None, resume: bool, initial: str | None, assignments: Sequence[str] = ()
 ) -> Path:
-    """Trains what a config file asks for, by default into runs/NAME; returns the checkpoint.
+    """Trains a config file, by default into runs/NAME; returns the checkpoint.
 
-    `assignments` change the config (`load_config`). Raises `UserError`, and `Interrupted` after Ctrl-C.
+    `assignments` override the config (`load_config`). Raises `UserError`, and `Interrupted` after Ctrl-C.
     """
     settings = configured(config, initial, assignments)
     folder = RunFolder(out or Path("runs") / settings.name)
@@ -125,26 +126,24 @@ def train_files(
         settings = folder.resumed(settings)
     else:
         folder.require_new()
-    # A checkpoint holds all that the run took from its initial model, which may be gone by now.
+    # A checkpoint holds everything taken from the initial model, which may be gone by now.
     start = None if folder.checkpoint.exists() else starting_model(settings)
     try:
         with Progress() as progress:
             train(settings, folder, progress, start)
     except OSError as error:
-        raise RunFolderError(
-            f"{error.filename or folder.path}: {error.strerror or error}; mend that, and go on with --resume"
-        ) from error
+        raise RunFolderError(f"{error.filename or folder.path}: {error.strerror or error}; {GO_ON}") from error
     return folder.checkpoint
 
 
 def configured(config: Path, initial: str | None, assignments: Sequence[str]) -> RunConfig:
-    """The settings of a config file and the command line together. Raises `ConfigError`."""
+    """A config file, overridden by the command line. Raises `ConfigError`."""
     settings = load_config(config, assignments)
-    return parse_config(settings.model_dump() | {"initial": initial}, f"--init {initial}") if initial else settings
+    return parse_config(settings.model_dump() | {"init_from": initial}, f"--init {initial}") if initial else settings
 
 
 def model_sizes(config: RunConfig, vocabulary_size: int) -> ModelSizes:
-    """The sizes of the model that a run trains. Raises `ConfigError` where they are beyond what a bundle may have."""
+    """The sizes of the model that a run trains. Raises `ConfigError` if a bundle cannot have them."""
     try:
         return ModelSizes(
             resolution=config.data.resolution, vocabulary_size=vocabulary_size, **config.model.model_dump()
@@ -156,8 +155,8 @@ def model_sizes(config: RunConfig, vocabulary_size: int) -> ModelSizes:
 def _require_as_many_processes(folder: RunFolder, before: int) -> None:
     if before != world():
         raise RunFolderError(
-            f"'{folder.path}' was trained by {before} processes, which share out its batches, not by {world()}; "
-            "start as many, or begin another run from its weights with --init"
+            f"'{folder.path}' was trained by {before} processes, which share each batch, not by {world()}; "
+            "start as many, or start a new run from its weights with --init"
         )
 
 
@@ -166,7 +165,7 @@ def _require_same_data(folder: RunFolder, before: dict[str, Any], now: dict[str,
     if changed:
         raise RunFolderError(
             f"'{folder.path}' was trained on other data ({', '.join(changed)} differ); "
-            "begin another run, from its weights with --init if they are wanted"
+            "start a new run, with --init to keep its weights"
         )
 
 
@@ -183,5 +182,5 @@ def _load_data(config: RunConfig, progress: Progress) -> TrainingData:
         config.data, lambda count: progress.start("pictures", count), lambda done: progress.report(done, {})
     )
     if data.problems:
-        progress.note(f"left out of {config.data.source}: {summary(data.problems)}; t2i-engine data check names them")
+        progress.note(f"skipping in {config.data.source}: {summary(data.problems)}; t2i-engine data check names them")
     return data

@@ -1,11 +1,11 @@
 """The folder of a run and what lies in it.
 
-config.yaml     what was asked for         samples/*.png   fixed captions and seeds, every N steps
-versions.json   what it was run with       losses.jsonl    losses, averaged between reports
-checkpoint.pt   the model, and everything that resuming needs
-best.pt         the same where FID was lowest, if it is measured
-checkpoints/    the last ones by number, if they are kept
-tensorboard/    losses, learning rates, samples and FID, a folder for each phase
+config.yaml     the config                 samples/*.png   fixed captions and seeds, every N steps
+versions.json   commit and versions        losses.jsonl    losses, averaged between reports
+checkpoint.pt   the model, and everything needed to resume
+best.pt         the same at the lowest FID, if measured
+checkpoints/    the last numbered checkpoints, if kept
+tensorboard/    losses, learning rates, samples and FID, one folder per phase
 """
 
 import json
@@ -18,13 +18,14 @@ from typing import Any
 import yaml
 
 from t2i_engine.errors import UserError
+from t2i_engine.files import write_atomically
 from training.checkpoint import load_checkpoint
 from training.config import RunConfig, load_config
 from training.distributed import is_first
 from training.provenance import tool_versions, working_commit
 
 CHANGEABLE = {
-    "data.source",  # data may have moved; whether they are the same is seen by what they hold
+    "data.source",  # data may have moved; their contents are compared
     "gan.steps",
     "gan.generator_learning_rate",
     "gan.discriminator_learning_rate",
@@ -36,15 +37,15 @@ CHANGEABLE = {
     "sample_every",
     "sample_captions",
 }
-"""What a resumed run may be asked to do otherwise; everything else makes it another run."""
+"""Keys that may change when a run resumes; any other makes it a different run."""
 
 
 class RunFolderError(UserError):
-    """A run folder that is taken, missing, cannot be written, or belongs to another config."""
+    """A run folder that is taken, missing, not writable, or of another config."""
 
 
 class RunFolder:
-    """A run's folder, new or taken up again. Nothing is written before `begin`, and only by the first process."""
+    """The folder of a new or resumed run. Nothing is written before `begin`, and only by the first process."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -55,95 +56,96 @@ class RunFolder:
         self._losses = path / "losses.jsonl"
 
     def require_new(self) -> None:
-        """Raises `RunFolderError` where the folder holds a run already."""
+        """Raises `RunFolderError` if the folder already holds a run."""
         if self._config.exists() or self.checkpoint.exists():
             raise RunFolderError(
                 f"'{self.path}' already holds a run; go on with --resume, or choose another folder with --out"
             )
 
     def resumed(self, config: RunConfig) -> RunConfig:
-        """The config to go on with: `config`, with the run's own initial model where it names none.
+        """The config to resume with: `config`, with the run's own initial model if it names none.
 
-        Raises `RunFolderError` where there is no run, or where `config` differs in more than may change.
+        Raises `RunFolderError` if there is no run, or if a key differs that may not change.
         """
         if not self._config.exists():
-            raise RunFolderError(f"'{self.path}' holds no run to resume; leave out --resume to begin one")
+            raise RunFolderError(f"'{self.path}' holds no run to resume; omit --resume to start one")
         before = load_config(self._config)
-        config = config.model_copy(update={"initial": config.initial or before.initial})
+        config = config.model_copy(update={"init_from": config.init_from or before.init_from})
         changed = set(_differing(before.model_dump(), config.model_dump())) - CHANGEABLE
         if changed:
             raise RunFolderError(
                 f"'{self.path}' is a run of another config ({', '.join(sorted(changed))} differ); "
-                "resume it with its own config.yaml, or begin another with --out"
+                "resume it with its own config.yaml, or start a new one with --out"
             )
         return config
 
     def require_checkpoint_of(self, provenance: dict[str, Any], config: RunConfig) -> None:
-        """Raises `RunFolderError` where the checkpoint is of another config than the run, naming the differing keys."""
+        """Raises `RunFolderError`, naming the keys, if checkpoint and run differ in their configs."""
         now = config.model_dump(mode="json")
         changed = set(_differing(provenance["config"], now)) - CHANGEABLE
         if changed:
             raise RunFolderError(
                 f"'{self.checkpoint}' is a checkpoint of another config ({', '.join(sorted(changed))} differ); "
-                "put the run's own back, or begin another run from it with --init"
+                "restore the run's own, or start a new run from it with --init"
             )
 
     @property
     def how_to_go_on(self) -> str:
-        """The command that resumes the run as it was, whatever it was started with."""
+        """The command that resumes the run, however it was started."""
         folder, config = shlex.quote(str(self.path)), shlex.quote(str(self._config))
         return f"t2i-engine train {config} --out {folder} --resume"
 
     def begin(self, config: RunConfig) -> None:
-        """Makes the folder and writes down what is run, and with what. Raises `RunFolderError`."""
+        """Creates the folder with config and versions. Raises `RunFolderError`."""
         if not self.writes:
             return
         versions = {"commit": working_commit(), **tool_versions()}
         try:
             (self.path / "samples").mkdir(parents=True, exist_ok=True)
-            for half in self.path.glob(".*.tmp"):  # what a run that was killed was writing
+            for half in self.path.glob(".*.partial*"):  # what a killed run was writing
                 half.unlink()
-            _write(self._config, yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False))
-            _write(self.path / "versions.json", json.dumps(versions, indent=2) + "\n")
+            settings = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
+            write_atomically(self._config, settings.encode())
+            write_atomically(self.path / "versions.json", (json.dumps(versions, indent=2) + "\n").encode())
         except OSError as error:
             raise RunFolderError(
                 f"run folder '{self.path}' cannot be written ({error.strerror}); choose another with --out"
             ) from error
 
     def load_checkpoint(self) -> dict[str, Any] | None:
-        """The content of the last checkpoint; None where there is none yet. Drops the losses logged after it.
+        """The content of the last checkpoint, or None. Drops losses that were logged after it.
 
-        Raises `CheckpointError`, and `RunFolderError` where the checkpoint is not one of a run.
+        Raises `CheckpointError`, and `RunFolderError` if the checkpoint holds no run.
         """
         content = load_checkpoint(self.checkpoint) if self.checkpoint.exists() else None
         if content is not None and "position" not in content["state"]:
-            raise RunFolderError(f"'{self.checkpoint}' holds weights alone; begin a run from them with --init")
+            raise RunFolderError(f"'{self.checkpoint}' holds only weights; start a run from them with --init")
         steps = content["state"]["position"]["steps"] if content else {}
         if self.writes and self._losses.exists():
             kept = [row for row in self._logged() if row["step"] <= steps.get(row["phase"], 0)]
-            _write(self._losses, "".join(json.dumps(row) + "\n" for row in kept))
+            write_atomically(self._losses, "".join(json.dumps(row) + "\n" for row in kept).encode())
         return content
 
     def keep_checkpoint(self, phase: str, step: int, count: int) -> None:
-        """Keeps the checkpoint under its number, too, and of those that are kept the last `count`."""
+        """Adds a numbered copy of the checkpoint, and keeps the last `count` of them."""
         if not count or not self.writes:
             return
         folder = self.path / "checkpoints"
         folder.mkdir(exist_ok=True)
-        _link(self.checkpoint, folder / f"{phase}-{step:08d}.pt")
+        write_atomically(folder / f"{phase}-{step:08d}.pt", lambda name: _link(self.checkpoint, name))
         for old in sorted(folder.glob("*.pt"))[:-count]:  # damsm comes before gan
             old.unlink(missing_ok=True)
 
     def tensorboard(self, phase: str) -> Path:
-        """Where TensorBoard finds the curves of a phase."""
+        """The folder for TensorBoard's curves of a phase."""
         return self.path / "tensorboard" / phase
 
     def sample(self, step: int) -> Path:
-        """Where the sample grid of a step belongs."""
+        """The file for the sample grid of a step."""
         return self.path / "samples" / f"{step:06d}.png"
 
     def log(self, row: dict[str, Any]) -> None:
-        """Appends one row to the losses."""
+        """Appends a row to losses.jsonl."""
         if not self.writes:
             return
         with self._losses.open("a", encoding="utf-8") as file:
@@ -154,31 +156,17 @@ class RunFolder:
         for line in self._losses.read_text(encoding="utf-8").splitlines():
             try:
                 rows.append(json.loads(line))
-            except ValueError:  # half a line: the run was killed while it wrote
+            except ValueError:  # half a line: the run was killed while writing
                 break
         return rows
 
 
-def _write(path: Path, text: str) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        temporary.write_text(text, encoding="utf-8")
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
 def _link(path: Path, name: Path) -> None:
-    """Gives a file that is never written to, only replaced, another name; a copy where there are no hard links."""
-    temporary = name.with_name(f".{name.name}.{os.getpid()}.tmp")
+    """Gives a file that is only ever replaced another name; copies it where there are no hard links."""
     try:
-        try:
-            os.link(path, temporary)
-        except OSError:
-            shutil.copyfile(path, temporary)
-        temporary.replace(name)
-    finally:
-        temporary.unlink(missing_ok=True)  # replace leaves it where both were names of one file already
+        os.link(path, name)
+    except OSError:
+        shutil.copyfile(path, name)
 
 
 def _differing(before: dict[str, Any], now: dict[str, Any], prefix: str = "") -> list[str]:

@@ -1,4 +1,4 @@
-"""The steps of a training phase, and what is due between them: reports, samples, FID, checkpoints, stopping."""
+"""The steps of a training phase, and what happens between them: reports, samples, FID, checkpoints, interruptions."""
 
 import math
 import time
@@ -8,11 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from t2i_engine.errors import UserError
-from training.board import Board
 from training.config import RunConfig
 from training.distributed import agreed
 from training.interruption import Interrupted, Interruption
-from training.progress import Progress
+from training.progress import Progress, TensorBoard
 from training.run_folder import RunFolder
 from training.stepping import Losses, Phase, Trainer
 
@@ -20,12 +19,12 @@ REPORT_EVERY = 50
 
 
 class DivergedError(UserError):
-    """A loss or a weight is no number any more."""
+    """A loss or weight has become NaN or infinite."""
 
 
 @dataclass
 class Position:
-    """Where a run stands: steps made in each phase, and the seconds they took."""
+    """The progress of a run: completed steps of each phase, and the seconds they took."""
 
     steps: dict[Phase, int]
     seconds: float
@@ -34,7 +33,7 @@ class Position:
     recent: list[Losses]
     """Of the steps since."""
     fid: dict[str, Any] | None = None
-    """As last measured: value, numbers of pictures, features, and the step."""
+    """As last measured: value, numbers of pictures, features, and step."""
     best_fid: float | None = None
 
 
@@ -43,16 +42,16 @@ class Actions:
     """What a run can do between two steps."""
 
     save: Callable[[Path], list[str]]
-    """Writes a checkpoint, unless there are tensors in it that are not finite: their names."""
+    """Writes a checkpoint; if tensors are not finite, returns their names instead."""
     sample: Callable[[Path], None]
     """Draws the sample grid."""
     measure: Callable[[Callable[[], bool]], dict[str, Any] | None] | None = None
-    """Measures FID, if that is wanted; None where it is told to stop before it is done."""
+    """Measures FID, if configured; returns None if told to stop early."""
 
 
 @dataclass
 class Schedule:
-    """Makes the steps of a phase; between them it reports, samples, measures and saves."""
+    """Runs the steps of a phase; between them it reports, samples, measures and saves."""
 
     config: RunConfig
     folder: RunFolder
@@ -61,14 +60,14 @@ class Schedule:
     actions: Actions
 
     def run(self, phase: Phase, trainer: Trainer, steps: int, batch_size: int) -> None:
-        """Goes on to step `steps`. Raises `DivergedError`, and `Interrupted` after a signal."""
+        """Runs up to step `steps`. Raises `DivergedError`, and `Interrupted` after a signal."""
         first = self.position.steps[phase]
         self.progress.start(phase, steps, first)
-        unmeasured = first > 0 and self.measurement_due(phase, first, steps)  # the run was stopped while it measured
+        unmeasured = first > 0 and self.measurement_due(phase, first, steps)  # the run was stopped while measuring
         if first >= steps and not unmeasured:
             return
         folder = self.folder.tensorboard(phase) if self.folder.writes else None
-        with Board(folder, first) as board, Interruption(self.progress.note) as interruption:
+        with TensorBoard(folder, first) as board, Interruption(self.progress.note) as interruption:
             turn = _Turn(self, phase, steps, batch_size, board, interruption)
             if unmeasured:
                 turn.measure(first)
@@ -77,7 +76,7 @@ class Schedule:
                 turn.step(trainer, number)
 
     def measurement_due(self, phase: Phase, done: int, steps: int) -> bool:
-        """Whether FID is to be measured after step `done`, and is not yet."""
+        """Whether FID is due after step `done` and not measured yet."""
         if phase != "gan" or not self.config.fid.every:
             return False
         measured = self.position.fid is not None and self.position.fid["step"] == done
@@ -86,17 +85,17 @@ class Schedule:
 
 @dataclass(frozen=True)
 class _Turn:
-    """One phase while it runs."""
+    """A phase in progress."""
 
     run: Schedule
     phase: Phase
     steps: int
     batch_size: int
-    board: Board
+    board: TensorBoard
     interruption: Interruption
 
     def step(self, trainer: Trainer, number: int) -> None:
-        """Makes one step, and what is due after it."""
+        """Runs one step, and whatever is due after it."""
         config, position = self.run.config, self.run.position
         started = time.monotonic()
         losses = trainer.step(number)
@@ -117,10 +116,10 @@ class _Turn:
             self.save(done, stopped_by)
 
     def measure(self, done: int) -> None:
-        """Measures FID after step `done`, unless a signal comes; keeps the model if it is the best."""
+        """Measures FID after step `done`, unless a signal comes; keeps the checkpoint if it is the best."""
         run, position = self.run, self.run.position
         if not run.folder.writes:
-            return  # the first process measures; the others wait for it where they next meet
+            return  # the first process measures; the others wait for it at their next collective
         assert run.actions.measure is not None
         run.progress.note(f"measuring FID after step {done:,}")
         found = run.actions.measure(lambda: bool(self.interruption.number))
@@ -136,13 +135,13 @@ class _Turn:
             self._write(run.folder.best, done)
 
     def save(self, done: int, signal: int) -> None:
-        """Saves the run after step `done`. Raises `Interrupted` where a `signal` came to any process."""
+        """Saves the run after step `done`. Raises `Interrupted` if a `signal` reached any process."""
         folder = self.run.folder
         self._write(folder.checkpoint, done)
         folder.keep_checkpoint(self.phase, done, self.run.config.keep_checkpoints)
         if signal:
             self.run.progress.note(f"stopped after {self.phase} step {done:,}, saved in {folder.checkpoint}")
-            self.run.progress.note(f"Go on:  {folder.how_to_go_on}")
+            self.run.progress.note(f"Resume:  {folder.how_to_go_on}")
             raise Interrupted(signal)
 
     def _report(self, done: int, rates: dict[str, float]) -> None:
@@ -157,7 +156,7 @@ class _Turn:
         self.board.numbers("learning rates", rates, done)
 
     def _write(self, path: Path, done: int) -> None:
-        """Writes a checkpoint; the curves up to it are on the disk before it is."""
+        """Writes a checkpoint, after the curves up to it."""
         if self.run.folder.writes:
             self.board.flush()
             self._stop_if_broken(f"after {self.phase} step {done:,}", self.run.actions.save(path))
@@ -171,7 +170,7 @@ class _Turn:
             f"the last good checkpoint is {checkpoint}; go on from it with --resume and lower learning rates, "
             "or with precision: fp32"
             if checkpoint.exists()
-            else "there is no checkpoint yet; begin again with lower learning rates, or with precision: fp32"
+            else "there is no checkpoint yet; start again with lower learning rates, or with precision: fp32"
         )
         raise DivergedError(f"{where}: {names} {'is' if len(broken) == 1 else 'are'} not finite; {cure}")
 

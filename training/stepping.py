@@ -1,4 +1,4 @@
-"""What both training phases share at every step: its batch, randomness and precision, and how losses are reported."""
+"""What the steps of both training phases share: batch, randomness, precision, and state."""
 
 import zlib
 from collections.abc import Iterable
@@ -18,20 +18,18 @@ Network = TypeVar("Network", bound=torch.nn.Module)
 
 
 def seed_step(seed: int, phase: Phase, number: int) -> None:
-    """Derives all of torch's randomness of one step from the run's seed, so that a resumed run draws the same."""
+    """Seeds torch for one step of a run, so that a resumed run draws the same numbers."""
     torch.manual_seed(zlib.crc32(f"{seed} {phase} {number}".encode()))
 
 
 def own_batch(corpus: Batches, seed: int, number: int, size: int, device: torch.device) -> Batch:
-    """Takes this process's `size` pictures of batch `number`; captions are padded alike in all processes."""
+    """The `size` pictures of this process in batch `number`; captions are padded to one length in all processes."""
     batch = corpus.batch(seed, number, size, rank(), world()).to(device)
-    return batch._replace(tokens=padded_alike(batch.tokens), altered=padded_alike(batch.altered))
+    return batch._replace(tokens=padded_alike(batch.tokens), hard_negatives=padded_alike(batch.hard_negatives))
 
 
 def autocast(device: torch.device, precision: str) -> AbstractContextManager[None]:
-    """Autocast to float16 where `precision` is fp16, to bfloat16 where it is bf16, or auto and the device made for it;
-    otherwise nothing.
-    """
+    """Autocast to float16 for fp16, to bfloat16 for bf16, and for auto on devices made for it; otherwise none."""
     if precision == "fp16":
         return torch.autocast(device.type, dtype=torch.float16)
     enabled = precision == "bf16" or (precision == "auto" and multiplies_in_bf16(device.type))
@@ -40,7 +38,7 @@ def autocast(device: torch.device, precision: str) -> AbstractContextManager[Non
 
 @cache
 def multiplies_in_bf16(device: str) -> bool:
-    """Whether a device ("cpu", "cuda") has instructions for products in bfloat16; others are far slower at them."""
+    """Whether a device ("cpu", "cuda") has instructions for bfloat16 products; without, they are far slower."""
     if device == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     capabilities = torch.cpu.get_capabilities()
@@ -48,17 +46,17 @@ def multiplies_in_bf16(device: str) -> bool:
 
 
 def loss_scaler(device: torch.device, precision: str) -> torch.amp.GradScaler:
-    """Keeps fp16's small gradients from vanishing, and leaves out updates in which they overflow; otherwise nothing."""
+    """Scales fp16 losses so that gradients do not underflow, and skips updates that overflow; otherwise disabled."""
     return torch.amp.GradScaler(device.type, enabled=precision == "fp16")
 
 
 def backward(losses: dict[str, Tensor], scaler: torch.amp.GradScaler, parts: int = 1) -> None:
-    """Adds the gradients of the sum of `losses` to the networks', of one of several `parts` of a batch its share."""
+    """Accumulates the gradients of the sum of `losses`, divided by the number of `parts` that make an update."""
     scaler.scale(torch.stack(list(losses.values())).sum() / parts).backward()
 
 
 def update(optimizer: torch.optim.Optimizer, scaler: torch.amp.GradScaler) -> bool:
-    """Makes the update that the gradients ask for, unless they overflow, and clears them; whether it was made."""
+    """Applies the gradients, unless they overflow, and clears them; returns whether they were applied."""
     scale = scaler.get_scale()
     scaler.step(optimizer)
     scaler.update()
@@ -67,7 +65,7 @@ def update(optimizer: torch.optim.Optimizer, scaler: torch.amp.GradScaler) -> bo
 
 
 def channels_last(network: Network, device: torch.device) -> Network:
-    """Moves a network to `device` with its convolutions' weights in the layout that is fastest there."""
+    """Moves a network to `device`, with convolution weights channels last, the fastest layout."""
     return network.to(device=device).to(memory_format=torch.channels_last)
 
 
@@ -77,17 +75,17 @@ def states(trainer: object, names: Iterable[str]) -> dict[str, Any]:
 
 
 def load_states(trainer: object, names: Iterable[str], state: dict[str, Any]) -> None:
-    """Takes up what `states` returned; a scaler of losses has none where it was switched off."""
+    """Restores what `states` returned; a disabled loss scaler has no state."""
     for name in names:
         if state.get(name):
             getattr(trainer, name).load_state_dict(state[name])
 
 
 class Trainer(Protocol):
-    """One phase of training: it makes steps, and can be stored and taken up again."""
+    """One phase of training: runs steps, and can be saved and restored."""
 
     def step(self, number: int) -> Losses:
-        """Makes step `number`, counted from 0; its losses by name."""
+        """Runs step `number`, from 0; returns its losses by name."""
 
     @property
     def learning_rates(self) -> dict[str, float]:
@@ -97,4 +95,4 @@ class Trainer(Protocol):
         """Everything that the next step depends on, as tensors and plain values."""
 
     def load_state(self, state: dict[str, Any]) -> None:
-        """Takes up what `state` returned."""
+        """Restores what `state` returned."""

@@ -5,14 +5,14 @@ import torch
 from torch import Tensor
 
 from tests.training.test_learning import config, trainers
-from training.augmentation import SPOT_CHANCES, SPOTS, augmented, spotted
-from training.losses.adversarial import matching_aware_gradient_penalty
+from training.augmentation import RECTANGLE_UNIFORMS, RECTANGLES, diffaugment, random_erasing
+from training.losses import matching_aware_gradient_penalty
 
 NEUTRAL = 0.5
-"""A chance that leaves colours and place as they are; the cut is then in the middle."""
+"""A number that leaves colours and place as they are; the cut is then in the middle."""
 
 
-def chances(count: int, **changed: float) -> Tensor:
+def uniforms(count: int, **changed: float) -> Tensor:
     names = ("brightness", "saturation", "contrast", "down", "right", "row", "column")
     return torch.tensor([[changed.get(name, NEUTRAL) for name in names]] * count)
 
@@ -27,10 +27,10 @@ def without_cut(image: Tensor) -> Tensor:
 
 def test_the_cut_takes_a_square_of_half_the_side() -> None:
     image = torch.rand(2, 3, 16, 16) + 1
-    seen, kept = augmented(image, chances(2)), without_cut(image)
+    seen, kept = diffaugment(image, uniforms(2)), without_cut(image)
     torch.testing.assert_close(seen[kept], image[kept])
     assert not seen[~kept].any()
-    corner = augmented(image, chances(2, row=0.0, column=0.9999))
+    corner = diffaugment(image, uniforms(2, row=0.0, column=0.9999))
     assert int((corner == 0).sum()) == 2 * 3 * 4 * 4
 
 
@@ -47,21 +47,21 @@ def test_the_cut_takes_a_square_of_half_the_side() -> None:
     ],
     ids=str,
 )
-def test_each_alteration_is_the_papers(changed: dict[str, float], expected: object) -> None:
+def test_each_augmentation_is_the_papers(changed: dict[str, float], expected: object) -> None:
     torch.manual_seed(0)
     image = torch.rand(2, 3, 16, 16)
     assert callable(expected)
     kept = without_cut(image)
-    torch.testing.assert_close(augmented(image, chances(2, **changed))[kept], expected(image)[kept])
+    torch.testing.assert_close(diffaugment(image, uniforms(2, **changed))[kept], expected(image)[kept])
 
 
-def test_the_penalty_is_that_of_discriminator_and_alteration_together() -> None:
+def test_the_penalty_is_that_of_discriminator_and_augmentation_together() -> None:
     """A linear discriminator's slope, seen through a brighter, shifted and cut image, has a known norm."""
     torch.manual_seed(0)
     slope = torch.randn(3, 16, 16, requires_grad=True)
-    altered = chances(2, down=0.9999)
+    changed_count = uniforms(2, down=0.9999)
     penalty = matching_aware_gradient_penalty(
-        lambda image, sentence: (augmented(image, altered) * slope).sum((1, 2, 3)) + 0 * sentence.sum(1),
+        lambda image, sentence: (diffaugment(image, changed_count) * slope).sum((1, 2, 3)) + 0 * sentence.sum(1),
         torch.randn(2, 3, 16, 16),
         torch.randn(2, 5),
         weight=1.0,
@@ -74,7 +74,7 @@ def test_the_penalty_is_that_of_discriminator_and_alteration_together() -> None:
     torch.testing.assert_close(slope.grad, 2 * felt, rtol=1e-3, atol=1e-4)
 
 
-def test_all_that_the_discriminator_sees_is_altered() -> None:
+def test_all_that_the_discriminator_sees_is_augmented() -> None:
     looks: list[Tensor] = []
     _, gan = trainers(config(diffaugment=True))
     gan.freeze_encoders()
@@ -86,10 +86,12 @@ def test_all_that_the_discriminator_sees_is_altered() -> None:
         assert (cut >= 8 * 8).all()
 
 
-def test_spots_are_rectangles_of_one_colour_and_nothing_else_changes() -> None:
+def test_erased_rectangles_have_one_colour_and_nothing_else_changes() -> None:
     image = torch.full((2, 3, 48, 48), 0.3)
-    spot = torch.tensor([1.0, 0.0, 0.5, 0.25, 1.0, 0.0, 0.75])  # as high and as narrow as can be, red and some blue
-    seen = spotted(image, spot.expand(2, SPOTS, SPOT_CHANCES))
+    rectangle = torch.tensor(
+        [1.0, 0.0, 0.5, 0.25, 1.0, 0.0, 0.75]
+    )  # as high and as narrow as can be, red and some blue
+    seen = random_erasing(image, rectangle.expand(2, RECTANGLES, RECTANGLE_UNIFORMS))
     painted = (seen != image).any(1)
     rows, columns = painted[0].nonzero().unbind(1)
     assert rows.unique().tolist() == list(range(20, 29))
@@ -98,15 +100,15 @@ def test_spots_are_rectangles_of_one_colour_and_nothing_else_changes() -> None:
     assert (seen.permute(0, 2, 3, 1)[painted] == torch.tensor([1.0, -1.0, 0.5])).all()
 
 
-def test_damsm_sees_spots_on_half_of_the_pictures() -> None:
+def test_damsm_sees_rectangles_on_half_of_the_pictures() -> None:
     settings = config()
     settings = settings.model_copy(update={"damsm": settings.damsm.model_copy(update={"random_erasing": True})})
     damsm, _ = trainers(settings)
     shown: list[Tensor] = []
     damsm.image_encoder.register_forward_pre_hook(lambda _, inputs: shown.append(inputs[0]))
-    altered = 0
+    changed_count = 0
     for number in range(20):
         damsm.step(number)
         original = damsm.corpus.batch(settings.seed, number, settings.damsm.batch_size).image
-        altered += int((shown[-1] != original).flatten(1).any(1).sum())
-    assert 20 < altered < 60  # of 80
+        changed_count += int((shown[-1] != original).flatten(1).any(1).sum())
+    assert 20 < changed_count < 60  # of 80

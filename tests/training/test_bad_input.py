@@ -60,7 +60,7 @@ def test_a_truncated_or_malicious_checkpoint_is_refused_and_not_executed(
     before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
     options = {"--resume": ("--out", folder, "--resume"), "--init": ("--out", tmp_path / "new", "--init", checkpoint)}
     result = train(TINY, *options[option])
-    assert_one_line(result, "checkpoint.pt", "truncated or not a plain PyTorch file", "take another")
+    assert_one_line(result, "checkpoint.pt", "truncated or not a plain PyTorch file", "use another")
     assert not executed.exists()
     assert not (tmp_path / "new").exists()
     assert before == {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from t2i_engine.bundle import ModelSizes
+from t2i_engine.errors import OutputError
 from tests.training.random_weights import randomised
 from training.checkpoint import CheckpointError, load_model, save_checkpoint
 from training.models.text_to_image import TextToImage
@@ -82,7 +83,7 @@ def test_a_failed_write_leaves_the_previous_checkpoint_and_nothing_else(
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", full_disk)
-    with pytest.raises(OSError, match="No space left"):
+    with pytest.raises(OutputError, match="No space left"):
         save(path, sizes, seed=1)
     assert path.read_bytes() == before
     assert list(tmp_path.iterdir()) == [path]

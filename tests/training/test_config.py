@@ -1,10 +1,12 @@
 """Configs: one schema, errors that name the key, and defaults that are the paper's."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
+from pydantic import BaseModel
 
-from training.config import ConfigError, load_config, parse_config
+from training.config import OLD_KEYS, ConfigError, RunConfig, load_config, parse_config
 
 CONFIGS = Path(__file__).parents[2] / "training" / "configs"
 
@@ -39,7 +41,11 @@ def test_defaults_are_the_papers() -> None:
     assert config.gan.batch_size == 16
     assert (config.gan.generator_learning_rate, config.gan.discriminator_learning_rate) == (1e-4, 4e-4)
     assert config.gan.adam_betas == (0.0, 0.9)
-    assert (config.gan.penalty_weight, config.gan.penalty_power, config.gan.penalty_interval) == (2.0, 6.0, 1)
+    assert (
+        config.gan.gradient_penalty_weight,
+        config.gan.gradient_penalty_power,
+        config.gan.gradient_penalty_interval,
+    ) == (2.0, 6.0, 1)
     assert (config.damsm.gamma1, config.damsm.gamma2, config.damsm.gamma3) == (4.0, 5.0, 10.0)
     assert (config.damsm.learning_rate, config.damsm.gradient_clip) == (2e-3, 0.25)
 
@@ -111,6 +117,34 @@ def test_an_assignment_that_does_not_fit_is_named_in_one_line(
     assert "\n" not in caught.value.message
     for part in named:
         assert part in caught.value.message
+
+
+@pytest.mark.parametrize(("old", "new"), OLD_KEYS.items())
+def test_a_renamed_key_answers_with_its_new_name(old: str, new: str) -> None:
+    content: dict[str, Any] = {"name": "x"}
+    section = content
+    *sections, last = old.split(".")
+    for name in sections:
+        section = section.setdefault(name, {})
+    section[last] = 1
+    with pytest.raises(ConfigError, match=rf"mine\.yaml.*unknown key {old}; it is called {new} now"):
+        parse_config(content, "mine.yaml")
+    assert new in leaves(RunConfig)
+
+
+def leaves(section: type[BaseModel], prefix: str = "") -> dict[str, str | None]:
+    """Every key of the schema with its description."""
+    found: dict[str, str | None] = {}
+    for name, field in section.model_fields.items():
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            found |= leaves(field.annotation, f"{prefix}{name}.")
+        else:
+            found[prefix + name] = field.description
+    return found
+
+
+def test_every_key_is_documented() -> None:
+    assert [key for key, description in leaves(RunConfig).items() if not description] == []
 
 
 @pytest.mark.parametrize("content", [b"name: [", b"\xff\xfe\x00", b"!!python/object/apply:os.system ['true']"])

@@ -289,12 +289,12 @@ def test_missing_tensors_of_the_text_encoder_are_named(files: Files) -> None:
     encoder = text_encoder()
     del encoder["rnn.bias_hh_l0_reverse"]
     files.write(encoder=encoder)
-    assert f"{files.encoder.name}' is not what DF-GAN's code writes: it lacks rnn.bias_hh_l0_reverse" in files.refused()
+    assert f"{files.encoder.name}' was not written by DF-GAN's code: it lacks rnn.bias_hh_l0_reverse" in files.refused()
 
 
 def test_files_given_in_the_wrong_order_are_told_apart(files: Files) -> None:
     files.write(text_encoder(), new_generation())
-    assert "GBlocks.* or block0.* expected, found encoder.weight" in files.refused()
+    assert "expected tensors named GBlocks.* or block0.*, found encoder.weight" in files.refused()
 
 
 def test_a_generator_for_other_sentences_is_refused(files: Files) -> None:
@@ -310,10 +310,10 @@ def test_a_vocabulary_of_another_data_set_is_refused(files: Files) -> None:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ([[], []], "two lists and two dictionaries expected"),
-        ({"words": 1}, "two lists and two dictionaries expected"),
+        ([[], []], "expected two lists and two dictionaries"),
+        ({"words": 1}, "expected two lists and two dictionaries"),
         ([[], [], {1: "<end>", 2: "bird"}, {}], "from 0 without gaps"),
-        (vocabulary(["the", *WORDS[1:]]), "'the' at id 0; '<end>' expected"),
+        (vocabulary(["the", *WORDS[1:]]), "'the' at id 0; expected '<end>'"),
         ([[], [], {0: "<end>", 1: "bird", 2: "bird"}, {"<end>": 0, "bird": 2}], "several ids for bird"),
         (vocabulary(["<end>", ""]), "as a word"),
         ([[], [], {0: "<end>", 1: 5}, {"<end>": 0, 5: 1}], "'5' as a word"),
@@ -332,7 +332,7 @@ def test_values_that_are_not_finite_are_named(files: Files) -> None:
     tensors = new_generation()
     tensors["GBlocks.1.c1.bias"][3] = torch.nan
     files.write(tensors)
-    assert "not finite in GBlocks.1.c1.bias" in files.refused()
+    assert "non-finite values in GBlocks.1.c1.bias" in files.refused()
 
 
 class Payload:
@@ -365,10 +365,11 @@ def test_a_file_that_cannot_be_read_is_named(files: Files, which: str, damage: s
 
 
 def test_a_folder_that_cannot_be_written_is_named(files: Files) -> None:
-    files.out = files.folder / "nowhere" / "model.pt"
+    (files.folder / "file").touch()
+    files.out = files.folder / "file" / "model.pt"
     assert "choose another --out" in files.refused()
 
 
 def test_sizes_out_of_range_are_refused(files: Files) -> None:
     files.write(new_generation(blocks=SMALL_BLOCKS[:2]))
-    assert "of no size that can be used: resolution is 16" in files.refused()
+    assert "has unsupported sizes: resolution is 16" in files.refused()

@@ -17,7 +17,7 @@ from training.checkpoint import load_checkpoint, load_model
             {},
             "grown to 64², does not fit the config: it has base_channels 2 instead of 4, max_channel_multiple 16",
         ),
-        ({"resolution": 256}, {}, "grown to 256², is beyond what can be: base_channels is 0"),
+        ({"resolution": 256}, {}, "grown to 256², would be too thin: base_channels is 0"),
         ({}, {"base_channels": 8}, "does not fit the config: it has base_channels 4 instead of 8"),
     ],
 )
@@ -34,7 +34,7 @@ def test_a_model_that_does_not_fit_once_it_has_grown_is_an_error(
 def test_encoders_alone_start_a_run_of_another_generator(straight: Path, tmp_path: Path) -> None:
     """DAMSM is not trained again, so that runs can be compared that differ in the GAN alone."""
     checkpoint = straight / "checkpoint.pt"
-    config = config_file(tmp_path, model={"adaptive_block": False}, damsm={"initial": str(checkpoint)})
+    config = config_file(tmp_path, model={"adaptive_block": False}, damsm={"init_from": str(checkpoint)})
     result = train(config, "--out", tmp_path / "run")
     assert result.exit_code == 0, result.output
     start, end = (load_model(folder / "checkpoint.pt") for folder in (straight, tmp_path / "run"))
@@ -47,8 +47,8 @@ def test_encoders_alone_start_a_run_of_another_generator(straight: Path, tmp_pat
 
 
 def test_a_run_starts_from_one_model(straight: Path, tmp_path: Path) -> None:
-    config = config_file(tmp_path, damsm={"initial": str(straight / "checkpoint.pt")})
+    config = config_file(tmp_path, damsm={"init_from": str(straight / "checkpoint.pt")})
     result = train(config, "--out", tmp_path / "run", "--init", straight / "checkpoint.pt")
     assert result.exit_code == 2
-    assert "leave one of them out" in result.stderr
+    assert "remove one of them" in result.stderr
     assert not (tmp_path / "run").exists()

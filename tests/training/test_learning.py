@@ -36,7 +36,11 @@ def corpus() -> Corpus:
     pictures = (flat + rng.integers(-20, 20, (32, 32, 32, 3))).clip(0, 255).astype(np.uint8)
     captions = [[f"a {name} picture", f"{name}"] for name in COLOURS] * 8
     return Corpus(
-        pictures, captions, Tokenizer(build_vocabulary(text for texts in captions for text in texts)), 18, mirror=True
+        pictures,
+        captions,
+        Tokenizer(build_vocabulary(text for texts in captions for text in texts)),
+        18,
+        horizontal_flip=True,
     )
 
 
@@ -86,7 +90,7 @@ def test_folded_and_trained_form_make_the_same_step() -> None:
     [
         ({}, {"G text", "G image", "D penalty"}, set()),
         ({"contrastive": {"enabled": False}}, {"D penalty"}, {"G text", "G image"}),
-        ({"penalty_weight": 0.0}, {"G text"}, {"D penalty"}),
+        ({"gradient_penalty_weight": 0.0}, {"G text"}, {"D penalty"}),
     ],
 )
 def test_switched_off_losses_are_not_computed(gan: dict[str, object], present: set[str], absent: set[str]) -> None:
@@ -100,7 +104,7 @@ def test_switched_off_losses_are_not_computed(gan: dict[str, object], present: s
 def test_an_interval_makes_the_penalty_rarer_and_as_much_heavier() -> None:
     penalties = {}
     for interval in (1, 3):
-        _, trainer = trainers(config(penalty_interval=interval))
+        _, trainer = trainers(config(gradient_penalty_interval=interval))
         trainer.freeze_encoders()
         penalties[interval] = [trainer.step(number).get("D penalty") for number in range(3)]
     assert penalties[3][1:] == [None, None]

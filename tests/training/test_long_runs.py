@@ -19,7 +19,7 @@ from training.gan import GanTrainer
 from training.stepping import Losses
 
 STEP = GanTrainer.step
-WATCHED = ("--set", "fid.every=2", "--set", "fid.pictures=8", "--set", "keep_checkpoints=2")
+WATCHED = ("--set", "fid.every=2", "--set", "fid.count=8", "--set", "keep_checkpoints=2")
 
 
 @pytest.fixture(autouse=True)
@@ -110,8 +110,8 @@ def test_a_signal_finishes_the_step_saves_and_the_command_it_prints_goes_on_to_t
     assert signal.getsignal(number) is handler
     monkeypatch.setattr(GanTrainer, "step", STEP)
     command = shlex.split(stopped.stderr.strip().splitlines()[-1])
-    assert command[:4] == ["Go", "on:", "t2i-engine", "train"]
-    resumed = train(*command[4:])
+    assert command[:3] == ["Resume:", "t2i-engine", "train"]
+    resumed = train(*command[3:])
     assert resumed.exit_code == 0, resumed.output
     for name in ("checkpoint.pt", "best.pt"):
         assert_same(load_checkpoint(watched / name), load_checkpoint(folder / name))
@@ -165,5 +165,5 @@ def test_fid_is_refused_before_the_run_starts_where_there_is_nothing_to_test_wit
     options = [part for setting in (*settings, "fid.every=2") for part in ("--set", setting)]
     result = train(TINY, "--out", tmp_path / "run", *options)
     assert result.exit_code == 2
-    assert "the split test has no picture" in result.stderr
+    assert "split test has no captioned pictures" in result.stderr
     assert not (tmp_path / "run").exists()

@@ -59,7 +59,12 @@ def test_a_step_reports_the_methods_losses(mismatches: int, hard: int) -> None:
     for i in range(6):
         others = [k % 6 for k in range(i + 1, i + 6) if not torch.equal(batch.tokens[i], batch.tokens[k % 6])]
         unfit = [sentence[k] for k in others[:mismatches]]
-        versions = zip(batch.altered[i, :hard], batch.altered_lengths[i, :hard], batch.differs[i, :hard], strict=True)
+        versions = zip(
+            batch.hard_negatives[i, :hard],
+            batch.hard_negative_lengths[i, :hard],
+            batch.hard_negatives_valid[i, :hard],
+            strict=True,
+        )
         nearly += [[gan.text_encoder(v[None], n[None]).sentence[0] for v, n, differs in versions if differs]]
         unfit += nearly[-1]
         hinges += [torch.stack([(1 + critic(batch.image[i : i + 1], s[None])).clamp_min(0) for s in unfit]).mean()]

@@ -9,8 +9,7 @@ import torch
 from tests.training.random_weights import randomised
 from tests.training.test_learning import CPU, config, corpus, trainers
 from training.config import RunConfig
-from training.losses.adversarial import fake_hinge, real_hinge
-from training.losses.pairs import mismatched_partners, related_pairs
+from training.losses import fake_hinge, mismatched_partners, real_hinge, related_pairs
 from training.stepping import backward, loss_scaler, seed_step, update
 
 
@@ -48,7 +47,7 @@ def test_fp16_steps_are_nearly_those_of_fp32_and_go_on_from_their_state() -> Non
 
 
 def test_accumulated_batches_make_one_update_by_the_mean_of_their_gradients() -> None:
-    _, gan = trainers(config(gradient_accumulation=2, batch_size=4, penalty_weight=0.0))
+    _, gan = trainers(config(gradient_accumulation=2, batch_size=4, gradient_penalty_weight=0.0))
     for network in (gan.generator, gan.discriminator, gan.text_encoder):
         randomised(network, scale=0.1)
     gan.freeze_encoders()

@@ -1,4 +1,4 @@
-"""What a data set holds, looked at picture by picture: what `t2i-engine data check` prints."""
+"""`t2i-engine data check`: loads every picture and caption of a data set, and reports what training would skip."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -10,33 +10,33 @@ from training.data.rendered import load_in_order
 from training.data.source import SPLITS, DataError, Problem, Source, Split, require_usable
 from training.data.sources import open_source
 
-SIDE = 32
-"""Pictures are decoded whole, whatever they are reduced to."""
-DRAWN = 500
-"""How many synthbirds of each split are looked at."""
-NAMED = 3
-REPORTED = 1000
+RESOLUTION = 32
+"""Pictures are decoded in full, whatever they are resized to."""
+SYNTHBIRDS_COUNT = 500
+"""Synthbirds to check, per split."""
+MOST_NAMED = 3
+REPORT_EVERY = 1000
 
 
 @dataclass(frozen=True)
-class Found:
-    """A split, as it was found."""
+class SplitCheck:
+    """What a split holds."""
 
     pictures: int
     captions: int
     captions_a_picture: tuple[int, int]
-    """The fewest and the most."""
+    """Fewest and most."""
     groups: int
-    """Pictures, or classes where captions describe classes."""
+    """Classes, where captions describe classes; otherwise pictures."""
     words: frozenset[str]
     problems: tuple[Problem, ...]
     note: str
     version: str
     trouble: str
-    """Why it cannot be used; empty where it can."""
+    """Why it cannot be used; empty if it can."""
 
     def as_json(self) -> dict[str, Any]:
-        """Plain JSON values, with every problem by name."""
+        """Plain JSON values, naming every problem."""
         kinds = dict.fromkeys(problem.kind for problem in self.problems)
         return {
             "pictures": self.pictures,
@@ -52,20 +52,20 @@ class Found:
 
 
 @dataclass(frozen=True)
-class Report:
+class DataCheck:
     """What a data set holds."""
 
     source: str
-    splits: dict[Split, Found]
+    splits: dict[Split, SplitCheck]
 
     @property
     def usable(self) -> bool:
-        """Whether it can be trained with, without what is left out."""
+        """Whether it can be trained on, once the problems are skipped."""
         return not self.splits["train"].trouble
 
     @property
     def untaught(self) -> frozenset[str]:
-        """Words of the captions to test with that those to train with do not have."""
+        """Words in test captions that no training caption has."""
         return self.splits["test"].words - self.splits["train"].words
 
     def as_json(self) -> dict[str, Any]:
@@ -79,7 +79,7 @@ class Report:
         }
 
     def as_text(self) -> str:
-        """For a person: the splits, then what is left out of each by name, and at last whether it can be used."""
+        """Readable text: the splits, what is skipped in each, and whether the data set is usable."""
         rows: list[tuple[str, ...]] = [("split", "pictures", "captions", "a picture", "groups", "words")]
         for split, found in self.splits.items():
             fewest, most = found.captions_a_picture
@@ -87,45 +87,46 @@ class Report:
             rows.append((split, *(f"{n:,}" if isinstance(n, int) else n for n in counts), f"{len(found.words):,}"))
         lines = [self.source, "", *aligned(rows), ""]
         lines.append(
-            f"vocabulary: {len(self.splits['train'].words):,} words; {len(self.untaught):,} of test's are not in it"
+            f"vocabulary: {len(self.splits['train'].words):,} words; {len(self.untaught):,} test words are not in it"
         )
         for split, found in self.splits.items():
             lines += [f"{split}: {found.note}"] if found.note else []
             for kind, names in found.as_json()["problems"].items():
-                lines += [f"{split} leaves out {len(names):,}: {kind}", *(f"  {name}" for name in names[:NAMED])]
-                lines += [f"  and {len(names) - NAMED:,} more, which --json names"] if len(names) > NAMED else []
+                lines += [f"{split} skips {len(names):,}: {kind}", *(f"  {name}" for name in names[:MOST_NAMED])]
+                if len(names) > MOST_NAMED:
+                    lines.append(f"  and {len(names) - MOST_NAMED:,} more, listed by --json")
         lines += ["", *(found.trouble for found in self.splits.values() if found.trouble)]
-        lines.append("usable to train with" if self.usable else "not usable to train with")
+        lines.append("usable for training" if self.usable else "not usable for training")
         return "\n".join(lines)
 
 
-def check(name: str, progress: Callable[[str], None]) -> Report:
-    """Looks at every picture and caption of a data set. Raises `DataError` where there is none of this name."""
-    source = open_source(name, DRAWN)
-    return Report(name, {split: _look(name, source, split, progress) for split in SPLITS})
+def check(name: str, on_progress: Callable[[str], None]) -> DataCheck:
+    """Loads every picture and caption of a data set. Raises `DataError` if there is none of this name."""
+    source = open_source(name, SYNTHBIRDS_COUNT)
+    return DataCheck(name, {split: _check_split(name, source, split, on_progress) for split in SPLITS})
 
 
-def _look(name: str, source: Source, split: Split, progress: Callable[[str], None]) -> Found:
+def _check_split(name: str, source: Source, split: Split, on_progress: Callable[[str], None]) -> SplitCheck:
     listing = source.listing(split)
     problems = list(listing.problems)
     counts: list[int] = []
     groups: set[str] = set()
     words: set[str] = set()
     done = 0
-    for made in load_in_order(listing.items, SIDE):
-        for example in made:
+    for loaded in load_in_order(listing.items, RESOLUTION):
+        for example in loaded:
             if isinstance(example, Problem):
                 problems.append(example)
                 continue
-            spoken = [words_of(caption) for caption in example.captions]
-            problems += [Problem("caption without a word", example.key)] * spoken.count([])
-            words.update(*spoken)
-            counts.append(len(spoken) - spoken.count([]))
+            tokenized = [words_of(caption) for caption in example.captions]
+            problems += [Problem("caption without a word", example.key)] * tokenized.count([])
+            words.update(*tokenized)
+            counts.append(len(tokenized) - tokenized.count([]))
             groups.add(example.group or example.key)
-        done += len(made)
-        if done % REPORTED == 0 or done == len(listing.items):
-            progress(f"{split}: {done:,} of {len(listing.items):,} pictures")
-    return Found(
+        done += len(loaded)
+        if done % REPORT_EVERY == 0 or done == len(listing.items):
+            on_progress(f"{split}: {done:,} of {len(listing.items):,} pictures")
+    return SplitCheck(
         pictures=sum(map(bool, counts)),
         captions=sum(counts),
         captions_a_picture=(min(counts, default=0), max(counts, default=0)),

@@ -1,9 +1,9 @@
-"""`coco:PATH`: COCO's captions of 2014 or 2017 (Chen et al., 2015) as they are distributed, read by pycocotools.
+"""`coco:PATH`: COCO captions of 2014 or 2017 (Chen et al., 2015) as distributed, read by pycocotools.
 
-    PATH/annotations/captions_train2014.json, captions_val2014.json    or 2017; 2014, the papers' year, where both are
+    PATH/annotations/captions_train2014.json, captions_val2014.json    or 2017; 2014, the papers' year, if both exist
     PATH/train2014/*.jpg, val2014/*.jpg
 
-COCO's validation pictures are the split test, as in the papers.
+COCO's validation pictures are the test split, as in the papers.
 """
 
 import json
@@ -24,12 +24,12 @@ FOLDERS = {"train": "train", "test": "val"}
 
 @dataclass(frozen=True)
 class Coco:
-    """COCO's captions below `folder`."""
+    """COCO captions below `folder`."""
 
     folder: Path
 
     def __post_init__(self) -> None:
-        """Raises `DataError` where there is no such data set."""
+        """Raises `DataError` if there is no such data set."""
         if not self.recognises(self.folder):
             raise DataError(f"'{self.folder}' holds no COCO captions; {LAYOUT}")
 
@@ -40,11 +40,11 @@ class Coco:
 
     @property
     def name(self) -> str:
-        """As it is asked for."""
+        """As written in a config."""
         return f"coco:{self.folder}"
 
     def listing(self, split: Split) -> Listing:
-        """The pictures of a split that are there and have captions."""
+        """The captioned pictures of a split that exist."""
         folder = next(
             (f"{FOLDERS[split]}{year}" for year in YEARS if self._annotations(f"{FOLDERS[split]}{year}").is_file()),
             None,
@@ -67,7 +67,7 @@ class Coco:
         except (ValueError, LookupError, TypeError, AttributeError) as error:
             reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
             raise DataError(
-                f"'{self._annotations(folder)}' is not COCO's captions JSON ({reason}); download it again"
+                f"'{self._annotations(folder)}' is not a COCO captions file ({reason}); download it again"
             ) from None
         return list_files("coco", split, files, problems)
 
@@ -76,7 +76,7 @@ class Coco:
 
 
 def _read(file: Path) -> COCO:
-    """Opens an annotation file; pycocotools itself reads it in the machine's encoding and prints to standard output."""
+    """Opens an annotation file as UTF-8 and silently, unlike pycocotools itself."""
     content = json.loads(read_text(file, LAYOUT))
     reader = COCO()
     reader.dataset = {part: content[part] for part in ("images", "annotations")}

@@ -1,4 +1,4 @@
-"""Pictures and captions as batches of tensors; seed and step alone say what a batch holds, so a run resumes exactly."""
+"""Batches of tensors from pictures and captions. Seed and step alone determine a batch, so that runs resume exactly."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -12,8 +12,9 @@ from torch.nn import functional as F
 
 from t2i_engine.errors import CaptionError
 from t2i_engine.tokenizer import PADDING, Tokenizer, pad, split
-from training.data.altered import ALTERATIONS, Alterations
+from training.data.hard_negatives import MAX_HARD_NEGATIVES, HardNegativeCaptions
 from training.data.source import DataError
+from training.models.pixels import to_image
 
 
 class Batch(NamedTuple):
@@ -22,22 +23,22 @@ class Batch(NamedTuple):
     image: Tensor
     """Float (B, 3, R, R) in [−1, 1], channels last in memory."""
     tokens: Tensor
-    """Int64 (B, T), 0 behind a caption's end."""
+    """Int64 (B, T), padded with 0."""
     lengths: Tensor
     """Int64 (B)."""
     groups: Tensor
-    """Int64 (B): captions of one group are never each other's negatives (losses/pairs.py)."""
-    altered: Tensor
-    """Int64 (B, A, U): versions of the captions that do not fit (altered.py); of some, the caption itself."""
-    altered_lengths: Tensor
+    """Int64 (B): captions of one group are never each other's negatives (losses.py)."""
+    hard_negatives: Tensor
+    """Int64 (B, A, U): hard negatives of each caption (hard_negatives.py); the caption itself if it allows none."""
+    hard_negative_lengths: Tensor
     """Int64 (B, A)."""
 
     @property
-    def differs(self) -> Tensor:
-        """Which of `altered` are not the caption itself: bool (B, A)."""
-        width = max(self.tokens.shape[1], self.altered.shape[2])
-        tokens, altered = (F.pad(ids, (0, width - ids.shape[-1])) for ids in (self.tokens, self.altered))
-        return (altered != tokens[:, None]).any(2)
+    def hard_negatives_valid(self) -> Tensor:
+        """Which `hard_negatives` differ from the caption: bool (B, A)."""
+        width = max(self.tokens.shape[1], self.hard_negatives.shape[2])
+        tokens, negatives = (F.pad(ids, (0, width - ids.shape[-1])) for ids in (self.tokens, self.hard_negatives))
+        return (negatives != tokens[:, None]).any(2)
 
     def to(self, device: torch.device) -> "Batch":
         """The same batch on another device."""
@@ -48,28 +49,28 @@ class Batches(Protocol):
     """A data set as training reads it."""
 
     def batch(self, seed: int, step: int, size: int, rank: int = 0, world: int = 1) -> Batch:
-        """The batch of one step; of `world` processes, each with `size` pictures, the share of process `rank`."""
+        """The `size` pictures of one step that belong to process `rank` of `world`."""
 
     def require(self, size: int) -> None:
-        """Raises `DataError` where there are too few pictures for a batch of `size`, all processes together."""
+        """Raises `DataError` if there are too few pictures for a batch of `size`, over all processes."""
 
 
 def build_vocabulary(captions: Iterable[str]) -> tuple[str, ...]:
-    """Every word of the captions, in alphabetical order, behind the padding word."""
+    """The padding word, then every word of the captions in alphabetical order."""
     return (PADDING, *sorted({word for caption in captions for word in split(caption)}))
 
 
 @dataclass(frozen=True)
-class Views:
-    """How pictures and captions enter a batch: cut, mirrored and shortened at random."""
+class Collator:
+    """Collates pictures and captions into a batch, with random crops, flips and captions."""
 
-    side: int
-    """R: a larger picture is cut to it somewhere (AttnGAN, DF-GAN)."""
+    resolution: int
+    """R: larger pictures are cropped to it at random (AttnGAN, DF-GAN)."""
     max_words: int
-    """Longer captions keep that many of their words, in order (AttnGAN)."""
-    mirror: bool
-    """Whether half of the pictures are mirrored (DF-GAN)."""
-    alterations: Alterations
+    """Longer captions keep this many of their words, in order (AttnGAN)."""
+    horizontal_flip: bool
+    """Mirror each picture with probability 1/2 (DF-GAN)."""
+    hard_negatives: HardNegativeCaptions
 
     def batch(
         self,
@@ -78,23 +79,27 @@ class Views:
         groups: NDArray[np.int64],
         rng: np.random.Generator,
     ) -> Batch:
-        """A batch of `pictures` uint8 (B, S, S, 3), S ≥ R, each with one of its `captions`, and `groups` (B)."""
+        """A batch of `pictures` uint8 (B, H, H, 3), H ≥ R, with one of each one's `captions`, and `groups` (B)."""
         chosen = [texts[int(rng.integers(len(texts)))] for texts in captions]
         shortened = [self._shorten(ids, rng) for ids in chosen]
         tokens, lengths = pad(shortened)
-        if self.mirror:
-            mirrored = rng.random(len(pictures)) < 0.5
-            pictures[mirrored] = pictures[mirrored, :, ::-1]
-        if margin := pictures.shape[1] - self.side:
+        if self.horizontal_flip:
+            flipped = rng.random(len(pictures)) < 0.5
+            pictures[flipped] = pictures[flipped, :, ::-1]
+        if margin := pictures.shape[1] - self.resolution:
             corners = rng.integers(margin + 1, size=(len(pictures), 2))
-            parts = [
-                picture[y : y + self.side, x : x + self.side] for picture, (y, x) in zip(pictures, corners, strict=True)
-            ]
-            pictures = np.stack(parts)
-        image = torch.from_numpy(pictures).permute(0, 3, 1, 2).float() / 127.5 - 1
-        altered, altered_lengths = pad([version for ids in shortened for version in self.alterations.altered(ids, rng)])
-        versions = (array.reshape(len(tokens), ALTERATIONS, *array.shape[1:]) for array in (altered, altered_lengths))
-        return Batch(image, *map(torch.from_numpy, (tokens, lengths, groups, *versions)))
+            pictures = np.stack(
+                [
+                    picture[y : y + self.resolution, x : x + self.resolution]
+                    for picture, (y, x) in zip(pictures, corners, strict=True)
+                ]
+            )
+        image = to_image(torch.from_numpy(pictures))
+        negatives, counts = pad([version for ids in shortened for version in self.hard_negatives.make(ids, rng)])
+        per_picture = (
+            array.reshape(len(tokens), MAX_HARD_NEGATIVES, *array.shape[1:]) for array in (negatives, counts)
+        )
+        return Batch(image, *map(torch.from_numpy, (tokens, lengths, groups, *per_picture)))
 
     def _shorten(self, ids: Sequence[int], rng: np.random.Generator) -> Sequence[int]:
         if len(ids) <= self.max_words:
@@ -104,7 +109,7 @@ class Views:
 
 
 class Corpus:
-    """Batches of pictures that are all at hand, by number."""
+    """Batches of pictures that are all in memory, or mapped into it."""
 
     def __init__(
         self,
@@ -112,26 +117,27 @@ class Corpus:
         captions: Sequence[Sequence[str]],
         tokenizer: Tokenizer,
         max_words: int,
-        mirror: bool,
-        side: int | None = None,
+        horizontal_flip: bool,
+        resolution: int | None = None,
         groups: NDArray[np.int64] | None = None,
     ) -> None:
-        """Takes `pictures` uint8 (N, S, S, 3), several captions for each; those without a known word are left out.
+        """Takes `pictures` uint8 (N, H, H, 3) and several captions for each; captions without a known word are dropped.
 
-        `side` is R where pictures are larger and to be cut. `groups`, int64 (N), is as in `Batch`; without it, every
-        picture is a group of its own.
+        `resolution` is R if pictures are to be cropped. `groups`, int64 (N), is as in `Batch`; by default every picture
+        is a group of its own.
         """
-        self.views = Views(side or pictures.shape[1], max_words, mirror, Alterations(tokenizer))
+        negatives = HardNegativeCaptions(tokenizer)
+        self.collator = Collator(resolution or pictures.shape[1], max_words, horizontal_flip, negatives)
         self.pictures = pictures
-        self.captions = [known(texts, tokenizer) for texts in captions]
+        self.captions = [encode_known(texts, tokenizer) for texts in captions]
         self.captioned = np.flatnonzero([bool(texts) for texts in self.captions])
         self.groups = np.arange(len(pictures)) if groups is None else groups
         self._order: tuple[tuple[int, int], NDArray[np.int64]] | None = None
 
     def batch(self, seed: int, step: int, size: int, rank: int = 0, world: int = 1) -> Batch:
-        """Draws the batch of one step: pictures without replacement within an epoch, one caption of each at random.
+        """Draws the batch of one step: pictures without replacement within an epoch, and one caption of each at random.
 
-        Several processes share what one would draw with `world` times the size.
+        Processes share the batch that a single one would draw with `world` times the size.
         """
         share = slice(rank * size, (rank + 1) * size)
         size *= world
@@ -139,11 +145,11 @@ class Corpus:
         chosen = self._shuffled(seed, epoch)[position * size : (position + 1) * size]
         captions = [self.captions[i] for i in chosen]
         rng = np.random.default_rng([seed, 1, step])
-        whole = self.views.batch(self.pictures[chosen], captions, self.groups[chosen], rng)
+        whole = self.collator.batch(self.pictures[chosen], captions, self.groups[chosen], rng)
         return Batch(*(tensor[share] for tensor in whole))
 
     def require(self, size: int) -> None:
-        """Raises `DataError` where there are fewer pictures than a batch of `size` needs."""
+        """Raises `DataError` if there are fewer pictures than a batch of `size` needs."""
         if len(self.captioned) < size:
             raise DataError(
                 f"there are {len(self.captioned):,} pictures with a known caption, fewer than a batch of {size}; "
@@ -156,8 +162,8 @@ class Corpus:
         return self._order[1]
 
 
-def known(texts: Sequence[str], tokenizer: Tokenizer) -> list[tuple[int, ...]]:
-    """The captions as token ids, those left out of which no word is known."""
+def encode_known(texts: Sequence[str], tokenizer: Tokenizer) -> list[tuple[int, ...]]:
+    """Token ids of the captions that contain at least one known word."""
     encoded = []
     for text in texts:
         try:

@@ -1,29 +1,54 @@
 """`cub:PATH`: CUB-200-2011 (Wah et al., 2011) with human captions (Reed et al., 2016) and the zero-shot split.
 
     PATH/CUB_200_2011/images.txt, bounding_boxes.txt, images/CLASS/NAME.jpg
-    PATH/text/CLASS/NAME.txt                            captions, one a line
-    PATH/train/filenames.pickle, test/filenames.pickle  names CLASS/NAME; no class is in both
+    PATH/text/CLASS/NAME.txt                            captions, one per line
+    PATH/train/filenames.pickle, test/filenames.pickle  names CLASS/NAME; the splits share no class
 
-Captions and lists may also lie inside CUB_200_2011. `cub+attributes:PATH` describes pictures without a human caption by
-their class's attributes (cub_attributes.py).
+Captions and lists may also lie inside CUB_200_2011. `cub+attributes:PATH` captions pictures without a human caption by
+the attributes that most pictures of their class show.
 """
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from random import Random
 
-from training.data.cub_attributes import class_captions
 from training.data.files import Box, PictureFile, list_files, read_caption_file, read_text
 from training.data.source import DataError, Listing, Problem, Split
-from training.plain_pickle import PlainPickleError, read_plain_pickle
+from training.safe_pickle import SafePickleError, read_safe_pickle
 
 LAYOUT = "expected CUB_200_2011/images.txt, text/ and train/filenames.pickle below it, as training/data/cub.py says"
 NAME = r"[\w.-]*\w[\w.-]*/[\w.-]*\w[\w.-]*"
 
+CAPTIONS_PER_CLASS = 10
+COMMON = 35.0
+"""Percentage of a class's pictures that must show what a caption says."""
+SECOND = 0.6
+"""A second colour is named if it is at least this common, relative to the first."""
+
+PARTS = {
+    "crown": "crown", "wing": "wings", "breast": "breast", "belly": "belly", "back": "back", "throat": "throat",
+    "nape": "nape", "under_tail": "tail", "leg": "feet",
+}  # fmt: skip
+PATTERNED = {"breast": "breast", "belly": "belly", "wing": "wings", "back": "back", "tail": "tail"}
+PATTERNS = {"spotted": "spotted", "striped": "striped"}
+SIZES = {"very_small": "tiny", "small": "small", "medium": "medium sized", "large": "large", "very_large": "very large"}
+BILLS = {
+    "curved": "curved", "dagger": "pointed", "hooked": "hooked", "hooked_seabird": "hooked", "needle": "thin",
+    "spatulate": "flat", "cone": "cone shaped",
+}  # fmt: skip
+LENGTHS = {"longer_than_head": "long", "shorter_than_head": "short"}
+HEADS = {"crested": "a crest", "eyering": "an eye ring", "eyebrow": "an eyebrow", "masked": "a black mask"}
+PLURAL = ("wings", "feet")
+
+Shares = dict[str, dict[str, float]]
+"""Percentages by attribute and value: `{"wing_color": {"black": 80.0}}`."""
+
 
 @dataclass(frozen=True)
 class Cub:
-    """CUB-200-2011 below `folder`, with captions from class attributes if they are asked for."""
+    """CUB-200-2011 below `folder`, optionally with captions made of class attributes."""
 
     folder: Path
     attributes: bool = False
@@ -34,17 +59,17 @@ class Cub:
         return any((root / "images.txt").is_file() for root in (folder, folder / "CUB_200_2011"))
 
     def __post_init__(self) -> None:
-        """Raises `DataError` where there is no such data set."""
+        """Raises `DataError` if there is no such data set."""
         if not self.recognises(self.folder):
             raise DataError(f"'{self.folder}' holds no CUB-200-2011; {LAYOUT}")
 
     @property
     def name(self) -> str:
-        """As it is asked for."""
+        """As written in a config."""
         return f"cub{'+attributes' if self.attributes else ''}:{self.folder}"
 
     def listing(self, split: Split) -> Listing:
-        """The pictures of the class-disjoint list that are there and have captions."""
+        """The captioned pictures of the class-disjoint split that exist."""
         boxes = self._boxes()
         problems: list[Problem] = []
         files: list[PictureFile] = []
@@ -72,7 +97,7 @@ class Cub:
         return list_files("cub+attributes", split, self._described(files), problems, note)
 
     def _described(self, files: list[PictureFile]) -> list[PictureFile]:
-        """Gives class captions to pictures without any; all pictures of such a class then fit each other's captions."""
+        """Gives pictures without captions those of their class, whose pictures then form one group."""
         names = self._beside("attributes/attributes.txt", "attributes.txt")
         shares = self._beside("attributes/class_attribute_labels_continuous.txt")
         classes = [line.split()[1] for line in _lines(self._root / "classes.txt")]
@@ -92,38 +117,124 @@ class Cub:
         return next(root for root in (self.folder, self.folder / "CUB_200_2011") if (root / "images.txt").is_file())
 
     def _beside(self, *names: str) -> Path:
-        """The first of some files or folders that is there, in CUB_200_2011 or beside it."""
+        """The first of some files or folders that exists, in CUB_200_2011 or beside it."""
         places = [folder / name for name in names for folder in (self._root, self._root.parent)]
         return next((place for place in places if place.exists()), places[0])
 
     def _boxes(self) -> dict[str, Box]:
-        """The birds by picture name. Raises `DataError`."""
+        """Bounding boxes by picture name. Raises `DataError`."""
         try:
             paths = dict(line.split(maxsplit=1) for line in _lines(self._root / "images.txt"))
             numbers = [line.split() for line in _lines(self._root / "bounding_boxes.txt")]
             return {paths[number].removesuffix(".jpg"): Box(*map(float, edges)) for number, *edges in numbers}
         except (ValueError, KeyError, TypeError) as error:
-            raise DataError(
-                f"{self.name}: images.txt and bounding_boxes.txt do not belong together ({error})"
-            ) from None
+            raise DataError(f"{self.name}: images.txt and bounding_boxes.txt do not match ({error})") from None
 
     def _names(self, split: Split) -> list[str]:
-        """The names that a split's list holds. Raises `DataError`, also for a pickle of more than names."""
+        """The names in a split's list. Raises `DataError`, also for a pickle of anything but names."""
         file = self._beside(f"{split}/filenames.pickle")
         try:
-            names = read_plain_pickle(file)
+            names = read_safe_pickle(file)
         except OSError as error:
             raise DataError(f"the list '{file}' cannot be read ({error.strerror}); {LAYOUT}") from None
-        except PlainPickleError as error:
-            raise DataError(f"the list '{file}' is refused: {error}; take the list that AttnGAN distributes") from None
+        except SafePickleError as error:
+            raise DataError(f"the list '{file}' is refused: {error}; use the list that AttnGAN distributes") from None
         if not isinstance(names, list) or not all(isinstance(n, str) and re.fullmatch(NAME, n) for n in names):
-            raise DataError(f"the list '{file}' is no list of names CLASS/NAME; take the one that AttnGAN distributes")
+            raise DataError(f"the list '{file}' is no list of names CLASS/NAME; use the one that AttnGAN distributes")
         return names
 
 
 def class_of(item: PictureFile) -> str:
     """The class of a picture: CLASS of its key, `cub/CLASS/NAME`."""
     return item.key.split("/")[1]
+
+
+def class_captions(names: Sequence[str], shares: Sequence[str], classes: Sequence[str]) -> dict[str, tuple[str, ...]]:
+    """Captions by class, from the lines of attributes.txt and class_attribute_labels_continuous.txt.
+
+    Every class always gets the same captions. Raises `DataError` if the lines do not match.
+    """
+    try:
+        attributes = [line.split()[1].removeprefix("has_").split("::") for line in names]
+        rows = [[float(share) for share in line.split()] for line in shares]
+        tables: list[Shares] = []
+        for row in rows:
+            table: Shares = {}
+            for (attribute, value), share in zip(attributes, row, strict=True):
+                table.setdefault(attribute, {})[value.split("_(")[0]] = share
+            tables.append(table)
+        return {name: _write(name, table) for name, table in zip(classes, tables, strict=True)}
+    except (ValueError, IndexError):
+        raise DataError(
+            "CUB's attributes cannot be read: expected a line `NUMBER has_NAME::VALUE` per attribute, and a line of as "
+            "many percentages per class in classes.txt; use the files of CUB_200_2011.tgz"
+        ) from None
+
+
+def _write(name: str, shares: Shares) -> tuple[str, ...]:
+    """Ten captions of different features in different words, seeded by the class's name."""
+    features = _features(shares)
+    colours = " and ".join(_most(shares.get("primary_color", {})))
+    size = _most_in_words(shares.get("size", {}), SIZES)
+    captions = []
+    for number in range(CAPTIONS_PER_CLASS):
+        rng = Random(f"{name}/{number}")
+        bird = " ".join(word for word in (rng.choice((size, "")), colours, "bird") if word)
+        bird = f"{'an' if bird[0] in 'aeiou' else 'a'} {bird}"
+        mentioned = _listed(rng.sample(features, min(len(features), rng.choice((2, 2, 3, 4)))))
+        if mentioned:
+            captions.append(
+                rng.choice(
+                    (f"this bird has {mentioned}", f"this is {bird} with {mentioned}", f"{bird} with {mentioned}")
+                )
+            )
+        else:
+            captions.append(rng.choice((f"this is {bird}", bird)))
+    return tuple(captions)
+
+
+def _features(shares: Shares) -> list[str]:
+    """Phrases that can follow "this bird has", one per part."""
+    features = []
+    for attribute, part in PARTS.items():
+        colours = _most(shares.get(f"{attribute}_color", {}))
+        if colours:
+            features.append(_with_article(f"{' and '.join(colours)} {part}", part))
+    for attribute, part in PATTERNED.items():
+        pattern = _most_in_words(shares.get(f"{attribute}_pattern", {}), PATTERNS)
+        if pattern:
+            features.append(_with_article(f"{pattern} {part}", part))
+    bill = [
+        _most_in_words(shares.get("bill_length", {}), LENGTHS),
+        _most_in_words(shares.get("bill_shape", {}), BILLS),
+        *_most(shares.get("bill_color", {}))[:1],
+    ]
+    if any(bill):
+        features.append(_with_article(" ".join(word for word in [*bill, "bill"] if word), "bill"))
+    if head := _most_in_words(shares.get("head_pattern", {}), HEADS):
+        features.append(head)
+    return features
+
+
+def _most(shares: dict[str, float]) -> list[str]:
+    """The most common value, with the second if nearly as common; empty if none is common."""
+    first, *others = sorted(shares, key=lambda value: -shares[value])[:2] or [""]
+    if shares.get(first, 0) < COMMON:
+        return []
+    return [first, *(other for other in others if shares[other] >= max(COMMON, SECOND * shares[first]))]
+
+
+def _most_in_words(shares: dict[str, float], words: dict[str, str]) -> str:
+    """The word for the most common value; empty if there is none."""
+    return words.get(next(iter(_most(shares)), ""), "")
+
+
+def _with_article(phrase: str, part: str) -> str:
+    return phrase if part in PLURAL else f"{'an' if phrase[0] in 'aeiou' else 'a'} {phrase}"
+
+
+def _listed(phrases: Sequence[str]) -> str:
+    return " and ".join(part for part in (", ".join(phrases[:-1]), *phrases[-1:]) if part)
 
 
 def _lines(file: Path) -> list[str]:

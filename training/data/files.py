@@ -1,4 +1,4 @@
-"""Data sets of picture files: decoding, cropping and resizing; caption files; and whether any of them has changed."""
+"""What data sets of files share: decoding, cropping and resizing pictures, reading captions, noticing changed files."""
 
 import hashlib
 import json
@@ -11,16 +11,16 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
-from training.data.example import Example
-from training.data.source import BrokenPictureError, DataError, Listing, Problem, Split
+from training.data.source import BrokenPictureError, DataError, Example, Listing, Problem, Split
 
-READING = 1  # goes up whenever a file would become another picture: what was kept is keyed by it
+READING = 1
+"""Raised whenever a file would decode to different pixels; cached pictures are keyed by it."""
 
 PICTURE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
 
 
 class Box(NamedTuple):
-    """Where an object is, in pixels from the top left corner."""
+    """A bounding box, in pixels from the top left corner."""
 
     left: float
     top: float
@@ -28,7 +28,7 @@ class Box(NamedTuple):
     height: float
 
     def with_margin(self, picture_width: int, picture_height: int) -> tuple[int, int, int, int]:
-        """The square 1.5 times as long as the longer side, cut at the picture's edges (AttnGAN, DF-GAN): corners."""
+        """Corners of a square 1.5 times the box's longer side around it, clipped to the picture (AttnGAN, DF-GAN)."""
         radius = int(max(self.width, self.height) * 0.75)
         x, y = int(self.left + self.width / 2), int(self.top + self.height / 2)
         return max(0, x - radius), max(0, y - radius), min(picture_width, x + radius), min(picture_height, y + radius)
@@ -36,43 +36,43 @@ class Box(NamedTuple):
 
 @dataclass(frozen=True)
 class PictureFile:
-    """An item that lies in a file of its own."""
+    """An item with a picture file of its own."""
 
     file: Path
     captions: tuple[str, ...]
     key: str
     group: str = ""
     box: Box | None = None
-    """What the picture is cropped to, with a margin."""
+    """Crop to this, with a margin."""
 
-    def load(self, side: int) -> Example:
-        """Reads it as `read_picture` does."""
-        return Example(read_picture(self.file, side, self.box), self.captions, self.key, self.group)
+    def load(self, resolution: int) -> Example:
+        """Reads the picture with `read_picture`."""
+        return Example(read_picture(self.file, resolution, self.box), self.captions, self.key, self.group)
 
 
-def read_picture(file: Path | IO[bytes], side: int, box: Box | None = None) -> NDArray[np.uint8]:
-    """Decodes a picture to RGB, uint8 (R, R, 3) with R = `side`: its shorter side becomes R, the longer one is cut.
+def read_picture(file: Path | IO[bytes], resolution: int, box: Box | None = None) -> NDArray[np.uint8]:
+    """Decodes a picture to RGB, uint8 (R, R, 3): resizes its shorter side to R = `resolution`, and crops the other.
 
-    Transparent pixels become white. With `box` the picture is first cropped to it with its margin; without one it is
-    turned as its camera was held. Raises `BrokenPictureError`.
+    Transparent pixels become white. With `box`, the picture is first cropped to it with a margin; without, its EXIF
+    orientation is applied. Raises `BrokenPictureError`.
     """
     try:
         with Image.open(file) as opened:
             if opened.mode.startswith(("I", "F")):
-                raise BrokenPictureError(f"more than 8 bits a channel ({opened.mode})")
+                raise BrokenPictureError(f"more than 8 bits per channel ({opened.mode})")
             picture = opened.crop(box.with_margin(*opened.size)) if box else ImageOps.exif_transpose(opened)
             if picture.has_transparency_data:
                 picture = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture.convert("RGBA"))
-            fitted = ImageOps.fit(picture.convert("RGB"), (side, side), Image.Resampling.BILINEAR)
+            fitted = ImageOps.fit(picture.convert("RGB"), (resolution, resolution), Image.Resampling.BILINEAR)
             return np.asarray(fitted)
     except BrokenPictureError:
         raise
-    except Exception as error:  # a decoder raises what it meets: OSError, SyntaxError, struct.error, IndexError, …
+    except Exception as error:  # decoders raise anything: OSError, SyntaxError, struct.error, IndexError, …
         raise BrokenPictureError(" ".join(str(error).split()) or type(error).__name__) from error
 
 
 def read_caption_file(file: Path, name: str) -> tuple[str, ...] | Problem:
-    """The captions of a UTF-8 file, one a line, blank lines left out; a problem with `name` where there are none."""
+    """The captions of a UTF-8 file, one per line, without blank lines; a `Problem` called `name` if there are none."""
     try:
         text = file.read_text(encoding="utf-8-sig")
     except OSError:
@@ -83,19 +83,19 @@ def read_caption_file(file: Path, name: str) -> tuple[str, ...] | Problem:
 
 
 def stripped(texts: Iterable[str]) -> tuple[str, ...]:
-    """Texts without the space around them, those left out that are nothing else."""
+    """Strips the texts and drops empty ones."""
     return tuple(text.strip() for text in texts if text.strip())
 
 
 def within(folder: Path, name: str) -> Path | None:
-    """The file `name` of a folder; None where the name leads out of it."""
+    """The file `name` in a folder; None if the name leads out of it."""
     file = folder / name
     inside = not Path(name).is_absolute() and ".." not in Path(name).parts and "\0" not in name
     return file if inside else None
 
 
 def read_text(file: Path, cure: str) -> str:
-    """The text of a file that a data set cannot do without. Raises `DataError`, ending with `cure`."""
+    """The text of a file that a data set requires. Raises `DataError`, ending with `cure`."""
     try:
         return file.read_text(encoding="utf-8-sig")
     except OSError as error:
@@ -107,10 +107,10 @@ def read_text(file: Path, cure: str) -> str:
 def list_files(
     kind: str, split: Split, files: Iterable[PictureFile], problems: Sequence[Problem] = (), note: str = ""
 ) -> Listing:
-    """The listing of those files that exist; absent ones become problems.
+    """Lists the files that exist; missing ones become problems.
 
-    The version covers everything that decides about pictures and captions, and each file's size; the fingerprint the
-    times of change, too.
+    The version covers everything that determines pictures and captions, and each file's size; the fingerprint covers
+    modification times as well.
     """
     version, fingerprint = hashlib.sha256(), hashlib.sha256(f"{READING}".encode())
     present: list[PictureFile] = []
@@ -122,8 +122,8 @@ def list_files(
             absent.append(Problem("absent picture", str(item.file)))
             continue
         present.append(item)
-        told = json.dumps((item.key, item.captions, item.group, item.box, found.st_size)).encode()
-        version.update(told)
-        fingerprint.update(told + str(found.st_mtime_ns).encode())
+        described = json.dumps((item.key, item.captions, item.group, item.box, found.st_size)).encode()
+        version.update(described)
+        fingerprint.update(described + str(found.st_mtime_ns).encode())
     name = f"{kind}-{split}-{fingerprint.hexdigest()[:24]}"
     return Listing(present, name, version.hexdigest()[:24], (*absent, *problems), note)

@@ -1,10 +1,10 @@
-"""`folder:PATH`: a folder of pictures with captions, in Hugging Face's convention or with text files beside them.
+"""`folder:PATH`: a folder of pictures with captions, as a Hugging Face ImageFolder or with text files beside them.
 
-    PATH/metadata.jsonl or metadata.csv    rows of `file_name` and `text`; several rows a picture, or a list of texts
-    PATH/a.jpg, a.txt                      where there is no metadata: captions, one a line
+    PATH/metadata.jsonl or metadata.csv    rows of `file_name` and `text`: several rows per picture, or a list of texts
+    PATH/a.jpg, a.txt                      without metadata: captions, one per line
 
-The splits are the folders PATH/train and PATH/test (or val, validation), each with metadata of its own or named in
-PATH's; where there is no train, everything is to train with.
+The splits are the folders PATH/train and PATH/test (or val, validation), each with its own metadata or listed in
+PATH's. Without PATH/train, everything is training data.
 """
 
 import csv
@@ -37,9 +37,11 @@ class Folder:
     folder: Path
 
     def __post_init__(self) -> None:
-        """Raises `DataError` where there is no such folder."""
+        """Raises `DataError` if the folder does not exist."""
         if not self.folder.is_dir():
-            raise DataError(f"'{self.folder}' is no folder; expected one of pictures with metadata.jsonl or .txt files")
+            raise DataError(
+                f"'{self.folder}' is not a folder; expected one of pictures with metadata.jsonl or .txt files"
+            )
 
     @staticmethod
     def recognises(folder: Path) -> bool:
@@ -48,11 +50,11 @@ class Folder:
 
     @property
     def name(self) -> str:
-        """As it is asked for."""
+        """As written in a config."""
         return f"folder:{self.folder}"
 
     def listing(self, split: Split) -> Listing:
-        """The pictures of a split that have captions; those that metadata do not mention have none."""
+        """The captioned pictures of a split; a picture that the metadata do not mention has no caption."""
         root = self._root(split)
         if root is None:
             return list_files("folder", split, ())
@@ -60,7 +62,7 @@ class Folder:
         captions = self._captions(root, pictures)
         files: list[PictureFile] = []
         problems: list[Problem] = []
-        for file in dict.fromkeys((*pictures, *captions)):  # metadata may name pictures that are absent
+        for file in dict.fromkeys((*pictures, *captions)):  # metadata may name missing pictures
             name = file.relative_to(self.folder).as_posix()
             found = captions.get(file) or Problem("no caption", name)
             if isinstance(found, Problem):
@@ -75,12 +77,12 @@ class Folder:
         return next((self.folder / name for name in NAMES[split] if (self.folder / name).is_dir()), None)
 
     def _captions(self, root: Path, pictures: list[Path]) -> Mapping[Path, tuple[str, ...] | Problem]:
-        """Captions by picture, from metadata where there are any, from text files otherwise."""
+        """Captions by picture, from metadata if there are any, otherwise from text files."""
         for folder in dict.fromkeys((root, self.folder)):
             for name in METADATA:
                 if (folder / name).is_file():
-                    told = _metadata(folder / name)
-                    return {file: texts for file, texts in told.items() if file.is_relative_to(root)}
+                    found = _metadata(folder / name)
+                    return {file: texts for file, texts in found.items() if file.is_relative_to(root)}
         texts = {file: file.with_suffix(".txt") for file in pictures}
         return {file: read_caption_file(text, text.relative_to(self.folder).as_posix()) for file, text in texts.items()}
 
@@ -90,9 +92,9 @@ def _pictures(folder: Path) -> Iterator[Path]:
 
 
 def _metadata(file: Path) -> dict[Path, tuple[str, ...]]:
-    """Captions by picture. Raises `DataError` naming the row that does not hold `file_name` and `text`."""
-    told: dict[Path, tuple[str, ...]] = {}
-    expected = "expected rows of file_name, a picture below the file's folder, and text, a caption or a list of them"
+    """Captions by picture. Raises `DataError`, naming the row without `file_name` and `text`."""
+    captions: dict[Path, tuple[str, ...]] = {}
+    expected = "expected rows of file_name, a picture below this folder, and text, a caption or a list of captions"
     number = 0
     try:
         for number, row in enumerate(_rows(file), 1):
@@ -101,10 +103,10 @@ def _metadata(file: Path) -> dict[Path, tuple[str, ...]]:
             picture = within(file.parent, name)
             if picture is None:
                 raise DataError(f"'{file}', row {number}: '{name}' lies outside the folder; {expected}")
-            told[picture] = told.get(picture, ()) + stripped(texts)
+            captions[picture] = captions.get(picture, ()) + stripped(texts)
     except (ValueError, LookupError, TypeError, AttributeError, csv.Error) as error:
         raise DataError(f"'{file}', after {number} rows: {type(error).__name__} {error}; {expected}") from None
-    return told
+    return captions
 
 
 def _rows(file: Path) -> Iterator[dict[str, Any]]:

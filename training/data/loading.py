@@ -6,27 +6,26 @@ from typing import Any, Protocol
 from t2i_engine.files import cache_folder
 from t2i_engine.tokenizer import Tokenizer
 from training.config import DataConfig
-from training.data.altered import Alterations
-from training.data.corpus import Batches, Corpus, Views, build_vocabulary
+from training.data.corpus import Batches, Collator, Corpus, build_vocabulary
+from training.data.hard_negatives import HardNegativeCaptions
 from training.data.rendered import Rendered, render
 from training.data.source import Listing, Problem, require_usable, summary
 from training.data.sources import open_source, public_name
-from training.data.streaming import Shard, Stream
-from training.data.webdataset import WebDataset, read_index
+from training.data.webdataset import Shard, Stream, WebDataset, read_index
 
 CROP_MARGIN = 76 / 64
-"""How much larger pictures are kept that are cut at random (AttnGAN, DF-GAN).
+"""How much larger than R pictures are loaded if they are cropped at random (AttnGAN, DF-GAN).
 
-Those cut from anywhere in a picture; here its longer side is first cut to the shorter, so that all are of one size.
+Those crop anywhere in a picture; here it is first centre-cropped to a square, so that all are of one size.
 """
 
 
 class TrainingData(Protocol):
-    """The split to train with."""
+    """The training split."""
 
     @property
     def problems(self) -> tuple[Problem, ...]:
-        """What it holds and training leaves out."""
+        """What training skips."""
 
     def words(self) -> tuple[str, ...]:
         """The vocabulary of its captions."""
@@ -35,7 +34,7 @@ class TrainingData(Protocol):
         """Its batches, in a vocabulary."""
 
     def describe(self) -> dict[str, Any]:
-        """What a model that was trained with it says of it, as plain JSON values."""
+        """Its entry in a model's provenance, as plain JSON values."""
 
 
 def load_training_data(
@@ -43,34 +42,34 @@ def load_training_data(
     on_start: Callable[[int], None] = lambda count: None,
     on_progress: Callable[[int], None] = lambda done: None,
 ) -> TrainingData:
-    """Opens a config's data set; pictures that are not kept yet are made first, except those that are streamed.
+    """Opens a config's data set, and renders its pictures into the cache if they are neither there nor streamed.
 
-    `on_start` hears how many pictures there are, `on_progress` how many are made. Raises `DataError`.
+    `on_start` receives the number of pictures, `on_progress` the number rendered so far. Raises `DataError`.
     """
-    source = open_source(config.source, config.pictures)
+    source = open_source(config.source, config.synthbirds_count)
     if isinstance(source, WebDataset):
         return _Streamed(config, source)
     listing = source.listing("train")
     require_usable(config.source, "train", len(listing.items), listing.problems)
     on_start(len(listing.items))
-    rendered = render(listing, _kept_side(config), cache_folder(), on_progress)
+    rendered = render(listing, _loaded_resolution(config), cache_folder(), on_progress)
     require_usable(config.source, "train", len(rendered.keys), rendered.broken)
-    return _Kept(config, listing, rendered)
+    return _Cached(config, listing, rendered)
 
 
 def read_vocabulary(config: DataConfig) -> tuple[str, ...]:
-    """The words of a config's data set, for which no picture is read or drawn and nothing is written.
+    """The words of a config's data set, without loading pictures or writing anything.
 
-    Those of synthbirds are of the first 2,000 pictures. Raises `DataError`.
+    For synthbirds, those of the first 2,000 pictures. Raises `DataError`.
     """
-    source = open_source(config.source, min(config.pictures, 2_000))
+    source = open_source(config.source, min(config.synthbirds_count, 2_000))
     listing = source.listing("train")
     require_usable(config.source, "train", len(listing.items), listing.problems)
     return build_vocabulary(caption for item in listing.items for caption in item.captions)
 
 
-class _Kept:
-    """Pictures that are made once and kept."""
+class _Cached:
+    """Pictures that are rendered once and cached."""
 
     def __init__(self, config: DataConfig, listing: Listing, rendered: Rendered) -> None:
         self.config = config
@@ -84,14 +83,9 @@ class _Kept:
     def batches(self, tokenizer: Tokenizer) -> Batches:
         found, config = self.rendered, self.config
         return Corpus(
-            found.pictures,
-            found.captions,
-            tokenizer,
-            config.max_words,
-            config.horizontal_flip,
-            config.resolution,
+            found.pictures, found.captions, tokenizer, config.max_words, config.horizontal_flip, config.resolution,
             found.groups,
-        )
+        )  # fmt: skip
 
     def describe(self) -> dict[str, Any]:
         captions = sum(map(len, self.rendered.captions))
@@ -100,7 +94,7 @@ class _Kept:
 
 
 class _Streamed:
-    """Pictures that are read from shards again and again; this goes through the shards' headers and captions once."""
+    """Pictures that are read from shards again and again, after one pass over the shards' headers and captions."""
 
     def __init__(self, config: DataConfig, source: WebDataset) -> None:
         self.config = config
@@ -123,10 +117,9 @@ class _Streamed:
         return build_vocabulary(self._words)
 
     def batches(self, tokenizer: Tokenizer) -> Batches:
-        views = Views(
-            self.config.resolution, self.config.max_words, self.config.horizontal_flip, Alterations(tokenizer)
-        )
-        return Stream(self.shards, tokenizer, views, _kept_side(self.config), self.config.workers)
+        config, negatives = self.config, HardNegativeCaptions(tokenizer)
+        collator = Collator(config.resolution, config.max_words, config.horizontal_flip, negatives)
+        return Stream(self.shards, tokenizer, collator, _loaded_resolution(config), config.num_workers)
 
     def describe(self) -> dict[str, Any]:
         counts = {"pictures": sum(shard.pictures for shard in self.shards), "captions": self._captions}
@@ -136,11 +129,11 @@ class _Streamed:
 def _described(
     config: DataConfig, version: str, counts: dict[str, int], problems: Sequence[Problem], note: str = ""
 ) -> dict[str, Any]:
-    told: dict[str, Any] = {"source": public_name(config.source), "version": version, "split": "train", **counts}
+    described: dict[str, Any] = {"source": public_name(config.source), "version": version, "split": "train", **counts}
     if problems:
-        told["left out"] = summary(problems)
-    return told | ({"note": note} if note else {})
+        described["left out"] = summary(problems)
+    return described | ({"note": note} if note else {})
 
 
-def _kept_side(config: DataConfig) -> int:
-    return round(config.resolution * CROP_MARGIN) if config.crop else config.resolution
+def _loaded_resolution(config: DataConfig) -> int:
+    return round(config.resolution * CROP_MARGIN) if config.random_crop else config.resolution

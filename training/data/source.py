@@ -1,12 +1,14 @@
-"""The one interface of all data sets: a source has splits, and a split lists items that become examples at any side."""
+"""The interface of all data sets: a source has splits; a split lists items, which load as examples."""
 
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple, Protocol, get_args
 
+import numpy as np
+from numpy.typing import NDArray
+
 from t2i_engine.errors import UserError
-from training.data.example import Example
 
 Split = Literal["train", "test"]
 SPLITS: tuple[Split, ...] = get_args(Split)
@@ -24,7 +26,7 @@ Kind = Literal[
 
 
 class DataError(UserError):
-    """A data set that is missing, that is not what its name says, or that cannot be trained on."""
+    """A data set that is missing, malformed, or unusable for training."""
 
 
 class BrokenPictureError(Exception):
@@ -32,14 +34,28 @@ class BrokenPictureError(Exception):
 
 
 class Problem(NamedTuple):
-    """Something that a data set holds and training leaves out, by the name a user finds it under."""
+    """Something in a data set that training skips, named so that its user finds it."""
 
     kind: Kind
     name: str
 
 
+class Example(NamedTuple):
+    """A picture and its captions."""
+
+    image: NDArray[np.uint8]
+    """RGB, uint8 (R, R, 3)."""
+    captions: tuple[str, ...]
+    """All captions of the picture."""
+    key: str
+    """Names the picture across all data sets, and never changes: "synthbirds/train/000123"."""
+    group: str = ""
+    """The class that the captions describe, so that they fit all of its pictures; empty if they describe the picture.
+    """
+
+
 class Item(Protocol):
-    """A picture before it is read: small, and sent between processes."""
+    """A picture before it is loaded: small, and cheap to send between processes."""
 
     @property
     def key(self) -> str:
@@ -47,53 +63,53 @@ class Item(Protocol):
 
     @property
     def captions(self) -> tuple[str, ...]:
-        """The captions of its example, without its picture."""
+        """The captions of its example, without loading the picture."""
 
-    def load(self, side: int) -> Example:
-        """Reads or draws it, R = `side`. Raises `BrokenPictureError`."""
+    def load(self, resolution: int) -> Example:
+        """Reads or draws the picture, R = `resolution`. Raises `BrokenPictureError`."""
 
 
 @dataclass(frozen=True)
 class Listing:
-    """A split before its pictures are read."""
+    """A split before its pictures are loaded."""
 
     items: Sequence[Item]
     fingerprint: str
-    """Fit for a file's name, and another one whenever a picture or a caption may be another, by any sign."""
+    """Usable in a file name; changes with any sign that a picture or caption may have changed."""
     version: str
-    """Tells the data from others, and is the same for a copy of them elsewhere."""
+    """Identifies the data; a copy elsewhere has the same."""
     problems: tuple[Problem, ...] = ()
-    """What was left out."""
+    """What is skipped."""
     note: str = ""
-    """What everybody who shows a figure made with this data has to say about it."""
+    """A caveat to be shown with every result obtained from this data."""
 
 
 class Source(Protocol):
-    """A data set that was found; what it holds is looked at when a split is asked for."""
+    """A data set that exists; its contents are read when a split is listed."""
 
     @property
     def name(self) -> str:
         """As written in configs and on the command line: `cub:PATH`."""
 
     def listing(self, split: Split) -> Listing:
-        """The items of a split, perhaps none. Raises `DataError` where the data set is not what it should be."""
+        """The items of a split, possibly none. Raises `DataError` if the data set is malformed."""
 
 
 def summary(problems: Sequence[Problem]) -> str:
-    """Problems counted by kind: "absent picture: 3, no caption: 5"; empty where there are none."""
+    """Counts problems by kind: "absent picture: 3, no caption: 5"; empty if there are none."""
     return ", ".join(f"{kind}: {count:,}" for kind, count in Counter(problem.kind for problem in problems).items())
 
 
 def require_usable(source: str, split: Split, pictures: int, problems: Sequence[Problem]) -> None:
-    """Raises `DataError` for a split that holds no pictures, or captions whose encoding nobody knows."""
+    """Raises `DataError` for a split without pictures, or with captions in an unknown encoding."""
     foreign = [problem.name for problem in problems if problem.kind == "caption not in UTF-8"]
     if foreign:
         raise DataError(
-            f"{source}: {len(foreign):,} caption files are not UTF-8, the first is '{foreign[0]}'; "
+            f"{source}: {len(foreign):,} caption files are not UTF-8, first '{foreign[0]}'; "
             "convert them, for example with iconv -f latin1 -t utf-8"
         )
     if not pictures:
         raise DataError(
-            f"{source}: the split {split} has no picture with a caption ({summary(problems) or 'it is empty'}); "
-            f"see t2i-engine data check {source}"
+            f"{source}: split {split} has no captioned pictures ({summary(problems) or 'it is empty'}); "
+            f"run t2i-engine data check {source}"
         )

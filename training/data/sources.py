@@ -1,4 +1,4 @@
-"""The data sets by name: `cub:PATH`, `coco:PATH`, `folder:PATH`, `webdataset:PATTERN`, `synthbirds`, or a bare path.
+"""Data sources by name: `cub:PATH`, `coco:PATH`, `folder:PATH`, `webdataset:PATTERN`, `synthbirds`, or a bare path.
 
 A bare path is recognised by what it holds.
 """
@@ -15,7 +15,7 @@ from training.data.synthbirds.source import Drawn
 from training.data.webdataset import WebDataset
 
 SYNTHBIRDS = "synthbirds"
-DEFAULT_DRAWN = 20_000
+SYNTHBIRDS_COUNT = 20_000
 
 OPENERS: dict[str, Callable[[str], Source]] = {
     "cub": lambda path: Cub(Path(path).expanduser()),
@@ -26,17 +26,17 @@ OPENERS: dict[str, Callable[[str], Source]] = {
 }
 
 
-def open_source(name: str, drawn: int = DEFAULT_DRAWN) -> Source:
-    """The data set of this name; `drawn` is how many pictures a split of synthbirds has.
+def open_source(name: str, synthbirds_count: int = SYNTHBIRDS_COUNT) -> Source:
+    """The data source of this name; `synthbirds_count` is the size of each synthbirds split.
 
-    Raises `DataError` where the name means nothing, or what it means is not there.
+    Raises `DataError` if the name is unknown or the data are not there.
     """
     kind, path = _parse(name)
-    return Drawn(drawn) if kind == SYNTHBIRDS else OPENERS[kind](path)
+    return Drawn(synthbirds_count) if kind == SYNTHBIRDS else OPENERS[kind](path)
 
 
 def check_source(name: str) -> str:
-    """Returns a name that means something, whether it is there or not. Raises `ValueError` for others."""
+    """Returns a name that is well-formed, whether or not its data exist. Raises `ValueError` for others."""
     try:
         _parse(name)
     except DataError as error:
@@ -45,7 +45,7 @@ def check_source(name: str) -> str:
 
 
 def public_name(name: str) -> str:
-    """A name without the folders of this machine: `cub:birds` for `cub:/home/me/birds`."""
+    """A name without this machine's folders: `cub:birds` for `cub:/home/me/birds`."""
     kind, path = _parse(name)
     return f"{kind}:{Path(path).name}" if path else kind
 
@@ -64,9 +64,9 @@ def _parse(name: str) -> tuple[str, str]:
         return "webdataset", name
     meant = closest(kind, [SYNTHBIRDS, *OPENERS], likeness=0.5)
     suggestion = f" (did you mean {meant[0]!r}?)" if meant else ""
+    forms = listed(f"{kind}:{'PATTERN' if kind == 'webdataset' else 'PATH'}" for kind in OPENERS)
     raise DataError(
-        f"unknown data source {quoted(name, 200)}{suggestion}; there are: {SYNTHBIRDS}, "
-        f"{listed(f'{kind}:{_places(kind)}' for kind in OPENERS)}, or a folder that exists"
+        f"unknown data source {quoted(name, 200)}{suggestion}; there are: {SYNTHBIRDS}, {forms}, or an existing folder"
     )
 
 
@@ -80,10 +80,6 @@ def _recognise(folder: Path) -> tuple[str, str]:
     if Folder.recognises(folder):
         return "folder", str(folder)
     raise DataError(
-        f"the folder {quoted(str(folder), 200)} holds no data set that is known: neither CUB-200-2011 nor COCO captions"
-        " nor tar shards nor pictures; check the path"
+        f"the folder {quoted(str(folder), 200)} holds no known data set: no CUB-200-2011, COCO captions, tar shards "
+        "or pictures; check the path"
     )
-
-
-def _places(kind: str) -> str:
-    return "PATTERN" if kind == "webdataset" else "PATH"

@@ -1,34 +1,49 @@
-"""`webdataset:PATTERN`: tar shards of pictures and captions that lie side by side, KEY.jpg and KEY.txt.
+"""`webdataset:PATTERN`: tar shards of pictures and captions side by side, KEY.jpg and KEY.txt, and batches from them.
 
-Captions are KEY.txt, one a line, or `captions`, `caption` or `text` of KEY.json. A pattern may hold braces, `*` in
-the files' name, and `{split}`, which stands for train or test: `data/{split}-{0000..0127}.tar`; without it everything
-is to train with. A shard is a file, never a command or an address.
+Captions are KEY.txt, one per line, or `captions`, `caption` or `text` of KEY.json. A pattern may contain braces, `*` in
+the file name, and `{split}`, which stands for train or test: `data/{split}-{0000..0127}.tar`; without it, everything
+is training data. A shard is a file, never a command or a URL.
+
+Training streams the shards, for data that fit neither memory nor one disk. Every epoch, the shards are shuffled and
+dealt out to readers, the worker processes of all ranks, each of which shuffles what it reads in a buffer. For a given
+number of readers, seed and step still determine a batch: to resume within an epoch, a reader skips through its shards
+to its position without decoding.
 """
 
 import json
 import re
 import tarfile
-from collections.abc import Iterator, Mapping
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from io import BytesIO
+from itertools import count, islice
 from pathlib import Path
-from typing import Any, TypeVar
+from random import Random
+from typing import Any, NamedTuple, TypeVar
 
+import numpy as np
+import torch
 from braceexpand import braceexpand
+from numpy.typing import NDArray
+from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
-from training.data.example import Example
+from t2i_engine.tokenizer import Tokenizer
+from training.data.corpus import Batch, Collator, encode_known
 from training.data.files import PICTURE_SUFFIXES, READING, read_picture, stripped
-from training.data.source import DataError, Listing, Problem, Split
+from training.data.source import BrokenPictureError, DataError, Example, Listing, Problem, Split
 
 LARGEST_CAPTIONS = 1 << 20
+BUFFER = 1000
+"""Encoded pictures that a reader shuffles at a time."""
 Content = TypeVar("Content")
 _HIDDEN = re.compile(r"__[^/]*__($|/)")  # webdataset's own members
 
 
 @dataclass(frozen=True)
 class PackedPicture:
-    """An item that lies in a shard."""
+    """An item inside a shard."""
 
     shard: Path
     offset: int
@@ -36,11 +51,11 @@ class PackedPicture:
     captions: tuple[str, ...]
     key: str
 
-    def load(self, side: int) -> Example:
-        """Reads it as `read_picture` does, without the rest of the shard."""
+    def load(self, resolution: int) -> Example:
+        """Reads the picture with `read_picture`, without the rest of the shard."""
         with self.shard.open("rb") as file:
             file.seek(self.offset)
-            return Example(read_picture(BytesIO(file.read(self.size)), side), self.captions, self.key)
+            return Example(read_picture(BytesIO(file.read(self.size)), resolution), self.captions, self.key)
 
 
 @dataclass(frozen=True)
@@ -50,37 +65,37 @@ class WebDataset:
     pattern: str
 
     def __post_init__(self) -> None:
-        """Raises `DataError` for what is no file, and where no file is there."""
+        """Raises `DataError` if the pattern names no file, or none that exists."""
         if "://" in self.pattern or self.pattern.startswith("pipe:"):
-            raise DataError(f"'{self.pattern}' is no file; expected tar files that are on this machine, or mounted")
+            raise DataError(f"'{self.pattern}' is not a file; expected tar files on this machine, or mounted")
         self.shards("train")
 
     @property
     def name(self) -> str:
-        """As it is asked for."""
+        """As written in a config."""
         return f"webdataset:{self.pattern}"
 
     def shards(self, split: Split) -> list[Path]:
-        """The files of a split, in the pattern's order. Raises `DataError` where one is missing."""
+        """The files of a split, in the pattern's order. Raises `DataError` if one is missing."""
         if split == "test" and "{split}" not in self.pattern:
             return []
         try:
             patterns = list(braceexpand(self.pattern.replace("{split}", split)))
         except ValueError:
-            raise DataError(f"the braces of '{self.pattern}' do not match; write for example {{0000..0127}}") from None
+            raise DataError(f"unbalanced braces in '{self.pattern}'; write for example {{0000..0127}}") from None
         files: list[Path] = []
         for pattern in map(Path, patterns):
             files += sorted(pattern.parent.glob(pattern.name)) if "*" in pattern.name else [pattern]
         missing = [file for file in files if not file.is_file()] if files else patterns
         if missing:
             raise DataError(
-                f"{len(missing):,} shards of '{self.pattern}' are not there, the first is '{missing[0]}';"
-                " expected tar files such as data/{split}-{0000..0127}.tar"
+                f"{len(missing):,} shards of '{self.pattern}' not found, first '{missing[0]}'; "
+                "expected tar files such as data/{split}-{0000..0127}.tar"
             )
         return [file.absolute() for file in files]
 
     def listing(self, split: Split) -> Listing:
-        """The pictures of all shards that have captions, with the places where they lie."""
+        """The captioned pictures of all shards, with their positions."""
         items: list[PackedPicture] = []
         problems: list[Problem] = []
         for shard in self.shards(split):
@@ -95,12 +110,12 @@ class WebDataset:
 
     def version(self, split: Split) -> str:
         """As in `Listing`, from the names and sizes of the shards."""
-        told = "".join(f"{shard.name} {shard.stat().st_size}\n" for shard in self.shards(split))
-        return sha256(told.encode()).hexdigest()[:24]
+        described = "".join(f"{shard.name} {shard.stat().st_size}\n" for shard in self.shards(split))
+        return sha256(described.encode()).hexdigest()[:24]
 
 
 def read_index(shard: Path) -> tuple[list[PackedPicture], list[Problem]]:
-    """The pictures of a shard, read from its headers and captions, and what is wrong; nothing of a broken shard."""
+    """The pictures of a shard, read from its headers and captions, and its problems; no pictures of a broken shard."""
     from webdataset.tariterators import group_by_keys
 
     items: list[PackedPicture] = []
@@ -121,7 +136,7 @@ def read_index(shard: Path) -> tuple[list[PackedPicture], list[Problem]]:
 
 
 def picture_of(sample: Mapping[str, Content]) -> Content | None:
-    """The picture of a sample, under whichever suffix; None where there is none."""
+    """The picture of a sample, under any known suffix; None if there is none."""
     return next((sample[suffix[1:]] for suffix in PICTURE_SUFFIXES if suffix[1:] in sample), None)
 
 
@@ -130,8 +145,8 @@ def captions_of(sample: Mapping[str, Any], key: str) -> tuple[str, ...] | Proble
     try:
         if "txt" in sample:
             return stripped(sample["txt"].decode("utf-8-sig").splitlines()) or Problem("empty caption file", key)
-        told = json.loads(sample.get("json", b"{}"))
-        texts = next((told[name] for name in ("captions", "caption", "text") if told.get(name)), ())
+        content = json.loads(sample.get("json", b"{}"))
+        texts = next((content[name] for name in ("captions", "caption", "text") if content.get(name)), ())
         return stripped([texts] if isinstance(texts, str) else texts) or Problem("no caption", key)
     except UnicodeDecodeError:
         return Problem("caption not in UTF-8", key)
@@ -140,7 +155,7 @@ def captions_of(sample: Mapping[str, Any], key: str) -> tuple[str, ...] | Proble
 
 
 def _members(shard: Path) -> Iterator[dict[str, Any]]:
-    """The files of a shard as webdataset's reader has them, pictures as their headers alone."""
+    """The files of a shard as webdataset's reader yields them, but pictures as their headers alone."""
     with tarfile.open(shard, "r:") as archive:
         for member in archive:
             if member.isreg() and not _HIDDEN.match(member.name):
@@ -149,3 +164,128 @@ def _members(shard: Path) -> Iterator[dict[str, Any]]:
                     reader = archive.extractfile(member) if member.size <= LARGEST_CAPTIONS else None
                     content = reader.read() if reader else b""
                 yield {"fname": member.name, "data": content, "__url__": str(shard)}
+
+
+class Shard(NamedTuple):
+    """A tar file and its number of captioned pictures."""
+
+    file: Path
+    pictures: int
+
+
+class Stream:
+    """Batches that worker processes read and decode ahead of training."""
+
+    def __init__(
+        self, shards: Sequence[Shard], tokenizer: Tokenizer, collator: Collator, resolution: int, num_workers: int
+    ) -> None:
+        """Takes shards with pictures, which are decoded at `resolution`, and at most `num_workers` readers per rank."""
+        self.shards = tuple(shards)
+        self.tokenizer = tokenizer
+        self.collator = collator
+        self.resolution = resolution
+        self.num_workers = num_workers
+        self._next: tuple[int, ...] | None = None
+        self._batches: Iterator[Batch | DataError] = iter(())
+
+    def batch(self, seed: int, step: int, size: int, rank: int = 0, world: int = 1) -> Batch:
+        """The batch of one step and rank; cheap if it follows the previous one.
+
+        Raises `DataError` if shards cannot be read, or are too few to be dealt out.
+        """
+        if self._next != (seed, step, size, rank, world):
+            if len(self.shards) < world:
+                raise DataError(
+                    f"{len(self.shards)} shards cannot be dealt out to {world} processes; pack the data into more"
+                )
+            readers = min(self.num_workers, len(self.shards) // world)
+            dataset = _Reading(self, seed, step, size, rank, world, readers)
+            # A generator of its own: opening the loader must not draw from the one that the step's noise comes from.
+            own = torch.Generator()
+            self._batches = iter(DataLoader(dataset, batch_size=None, num_workers=readers, generator=own))
+        self._next = (seed, step + 1, size, rank, world)
+        batch = next(self._batches)
+        if isinstance(batch, DataError):
+            raise batch
+        return batch
+
+    def require(self, size: int) -> None:
+        """Does nothing: a stream starts over, within a batch if need be."""
+
+
+class _Reading(IterableDataset["Batch | DataError"]):
+    """The batches from `step` on, or the error instead of one. PyTorch asks `readers` worker processes in turn."""
+
+    def __init__(self, stream: Stream, seed: int, step: int, size: int, rank: int, world: int, readers: int) -> None:
+        self.shards, self.tokenizer = stream.shards, stream.tokenizer
+        self.collator, self.resolution = stream.collator, stream.resolution
+        self.seed, self.first, self.size = seed, step, size
+        self.rank, self.world, self.readers = rank, world, readers
+
+    def __iter__(self) -> Iterator[Batch | DataError]:
+        worker = get_worker_info()
+        first = self.first + (worker.id if worker else 0)
+        # Whichever worker PyTorch asks first, step s is always made by reader s mod readers.
+        samples = self._samples(first % self.readers, first // self.readers * self.size)
+        for step in count(first, self.readers):
+            try:
+                yield self._batch(step, list(islice(samples, self.size)))
+            except DataError as error:
+                yield error  # as a value: PyTorch would put the worker's traceback into its message
+            except (OSError, ValueError, tarfile.TarError) as error:
+                yield DataError(f"a shard can no longer be read ({error}); check its disk")
+
+    def _samples(self, reader: int, skipped: int) -> Iterator[dict[str, Any]]:
+        """The encoded samples of one reader, epoch after epoch, without the first `skipped`."""
+        import webdataset
+
+        for epoch in count():
+            shards = list(self.shards)
+            Random(f"{self.seed}/{epoch}").shuffle(shards)
+            lane = self.rank * self.readers + reader
+            dealt = shards[lane :: self.world * self.readers]
+            held = sum(shard.pictures for shard in dealt)
+            if skipped < held:
+                yield from islice(
+                    webdataset.DataPipeline(
+                        webdataset.SimpleShardList([str(shard.file) for shard in dealt]),
+                        webdataset.tarfile_to_samples(),
+                        webdataset.select(is_usable),
+                        webdataset.shuffle(BUFFER, rng=Random(f"{self.seed}/{epoch}/{lane}")),
+                    ),
+                    skipped,
+                    None,
+                )
+            skipped = max(0, skipped - held)
+
+    def _batch(self, step: int, samples: Sequence[dict[str, Any]]) -> Batch:
+        """Decodes a batch; unusable pictures are replaced by others of the batch."""
+        decoded = [self._decode(sample) for sample in samples]
+        good = [found for found in decoded if found]
+        if not good:
+            raise DataError(
+                f"no picture of step {step} is usable, first {samples[0]['__key__']} of {samples[0]['__url__']}; "
+                "run t2i-engine data check"
+            )
+        chosen = [found or good[number % len(good)] for number, found in enumerate(decoded)]
+        pictures, captions, groups = zip(*chosen, strict=True)
+        rng = np.random.default_rng([self.seed, 1, step, self.rank])
+        return self.collator.batch(np.stack(pictures), captions, np.array(groups), rng)
+
+    def _decode(self, sample: dict[str, Any]) -> tuple[NDArray[np.uint8], list[tuple[int, ...]], int] | None:
+        """The picture, its captions' ids, and a number for its group; None if it is broken or has no known word."""
+        texts, encoded = captions_of(sample, sample["__key__"]), picture_of(sample)
+        assert not isinstance(texts, Problem)
+        assert encoded is not None
+        captions = encode_known(texts, self.tokenizer)
+        try:
+            picture = read_picture(BytesIO(encoded), self.resolution)
+        except BrokenPictureError:
+            return None
+        name = f"{sample['__url__']}/{sample['__key__']}"
+        return (picture, captions, zlib.crc32(name.encode())) if captions else None
+
+
+def is_usable(sample: dict[str, Any]) -> bool:
+    """Whether a sample of webdataset's reader has everything that the index counts."""
+    return picture_of(sample) is not None and not isinstance(captions_of(sample, ""), Problem)

@@ -11,10 +11,9 @@ from torch.nn import functional as F
 from t2i_engine.errors import CaptionError, UserError
 from t2i_engine.pictures import Pixels
 from t2i_engine.tokenizer import Tokenizer, pad
-from training.checkpoint import load_model
+from training.checkpoint import backbone_of, load_model
 from training.distributed import device
 from training.evaluation import GeneratedBatch, Result, percent, table
-from training.judges import backbone_of
 from training.models.image_encoder import ImageEncoder, open_backbone
 from training.models.pixels import to_image
 from training.models.text_encoder import TextEncoder
@@ -51,7 +50,7 @@ class MatchingEncoders:
 def load_encoders(model: str) -> MatchingEncoders:
     """The encoders of a checkpoint. Raises `CheckpointError` or `EncoderError`."""
     trained = load_model(Path(model)) if model.endswith(".pt") else None
-    if trained is None or trained.judges.image_encoder is None:
+    if trained is None or trained.auxiliary.image_encoder is None:
         raise EncoderError(
             f"r-precision needs an image encoder, which '{model}' lacks; "
             "give the checkpoint of a training run: --encoders runs/NAME/checkpoint.pt"
@@ -60,7 +59,7 @@ def load_encoders(model: str) -> MatchingEncoders:
     name = backbone_of(trained.provenance)
     backbone = open_backbone(name, pretrained=False)  # the checkpoint has the weights, also of a frozen one
     image_encoder = ImageEncoder(backbone, text_encoder.rnn.hidden_size * 2).eval()
-    image_encoder.load_state_dict(trained.judges.image_encoder)
+    image_encoder.load_state_dict(trained.auxiliary.image_encoder)
     return MatchingEncoders(Tokenizer(trained.words), text_encoder.to(device()), image_encoder.to(device()), device())
 
 

@@ -1,4 +1,4 @@
-"""Contributions 1 and 2: conditioning augmentation and the adaptive block (method.md, eq. 1-2, fig. 3)."""
+"""Contributions 1 and 2: conditioning augmentation and the adaptive block (docs/method.md, eq. 1-2)."""
 
 from typing import NamedTuple
 
@@ -30,10 +30,15 @@ class ConditioningAugmentation(nn.Module):
         return Augmented(mean + torch.exp(0.5 * log_variance) * noise, mean, log_variance)
 
 
-class AdaptiveBlock(nn.Module):
-    """Re-weights the sentence vector by what the picture already shows (fig. 3): s' = ŝ + tanh(MLP([h', ŝ])) ⊙ ŝ.
+def kl_to_standard_normal(mean: Tensor, log_variance: Tensor) -> Tensor:
+    """KL(N(mean, exp(log_variance)) || N(0, I)) in nats per dimension, averaged over B and S (eq. 2)."""
+    return 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance).mean()
 
-    h' summarises the feature map by a depth-wise convolution whose kernel is as large as the map.
+
+class AdaptiveBlock(nn.Module):
+    """Reweights the sentence vector by what the picture already shows: s' = ŝ + tanh(MLP([h', ŝ])) ⊙ ŝ.
+
+    h' summarises the feature map by a depthwise convolution with a kernel as large as the map.
     """
 
     def __init__(self, channels: int, side: int, width: int) -> None:

@@ -1,4 +1,4 @@
-"""DF-GAN's one-way discriminator, which judges picture and sentence vector together (Tao et al., 2022)."""
+"""DF-GAN's one-way discriminator of picture and sentence vector together (Tao et al., 2022)."""
 
 from itertools import pairwise
 
@@ -10,7 +10,7 @@ from training.models.generator import SMALLEST_SIDE, channel_widths
 
 
 class DownBlock(nn.Module):
-    """Halves the side of a feature map: shortcut + γ · residual, γ learned from 0 (DF-GAN)."""
+    """Halves the resolution of a feature map: shortcut + γ · residual, γ learned from 0 (DF-GAN)."""
 
     def __init__(self, in_channels: int, out_channels: int) -> None:
         super().__init__()
@@ -25,14 +25,14 @@ class DownBlock(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         """Maps (B, in, H, W) to (B, out, H/2, W/2)."""
-        # A 1×1 convolution and average pooling commute; the pooled map is a quarter of the work.
+        # A 1×1 convolution commutes with average pooling, and costs a quarter on the pooled map.
         shortcut: Tensor = self.conv_s(F.avg_pool2d(features, 2))
         residual: Tensor = self.conv_r(features)
         return shortcut + self.gamma * residual
 
 
 class Discriminator(nn.Module):
-    """An image and a sentence vector to one logit: real and matching, or not (method.md, "Discriminator")."""
+    """Maps an image and a sentence vector to one logit: real and matching, or not (docs/method.md, "Discriminator")."""
 
     def __init__(self, resolution: int, base_channels: int, sentence_width: int, max_channel_multiple: int = 8) -> None:
         super().__init__()
@@ -48,11 +48,11 @@ class Discriminator(nn.Module):
 
     @torch.no_grad()
     def initialise_he(self) -> None:
-        """Starts anew, so that residuals speak as loud as shortcuts: γ = 1, and He et al.'s (2015) convolutions.
+        """Reinitialises with residual branches active from step 1: γ = 1, and He et al.'s (2015) convolutions.
 
-        DF-GAN starts from γ = 0 and PyTorch's own convolutions, each of which makes its input fainter. What the
-        shortcuts let through is averaged, so that for thousands of steps it is blind to what is finer than R/4.
-        The last convolution is a tenth as large, or the gradient penalty, a sixth power, would throw the first steps.
+        DF-GAN starts from γ = 0 and PyTorch's default convolutions, each of which shrinks its input. Its shortcuts are
+        averages, so for thousands of steps it is blind to detail finer than R/4. The last convolution is scaled down to
+        a tenth, or the gradient penalty, a sixth power, would explode in the first steps.
         """
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
@@ -64,18 +64,18 @@ class Discriminator(nn.Module):
         last.weight.mul_(0.1)
 
     def features(self, image: Tensor) -> Tensor:
-        """What the discriminator sees in an image (B, 3, R, R), before any text: (B, 8·nf, 4, 4)."""
+        """Features of an image (B, 3, R, R), before any text: (B, 8·nf, 4, 4)."""
         features: Tensor = self.conv_img(image)
         for block in self.DBlocks:
             features = block(features)
         return features
 
     def logits(self, features: Tensor, sentence: Tensor) -> Tensor:
-        """Judges `features` (B, C, 4, 4) against `sentence` (B, S): one logit each (B)."""
+        """Scores `features` (B, C, 4, 4) against `sentence` (B, S): one logit each (B)."""
         tiled = sentence[:, :, None, None].expand(-1, -1, SMALLEST_SIDE, SMALLEST_SIDE)
         logits: Tensor = self.joint_conv(torch.cat([features, tiled], dim=1))
         return logits.flatten()
 
     def forward(self, image: Tensor, sentence: Tensor) -> Tensor:
-        """Judges `image` (B, 3, R, R) against `sentence` (B, S): one logit each (B)."""
+        """Scores `image` (B, 3, R, R) against `sentence` (B, S): one logit each (B)."""
         return self.logits(self.features(image), sentence)

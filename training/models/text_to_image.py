@@ -1,4 +1,4 @@
-"""The model a bundle holds: text encoder and generator under one roof; its state dict is `weights.safetensors`."""
+"""The model that a bundle holds: text encoder and generator together; its state dict is `weights.safetensors`."""
 
 import torch
 from safetensors import SafetensorError
@@ -14,7 +14,7 @@ WEIGHTS = "weights.safetensors"
 
 
 class TextToImage(nn.Module):
-    """Text encoder and generator of one set of sizes, with tensors named `text_encoder.*` and `generator.*`."""
+    """Text encoder and generator of given sizes, with tensors named `text_encoder.*` and `generator.*`."""
 
     def __init__(self, sizes: ModelSizes) -> None:
         super().__init__()
@@ -24,8 +24,8 @@ class TextToImage(nn.Module):
 
 
 def read_model(bundle: Bundle) -> TextToImage:
-    """A bundle's model in evaluation mode, float32, on the CPU. Raises `BundleError` where its weights do not fit."""
-    with torch.device("meta"):  # no memory and no random numbers for weights that are replaced at once
+    """The bundle's model in evaluation mode, float32, on the CPU. Raises `BundleError` if its weights do not fit."""
+    with torch.device("meta"):  # neither memory nor random numbers for weights that are replaced at once
         model = TextToImage(bundle.sizes)
     try:
         model.load_state_dict(load_file(bundle.path(WEIGHTS)), assign=True)

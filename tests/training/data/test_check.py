@@ -41,14 +41,14 @@ def test_broken_files_and_missing_captions_are_named_and_do_not_stop_it(tmp_path
     }  # fmt: skip
     assert name in problems["broken picture"][0]
     text = check(folder)
-    assert text.stdout.endswith("usable to train with\n")
+    assert text.stdout.endswith("usable for training\n")
     for named in (f"{name}0_0", f"{name}1_1.txt", f"{name}2_2.txt", f"{name}3_3"):
         assert named in text.stdout
 
 
 def test_long_lists_are_cut_for_a_person_but_not_for_a_program(tmp_path: Path) -> None:
     folder = make_cub(tmp_path, captioned=("001.Red_Bird",))
-    assert "and 1 more, which --json names" in check(folder).stdout
+    assert "and 1 more, listed by --json" in check(folder).stdout
     assert len(json.loads(check(folder, "--json").stdout)["splits"]["train"]["problems"]["no caption"]) == 4
 
 
@@ -66,7 +66,7 @@ def test_what_cannot_be_trained_with_exits_with_1_and_the_reason(tmp_path: Path,
             file.write_bytes(b"caf\xe9")
     result = check(folder)
     assert result.exit_code == 1
-    assert result.stdout.endswith("\nnot usable to train with\n")
+    assert result.stdout.endswith("\nnot usable for training\n")
     expected = {"all broken": "broken picture: 4", "no captions": "no caption: 4", "another encoding": "iconv"}
     assert expected[damage] in result.stdout
 
@@ -81,7 +81,7 @@ def test_what_is_not_there_is_one_line_and_exits_with_2(source: str) -> None:
 
 
 def test_synthbirds_is_in_order(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("training.data.check.DRAWN", 6)
+    monkeypatch.setattr("training.data.check.SYNTHBIRDS_COUNT", 6)
     found = json.loads(check("synthbirds", "--json").stdout)
     assert found["splits"]["test"]["captions_a_picture"] == [10, 10]
 

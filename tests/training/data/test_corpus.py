@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from t2i_engine.tokenizer import Tokenizer
 from training.data.corpus import Batch, Corpus, build_vocabulary
 from training.data.source import DataError
-from training.losses.pairs import related_pairs
+from training.losses import related_pairs
 
 CAPTIONS = [[f"bird number w{i}", f"another w{i} bird"] for i in range(10)]
 TOKENIZER = Tokenizer(build_vocabulary(caption for captions in CAPTIONS for caption in captions))
@@ -17,7 +17,7 @@ TOKENIZER = Tokenizer(build_vocabulary(caption for captions in CAPTIONS for capt
 
 def corpus(captions: list[list[str]] = CAPTIONS, max_words: int = 18) -> Corpus:
     pictures = np.arange(len(captions), dtype=np.uint8)[:, None, None, None] * np.ones((1, 4, 4, 3), np.uint8)
-    return Corpus(pictures, captions, TOKENIZER, max_words, mirror=False)
+    return Corpus(pictures, captions, TOKENIZER, max_words, horizontal_flip=False)
 
 
 def picture_numbers(image: torch.Tensor) -> list[int]:
@@ -61,16 +61,16 @@ def test_every_picture_comes_with_one_of_its_own_captions() -> None:
 
 def test_pixels_become_values_from_minus_one_to_one() -> None:
     pictures = np.array([0, 255], np.uint8)[:, None, None, None] * np.ones((1, 2, 2, 3), np.uint8)
-    image = Corpus(pictures, CAPTIONS[:2], TOKENIZER, 18, mirror=False).batch(0, 0, 2).image
+    image = Corpus(pictures, CAPTIONS[:2], TOKENIZER, 18, horizontal_flip=False).batch(0, 0, 2).image
     assert image.shape == (2, 3, 2, 2)
     assert {image.min().item(), image.max().item()} == {-1.0, 1.0}
 
 
-def test_about_half_of_the_pictures_are_mirrored_where_that_is_asked_for() -> None:
+def test_about_half_of_the_pictures_are_flipped_if_configured() -> None:
     left = np.zeros((10, 4, 4, 3), np.uint8)
     left[:, :, 0] = 255
-    for mirror, expected in ((False, {1.0}), (True, {-1.0, 1.0})):
-        data = Corpus(left, CAPTIONS, TOKENIZER, 18, mirror)
+    for flip, expected in ((False, {1.0}), (True, {-1.0, 1.0})):
+        data = Corpus(left, CAPTIONS, TOKENIZER, 18, flip)
         image = torch.cat([data.batch(0, step, 10).image for step in range(20)])
         assert {float(value) for value in image[:, 0, 0, 0]} == expected
         assert torch.equal(image[:, 0, 0, 0], -image[:, 0, 0, 3])
@@ -98,7 +98,7 @@ def test_captions_without_a_known_word_are_never_drawn() -> None:
 def test_pictures_of_a_group_stay_together_wherever_they_are_drawn() -> None:
     pictures = np.arange(10, dtype=np.uint8)[:, None, None, None] * np.ones((1, 4, 4, 3), np.uint8)
     groups = np.array([0, 0, 0, 1, 2, 3, 3, 4, 5, 6])
-    batch = Corpus(pictures, CAPTIONS, TOKENIZER, 18, mirror=False, groups=groups).batch(0, 0, 10)
+    batch = Corpus(pictures, CAPTIONS, TOKENIZER, 18, horizontal_flip=False, groups=groups).batch(0, 0, 10)
     assert batch.groups.tolist() == [groups[number] for number in picture_numbers(batch.image)]
     related = related_pairs(batch.tokens, batch.groups)
     assert int(related.sum()) == 3 * 3 + 2 * 2 + 5
@@ -107,7 +107,7 @@ def test_pictures_of_a_group_stay_together_wherever_they_are_drawn() -> None:
 def test_larger_pictures_are_cut_somewhere_else_each_time() -> None:
     """Each pixel says where it is: red its row, green its column."""
     place = np.stack([*np.mgrid[:6, :6], np.zeros((6, 6))], axis=2).astype(np.uint8)
-    data = Corpus(np.stack([place] * 10), CAPTIONS, TOKENIZER, 18, mirror=False, side=4)
+    data = Corpus(np.stack([place] * 10), CAPTIONS, TOKENIZER, 18, horizontal_flip=False, resolution=4)
     corners = set()
     for step in range(20):
         pixels = ((data.batch(0, step, 10).image + 1) * 127.5).round().int()

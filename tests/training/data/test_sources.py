@@ -112,7 +112,7 @@ def test_a_list_of_anything_but_names_is_refused(tmp_path: Path, names: object) 
     [
         ("train/filenames.pickle", None, "filenames.pickle"),
         ("train/filenames.pickle", b"\x80\x02]q\x00", "refused"),
-        ("CUB_200_2011/bounding_boxes.txt", b"1 2 3\n", "do not belong together"),
+        ("CUB_200_2011/bounding_boxes.txt", b"1 2 3\n", "do not match"),
         ("CUB_200_2011/bounding_boxes.txt", b"\xff\xfe", "not UTF-8"),
         ("CUB_200_2011/attributes/class_attribute_labels_continuous.txt", b"1 2\n", "attributes cannot be read"),
         ("CUB_200_2011/classes.txt", None, "classes.txt"),
@@ -158,8 +158,8 @@ def test_coco_names_absent_pictures_and_those_without_captions(tmp_path: Path) -
 @pytest.mark.parametrize(
     ("content", "named"),
     [
-        (b"[1, 2", "not COCO's captions JSON"),
-        (b"[1, 2]", "not COCO's captions JSON"),
+        (b"[1, 2", "not a COCO captions file"),
+        (b"[1, 2]", "not a COCO captions file"),
         (b'{"images": [{"id": 1}], "annotations": []}', "file_name"),
         (b'{"images": [{"id": 1, "file_name": "../../a.jpg"}], "annotations": []}', "outside"),
         (b'{"images": [{"id": 1, "file_name": "a.jpg"}], "annotations": [{"id": 2, "image_id": 1}]}', "caption"),
@@ -238,7 +238,7 @@ def test_captions_of_another_encoding_stop_with_the_file_and_the_cure(tmp_path: 
 
 def test_a_split_without_pictures_says_why(tmp_path: Path) -> None:
     found = open_source(f"cub:{make_cub(tmp_path, captioned=())}").listing("train")
-    with pytest.raises(DataError, match=r"no picture with a caption \(no caption: 8\)"):
+    with pytest.raises(DataError, match=r"no captioned pictures \(no caption: 8\)"):
         require_usable("cub:x", "train", len(found.items), found.problems)
 
 
@@ -288,7 +288,7 @@ def test_truncated_deep_or_badly_boxed_pictures_are_broken(tmp_path: Path) -> No
         ("synthbird", "did you mean 'synthbirds'"),
         ("cub:", "there are: synthbirds, cub:PATH"),
         ("", "there are: synthbirds"),
-        ("no/such/folder", "a folder that exists"),
+        ("no/such/folder", "an existing folder"),
     ],
 )
 def test_names_that_mean_nothing_are_errors_with_what_there_is(name: str, named: str) -> None:
@@ -307,7 +307,7 @@ def test_paths_that_are_not_there_are_errors_that_name_them(name: str) -> None:
 
 def test_a_folder_that_holds_no_data_set_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "a.py").touch()
-    with pytest.raises(DataError, match="holds no data set that is known"):
+    with pytest.raises(DataError, match="holds no known data set"):
         open_source(str(tmp_path))
 
 

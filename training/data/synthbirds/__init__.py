@@ -3,7 +3,7 @@
 from random import Random
 from typing import Literal
 
-from training.data.example import Example
+from training.data.source import Example
 from training.data.synthbirds.attributes import Attributes
 from training.data.synthbirds.captions import write_captions
 from training.data.synthbirds.drawing import design, draw

@@ -33,7 +33,7 @@ VISIBLE_BARE = 0.0015
 VISIBLE_FEATHERS = 0.006
 
 # How often each feature of a bird is spoken of. A belly is named in one caption of four, more often than by people
-# (16 of 100 in CUB's classes 001-010), because few bellies are drawn as asked (docs/experiments.md).
+# (16 of 100 in CUB's classes 001-010), because few bellies are drawn as asked (docs/lab/birds.md).
 _TOPICS = {
     "head": 1.2,
     "wings": 1.8,

@@ -2,8 +2,7 @@
 
 from dataclasses import dataclass
 
-from training.data.example import Example
-from training.data.source import Listing, Split
+from training.data.source import Example, Listing, Split
 from training.data.synthbirds import VERSION, SynthBirds
 
 
@@ -24,9 +23,9 @@ class Bird:
         """Its captions, without drawing it."""
         return SynthBirds(self.split, self.number + 1, 32).captions(self.number)
 
-    def load(self, side: int) -> Example:
+    def load(self, resolution: int) -> Example:
         """Draws it."""
-        return SynthBirds(self.split, self.number + 1, side)[self.number]
+        return SynthBirds(self.split, self.number + 1, resolution)[self.number]
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from t2i_engine.bundle import ModelSizes
 from tests.tiny_model import make_model
 from tests.training.runs import config_file, train
 from training.checkpoint import load_checkpoint, load_model
-from training.growth import grown, grown_discriminator
+from training.initial import grow, grown_discriminator
 from training.models.discriminator import Discriminator
 
 SLOW = {"generator_learning_rate": 1e-12, "discriminator_learning_rate": 1e-12}
@@ -26,11 +26,11 @@ def test_a_grown_generator_draws_what_the_smaller_one_draws_enlarged(
     sizes: ModelSizes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A random generator draws noise, the hardest to enlarge; 300 steps leave an eighth of its variance, 60 this."""
-    monkeypatch.setattr("training.growth.STEPS", 60)
+    monkeypatch.setattr("training.initial.GROWING_STEPS", 60)
     sizes = replace(sizes, base_channels=8)
     small = make_model(sizes)
     torch.manual_seed(0)
-    large = grown(small, 64, sentences)
+    large = grow(small, 64, sentences)
     noise, sentence = torch.randn(64, sizes.noise_width), torch.randn(64, sizes.sentence_width)
     with torch.inference_mode():
         drawn, before = (model.generator(noise, sentence).image for model in (large, small))
@@ -47,10 +47,10 @@ def feeds(sizes: ModelSizes) -> tuple[Tensor, Tensor]:
 def test_what_a_grown_generator_had_learned_stays_as_it_is(
     sizes: ModelSizes, monkeypatch: pytest.MonkeyPatch, times: int
 ) -> None:
-    monkeypatch.setattr("training.growth.STEPS", 2)
+    monkeypatch.setattr("training.initial.GROWING_STEPS", 2)
     small = make_model(sizes)
     before = {name: tensor.clone() for name, tensor in small.state_dict().items()}
-    large = grown(small, 32 * times, sentences)
+    large = grow(small, 32 * times, sentences)
     assert large.sizes == replace(
         sizes, resolution=32 * times, base_channels=4 // times, max_channel_multiple=8 * times
     )
@@ -75,7 +75,7 @@ def test_a_grown_discriminator_judges_maps_as_the_smaller_one_does() -> None:
 
 def test_a_run_grows_what_it_starts_from(straight: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """With a rate of next to nothing, all that was there before the new layers is as it was."""
-    monkeypatch.setattr("training.growth.STEPS", 2)
+    monkeypatch.setattr("training.initial.GROWING_STEPS", 2)
     config = config_file(
         tmp_path, data={"resolution": 64}, model={"base_channels": 2, "max_channel_multiple": 16}, gan=SLOW
     )

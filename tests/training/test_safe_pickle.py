@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from training.plain_pickle import PlainPickleError, read_plain_pickle
+from training.safe_pickle import SafePickleError, read_safe_pickle
 
 plain = st.recursive(
     st.integers() | st.text(),
@@ -30,12 +30,12 @@ def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_plain_data_comes_back(file: Path, value: object, protocol: int, repeats: int) -> None:
     value = [value] * repeats  # one object in several places
     file.write_bytes(pickle.dumps(value, protocol))
-    assert read_plain_pickle(file) == value
+    assert read_safe_pickle(file) == value
 
 
 def test_texts_of_python_2_are_texts(file: Path) -> None:
     file.write_bytes(b"\x80\x02]q\x00(U\x05<end>q\x01X\x04\x00\x00\x00birdq\x02M\x34\x12e.")
-    assert read_plain_pickle(file) == ["<end>", "bird", 0x1234]
+    assert read_safe_pickle(file) == ["<end>", "bird", 0x1234]
 
 
 class Payload:
@@ -52,24 +52,24 @@ class Payload:
 def test_code_is_refused_and_not_executed(file: Path, tmp_path: Path, protocol: int) -> None:
     folder = tmp_path / "executed"
     file.write_bytes(pickle.dumps([["a"], Payload(folder)], protocol))
-    with pytest.raises(PlainPickleError, match="more than lists, dictionaries, texts and integers"):
-        read_plain_pickle(file)
+    with pytest.raises(SafePickleError, match="more than lists, dictionaries, strings and integers"):
+        read_safe_pickle(file)
     assert not folder.exists()
 
 
 @pytest.mark.parametrize("value", [1.5, None, True, b"bytes", {1}, OrderedDict(), Path("a")], ids=repr)
 def test_other_types_are_refused(file: Path, value: object) -> None:
     file.write_bytes(pickle.dumps([value], 4))
-    with pytest.raises(PlainPickleError):
-        read_plain_pickle(file)
+    with pytest.raises(SafePickleError):
+        read_safe_pickle(file)
 
 
 @settings(deadline=None)
 @given(content=st.binary(max_size=60))
 def test_other_bytes_raise_nothing_else(file: Path, content: bytes) -> None:
     file.write_bytes(content)
-    with contextlib.suppress(PlainPickleError):
-        read_plain_pickle(file)
+    with contextlib.suppress(SafePickleError):
+        read_safe_pickle(file)
 
 
 @settings(deadline=None)
@@ -77,8 +77,8 @@ def test_other_bytes_raise_nothing_else(file: Path, content: bytes) -> None:
 def test_a_cut_file_is_refused(file: Path, value: object, data: st.DataObject) -> None:
     content = pickle.dumps([value], 2)
     file.write_bytes(content[: data.draw(st.integers(0, len(content) - 1))])
-    with pytest.raises(PlainPickleError):
-        read_plain_pickle(file)
+    with pytest.raises(SafePickleError):
+        read_safe_pickle(file)
 
 
 @pytest.mark.parametrize(
@@ -91,17 +91,17 @@ def test_a_cut_file_is_refused(file: Path, value: object, data: st.DataObject) -
 )
 def test_a_small_file_cannot_ask_for_much_memory(file: Path, content: bytes) -> None:
     file.write_bytes(content)
-    with pytest.raises(PlainPickleError, match="not a whole pickle"):
-        read_plain_pickle(file)
+    with pytest.raises(SafePickleError, match="not a complete pickle"):
+        read_safe_pickle(file)
 
 
 def test_a_small_file_cannot_make_a_large_table(file: Path) -> None:
     file.write_bytes(b"\x80\x02]r" + struct.pack("<I", 2**32 - 1) + b"K\x01a.")  # pickle would make one of 64 GiB
-    assert read_plain_pickle(file) == [1]
+    assert read_safe_pickle(file) == [1]
 
 
 def test_a_file_that_is_too_large_is_refused(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("training.plain_pickle.LARGEST_PICKLE", 0)
+    monkeypatch.setattr("training.safe_pickle.LARGEST_PICKLE", 0)
     file.write_bytes(pickle.dumps([]))
-    with pytest.raises(PlainPickleError, match="larger than"):
-        read_plain_pickle(file)
+    with pytest.raises(SafePickleError, match="larger than"):
+        read_safe_pickle(file)

@@ -1,7 +1,7 @@
-"""Captions that nearly fit a picture: the words of its own, put together wrongly (hard negatives; Yuksekgonul et al.,
-"When and Why Vision-Language Models Behave like Bags-of-Words", 2023).
+"""Hard negatives: captions that almost fit a picture, made of its own caption's words in a wrong arrangement.
 
-The other captions of a batch mostly tell of another bird altogether; whether belly or wing is yellow seldom matters.
+After Yuksekgonul et al., "When and Why Vision-Language Models Behave like Bags-of-Words", 2023. Captions of other
+pictures mostly describe an altogether different bird, and seldom hinge on whether belly or wings are yellow.
 """
 
 from collections.abc import Callable, Sequence
@@ -12,18 +12,9 @@ import numpy as np
 from t2i_engine.tokenizer import Tokenizer
 
 COLOURS: tuple[tuple[str, ...], ...] = (
-    ("black",),
-    ("white",),
-    ("red",),
-    ("green",),
-    ("yellow",),
-    ("blue",),
-    ("brown",),
-    ("purple",),
-    ("pink",),
-    ("orange",),
-    ("grey", "gray"),
-)
+    ("black",), ("white",), ("red",), ("green",), ("yellow",), ("blue",), ("brown",), ("purple",), ("pink",),
+    ("orange",), ("grey", "gray"),
+)  # fmt: skip
 """The basic colour terms of English (Berlin & Kay, 1969), each with its spellings."""
 
 REGIONS: tuple[tuple[str, ...], ...] = (
@@ -31,19 +22,19 @@ REGIONS: tuple[tuple[str, ...], ...] = (
     ("wings", "tail"),
     ("bill", "beak"),
 )
-"""Parts of a bird, by their names in CUB's captions: those of one region often have one colour, so that a caption which
-takes one for the other may be true."""
+"""Parts of a bird, by their names in CUB's captions. Parts of one region often share a colour, so that swapping them
+may leave a caption true."""
 
 PLURAL = frozenset({"cheeks", "wings"})
 QUALIFIERS = frozenset({"bright", "dark", "light", "pale", "pure", "jet", "spotted", "speckled", "streaked", "striped"})
-ALTERATIONS = 4
-"""So many versions of each caption are made."""
+MAX_HARD_NEGATIVES = 4
+"""Hard negatives made of every caption."""
 
 Words = list[str]
 
 
-class Alterations:
-    """Alters captions in three ways; knows the colours and parts that a vocabulary has words for."""
+class HardNegativeCaptions:
+    """Makes hard negatives in three ways, from the colours and parts that a vocabulary has words for."""
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         self._words = tokenizer.words
@@ -53,11 +44,11 @@ class Alterations:
         self._colour_of = _index(self._colours)
         self._region_of = _index(self._regions)
 
-    def altered(self, ids: Sequence[int], rng: np.random.Generator) -> list[Sequence[int]]:
-        """`ALTERATIONS` versions of one caption, each in one of the ways that it allows, drawn at random.
+    def make(self, ids: Sequence[int], rng: np.random.Generator) -> list[Sequence[int]]:
+        """`MAX_HARD_NEGATIVES` versions of one caption, each made in a randomly chosen way that the caption allows.
 
-        One colour becomes another; two colours change places; or a colour moves to a part of another region. A caption
-        that allows none stays as it is.
+        One colour is replaced; two colours are swapped; or a colour moves to a part of another region. A caption that
+        allows none of these is returned unchanged.
         """
         words = [self._words[i] for i in ids]
         coloured = [place for place, word in enumerate(words) if word in self._colour_of]
@@ -69,27 +60,27 @@ class Alterations:
         if movable := self._movable(words, coloured):
             ways.append((self._moved, movable))
         if not ways:
-            return [ids] * ALTERATIONS
-        chosen = [ways[i] for i in rng.integers(len(ways), size=ALTERATIONS)]
-        return [[self._ids[word] for word in alter(words, places, rng)] for alter, places in chosen]
+            return [ids] * MAX_HARD_NEGATIVES
+        chosen = [ways[i] for i in rng.integers(len(ways), size=MAX_HARD_NEGATIVES)]
+        return [[self._ids[word] for word in change(words, places, rng)] for change, places in chosen]
 
     def _known(self, groups: tuple[tuple[str, ...], ...]) -> list[tuple[str, ...]]:
         known = (tuple(word for word in group if word in self._ids) for group in groups)
         return [group for group in known if group]
 
     def _movable(self, words: Words, coloured: Sequence[int]) -> list[int]:
-        """Where a part stands whose colour is before it, if no other has this colour and there is a region left."""
-        if not self._untold(words):
+        """Parts right after their colour, if nothing else has that colour and some region is unmentioned."""
+        if not self._unmentioned(words):
             return []
         colours = [self._colour_of[words[place]] for place in coloured]
         own = {place + 1 for place, colour in zip(coloured, colours, strict=True) if colours.count(colour) == 1}
         parts = [place for place, word in enumerate(words) if place in own and word in self._region_of]
         return [place for place in parts if words[place + 1 : place + 2] != ["feathers"]]  # "tail feathers" is one word
 
-    def _untold(self, words: Words) -> list[tuple[str, ...]]:
-        """The regions that a caption says nothing of."""
-        told = {self._region_of[word] for word in words if word in self._region_of}
-        return [region for number, region in enumerate(self._regions) if number not in told]
+    def _unmentioned(self, words: Words) -> list[tuple[str, ...]]:
+        """The regions that a caption does not mention."""
+        mentioned = {self._region_of[word] for word in words if word in self._region_of}
+        return [region for number, region in enumerate(self._regions) if number not in mentioned]
 
     def _recoloured(self, words: Words, places: Sequence[int], rng: np.random.Generator) -> Words:
         place = int(rng.choice(places))
@@ -104,7 +95,7 @@ class Alterations:
 
     def _moved(self, words: Words, places: Sequence[int], rng: np.random.Generator) -> Words:
         place = int(rng.choice(places))
-        name = str(rng.choice(list(chain.from_iterable(self._untold(words)))))
+        name = str(rng.choice(list(chain.from_iterable(self._unmentioned(words)))))
         moved = self._with(words, {place: name})
         start = place - 1
         while start > 0 and words[start - 1] in QUALIFIERS:
@@ -116,7 +107,7 @@ class Alterations:
         return moved
 
     def _with(self, words: Words, changes: dict[int, str]) -> Words:
-        """The words with some of them changed, and the articles before these."""
+        """Replaces words by position, and adapts the articles before them."""
         changed = list(words)
         for place, word in changes.items():
             changed[place] = word
@@ -125,7 +116,7 @@ class Alterations:
         return changed
 
     def _article(self, word: str) -> Words:
-        """The article before a word; none where the vocabulary lacks it."""
+        """The article before a word; none if the vocabulary lacks it."""
         article = "an" if word[0] in "aeiou" else "a"
         return [article] if article in self._ids else []
 

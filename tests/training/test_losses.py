@@ -7,11 +7,21 @@ import torch
 from torch import Tensor
 from torch.distributions import Normal, kl_divergence
 
-from training.losses.adversarial import fake_hinge, generator_loss, matching_aware_gradient_penalty, real_hinge
-from training.losses.contrastive import HardNegatives, nt_xent
-from training.losses.damsm import Smoothing, sentence_loss, word_loss, word_similarities
-from training.losses.kl import kl_to_standard_normal
-from training.losses.pairs import mismatched_partners, related_pairs
+from training.losses import (
+    HardNegatives,
+    Smoothing,
+    fake_hinge,
+    generator_loss,
+    matching_aware_gradient_penalty,
+    mismatched_partners,
+    nt_xent,
+    real_hinge,
+    related_pairs,
+    sentence_loss,
+    word_loss,
+    word_similarities,
+)
+from training.models.conditioning import kl_to_standard_normal
 from training.models.image_encoder import EncodedImage
 from training.models.text_encoder import EncodedText
 
@@ -37,7 +47,7 @@ def test_nt_xent_is_its_formula_and_leaves_related_pairs_out(hard: HardNegatives
     expected = 0.0
     for i in range(4):
         candidates = [targets[j] for j in range(4) if j == i or not related[i, j]]
-        candidates += [] if hard is None else list(hard.vectors[i][hard.there[i]])
+        candidates += [] if hard is None else list(hard.vectors[i][hard.valid[i]])
         total = sum(math.exp(cosine(anchors[i], candidate) / eta) for candidate in candidates)
         expected -= math.log(math.exp(cosine(anchors[i], targets[i]) / eta) / total) / 4
     assert float(nt_xent(anchors, targets, related, eta, hard)) == pytest.approx(expected, rel=1e-5)
@@ -93,7 +103,7 @@ def test_a_picture_must_be_told_from_captions_that_nearly_fit() -> None:
     alone = sentence_loss(image, text, related, smoothing)
     alike = HardNegatives(vectors[:, None], torch.ones(4, 1, dtype=torch.bool))
     assert sentence_loss(image, text, related, smoothing, alike) == pytest.approx(float(alone) + math.log(2), abs=1e-3)
-    absent = alike._replace(there=~alike.there)
+    absent = alike._replace(valid=~alike.valid)
     assert sentence_loss(image, text, related, smoothing, absent) == pytest.approx(float(alone))
 
 

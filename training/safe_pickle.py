@@ -1,7 +1,7 @@
-"""Reads pickles of lists, tuples, dictionaries, texts and integers, and nothing else: no code of a pickle ever runs.
+"""Reads pickles of lists, tuples, dictionaries, strings and integers, and never executes anything from them.
 
-Published vocabularies are pickles of protocol 2. Python's own unpickler, however restricted, allocates what a file asks
-for; this follows the few opcodes that plain data needs, and what it holds is bounded by the size of the file.
+Published vocabularies are pickles of protocol 2. Python's unpickler, however restricted, allocates whatever a file asks
+for; this one implements only the opcodes of plain data, and its memory is bounded by the size of the file.
 """
 
 import pickletools
@@ -9,35 +9,35 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-LARGEST_PICKLE = 64 << 20  # the one for COCO has about 30 MiB
+LARGEST_PICKLE = 64 << 20  # COCO's has about 30 MiB
 
 _VALUES = {"INT", "LONG", "LONG1", "LONG4", "BININT", "BININT1", "BININT2"} | {
     "STRING", "BINSTRING", "SHORT_BINSTRING", "UNICODE", "BINUNICODE", "SHORT_BINUNICODE",
 }  # fmt: skip
 
 
-class PlainPickleError(ValueError):
-    """A file that is no pickle, or one of more than plain data."""
+class SafePickleError(ValueError):
+    """A file that is not a pickle, or a pickle of more than plain data."""
 
 
-def read_plain_pickle(path: Path) -> object:
-    """The value of the pickle in `path`. Raises `PlainPickleError`, and `OSError` where the file cannot be read."""
+def read_safe_pickle(path: Path) -> object:
+    """The value of the pickle in `path`. Raises `SafePickleError`, and `OSError` if the file cannot be read."""
     if path.stat().st_size > LARGEST_PICKLE:
-        raise PlainPickleError(f"it is larger than {LARGEST_PICKLE >> 20} MiB")
+        raise SafePickleError(f"it is larger than {LARGEST_PICKLE >> 20} MiB")
     try:
         return _Machine().run(path.read_bytes())
-    except PlainPickleError:
+    except SafePickleError:
         raise
-    except (ValueError, TypeError, LookupError, AttributeError) as error:  # cut off, or no pickle
-        raise PlainPickleError(f"it is not a whole pickle ({error})") from None
+    except (ValueError, TypeError, LookupError, AttributeError) as error:  # truncated, or not a pickle
+        raise SafePickleError(f"it is not a complete pickle ({error})") from None
 
 
 class _Machine:
-    """The part of pickle's stack machine that plain data needs."""
+    """The part of the pickle stack machine that plain data needs."""
 
     def __init__(self) -> None:
         self._stack: list[Any] = []
-        self._below: list[list[Any]] = []  # what each MARK put aside
+        self._below: list[list[Any]] = []  # the stacks set aside by MARKs
         self._memo: dict[object, Any] = {}
 
     def run(self, content: bytes) -> object:
@@ -88,7 +88,7 @@ class _Machine:
             case "GET" | "BINGET" | "LONG_BINGET":
                 stack.append(self._memo[argument])
             case _:
-                raise PlainPickleError(f"it holds more than lists, dictionaries, texts and integers ({name})")
+                raise SafePickleError(f"it holds more than lists, dictionaries, strings and integers ({name})")
 
     def _close(self, value: object) -> None:
         self._stack = self._below.pop()

@@ -1,0 +1,55 @@
+"""Checkpoints of earlier versions, rewritten for this one: the same weights and training state under today's names."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from t2i_engine.bundle import ModelSizes
+from training.checkpoint import FORMAT, OLD_FORMATS, CheckpointError, read_content, save_checkpoint
+from training.config import OLD_KEYS
+from training.models.image_encoder import EfficientNetLite0
+
+OLD_SIZES = {
+    "picture_side": "resolution",
+    "base_width": "base_channels",
+    "width_limit": "max_channel_multiple",
+}
+"""Renamed fields of `ModelSizes`."""
+
+BACKBONE = "image_encoder.backbone.network."
+
+
+def migrate_checkpoint(path: Path, out: Path) -> None:
+    """Writes a checkpoint of an earlier version to `out`, which may be `path`, in today's format.
+
+    Raises `CheckpointError` if it is not one, and `OutputError`.
+    """
+    content = read_content(path)
+    if content.get("format") == FORMAT:
+        raise CheckpointError(f"checkpoint '{path}' is up to date; there is nothing to migrate")
+    if content.get("format") not in OLD_FORMATS:
+        raise CheckpointError(f"'{path}' is not a checkpoint of t2i-engine; expected one written by `t2i-engine train`")
+    sizes = ModelSizes(**{OLD_SIZES.get(name, name): value for name, value in content["sizes"].items()})
+    provenance, state = dict(content["provenance"]), dict(content["state"])
+    if "config" in provenance:
+        provenance["config"] = migrate_config(provenance["config"])
+    if "damsm" in state:
+        state["damsm"] = state["damsm"] | {"networks": _migrate_networks(state["damsm"]["networks"])}
+    save_checkpoint(out, sizes, tuple(content["words"]), content["weights"], provenance, state)
+
+
+def migrate_config(config: Mapping[str, Any], section: str = "") -> dict[str, Any]:
+    """A config, or a `section` of one such as "gan.", with the keys of earlier versions renamed."""
+    migrated = {}
+    for key, value in config.items():
+        name = OLD_KEYS.get(section + key, section + key).removeprefix(section)
+        migrated[name] = migrate_config(value, f"{section}{key}.") if isinstance(value, Mapping) else value
+    return migrated
+
+
+def _migrate_networks(networks: Mapping[str, Any]) -> dict[str, Any]:
+    """Renames the tensors of an EfficientNet-Lite0, which timm's network has in the same order."""
+    old = [name for name in networks if name.startswith(f"{BACKBONE}to_")]
+    names = EfficientNetLite0(pretrained=False).network.state_dict() if old else {}
+    renamed = dict(zip(old, (BACKBONE + name for name in names), strict=True))
+    return {renamed.get(name, name): tensor for name, tensor in networks.items()}
