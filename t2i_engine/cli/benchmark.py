@@ -69,9 +69,8 @@ def benchmark(
     --max-regression and the noise. Ctrl-C stops it and reports what has been measured.
     """
     with needs_extra("t2i-engine benchmark", "benchmark"):
-        from benchmarks.targets import Options
-
         from benchmarks.benchmark import Comparison, run
+        from benchmarks.targets import Options
 
     options = Options(formats, batch_sizes, threads, minutes, quick)
     comparison = Comparison(baseline, max_regression, compare_anyway) if baseline else None

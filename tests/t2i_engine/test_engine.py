@@ -184,8 +184,8 @@ def test_module_draws_with_the_embedded_bundle_opened_once(
         return engine
 
     monkeypatch.setattr(Engine, "open", classmethod(open_tiny))
-    t2i_engine._embedded_engine.cache_clear()
+    t2i_engine._default_engine.cache_clear()
     pictures = [t2i_engine.generate("a red bird", seed=seed) for seed in (0, 4)]
-    t2i_engine._embedded_engine.cache_clear()
+    t2i_engine._default_engine.cache_clear()
     assert len(opened) == 1
     assert _levels_apart(pictures[1], engine.generate("a red bird", seed=4)) == 0
