@@ -148,7 +148,7 @@ def test_newer_schema_is_an_error_that_says_to_upgrade(copied: Path) -> None:
     ("change", "message"),
     [
         (lambda content: content["model"].update(resolution="64"), "model.resolution is '64', a whole number"),
-        (lambda content: content["model"].update(resolution=48), "a power of two from 32"),
+        (lambda content: content["model"].update(resolution=48), "a power of two, 32 or more"),
         (lambda content: content["model"].pop("noise_width"), "model.noise_width is missing"),
         (lambda content: content["model"].update(noise_width=9), "its graphs are not those that its model has"),
         (
