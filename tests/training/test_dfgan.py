@@ -30,7 +30,7 @@ GENERATIONS = ["new", "first"]
 def new_generation(
     nf: int = NF, noise: int = Z, sentence: int = S, blocks: list[tuple[int, int]] = SMALL_BLOCKS
 ) -> Tensors:
-    """dfgan_checkpoints.md's layout of NetG, with random tensors."""
+    """DF-GAN's layout of NetG, with random tensors."""
     shapes: dict[str, tuple[int, ...]] = {"fc": (8 * nf * 16, noise), "to_rgb.1": (3, blocks[-1][1], 3, 3)}
     for i, (wide, narrow) in enumerate(blocks):
         shapes |= {f"GBlocks.{i}.c1": (narrow, wide, 3, 3), f"GBlocks.{i}.c2": (narrow, narrow, 3, 3)}
