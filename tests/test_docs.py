@@ -95,7 +95,7 @@ def test_pages_and_sections_that_code_cites_exist() -> None:
             text = re.sub(r"\s*\n\s*#?\s*", " ", file.read_text(encoding="utf-8"))
             for name, section in re.findall(r"((?:docs/)?[\w/-]+\.md)(?:, \"([^\"]+)\")?", text):
                 page = ROOT / name if name.startswith("docs/") else ROOT / "docs" / name
-                if name in ("README.md", "CHANGELOG.md", "report.md", "table.md"):  # the last two are written by commands
+                if name in ("README.md", "CHANGELOG.md", "report.md", "table.md"):  # commands write the last two
                     continue
                 if not page.is_file() or (section and section not in headings(page)):
                     missing.append(f"{shown(file)}: {name} {section}".strip())
