@@ -12,6 +12,7 @@ from t2i_engine.schema import SchemaError
 _MODEL = {"picture_side": "resolution", "base_width": "base_channels", "width_limit": "max_channel_multiple"}
 _MANIFEST = {"unproved": "unverified", "left_out": "rejected"}
 _EVALUATION = {"picture_side": "resolution", "left_out": "skipped", "faithfulness": "attribute_accuracy"}
+_EXPORT = {"proved_with": "verified_with"}
 _DROPPED = ("image_encoder.safetensors", "discriminator.safetensors")
 """Networks that only training reads; schema 1 kept them in the bundle."""
 
@@ -26,14 +27,14 @@ def migrate_bundle(folder: Path) -> Path:
     file = folder / MANIFEST
     try:
         content = file.read_bytes()
-        manifest = Manifest.from_json(_current(content)).to_json()
+        manifest = Manifest.from_json(_current(content))
     except OSError as error:
         raise BundleError(f"{file} cannot be read ({error.strerror}); a bundle is a folder with a {MANIFEST}") from None
     except SchemaError as error:
         raise BundleError(f"{file} cannot be migrated: {error}") from None
-    if manifest != content:
-        write_atomically(file, manifest, "migrate a copy that can be written")
-    for name in _DROPPED:
+    if manifest.to_json() != content:
+        write_atomically(file, manifest.to_json(), "migrate a copy that can be written")
+    for name in set(_DROPPED) - manifest.files.keys():
         try:
             (folder / name).unlink(missing_ok=True)
         except OSError as error:
@@ -51,17 +52,19 @@ def _current(content: bytes) -> bytes:
         return content
     if isinstance(found.get("model"), dict):
         found["model"] = _renamed(found["model"], _MODEL)
-    _rename_evaluations(found.get("provenance"))
+    if isinstance(found.get("provenance"), dict):
+        _rename_provenance(found["provenance"])
     found["files"] = {name: entry for name, entry in found["files"].items() if name not in _DROPPED}
     return json.dumps(_renamed(found, _MANIFEST) | {"schema": SCHEMA}).encode()
 
 
-def _rename_evaluations(provenance: object) -> None:
-    match provenance:
-        case {"metrics": {"evaluations": list(evaluations)} as metrics}:
-            metrics["evaluations"] = [
-                _renamed(one, _EVALUATION) if isinstance(one, dict) else one for one in evaluations
-            ]
+def _rename_provenance(provenance: dict[str, object]) -> None:
+    export, metrics = provenance.get("export"), provenance.get("metrics")
+    if isinstance(export, dict):
+        provenance["export"] = _renamed(export, _EXPORT)
+    if isinstance(metrics, dict) and isinstance(metrics.get("evaluations"), list):
+        found = metrics["evaluations"]
+        metrics["evaluations"] = [_renamed(one, _EVALUATION) if isinstance(one, dict) else one for one in found]
 
 
 def _renamed(record: Mapping[str, object], names: Mapping[str, str]) -> dict[str, object]:

@@ -83,7 +83,7 @@ OURS = {
     "evaluate": "training.evaluation.evaluate",
     "data check": "training.data.check",
     "export": "export.pipeline",
-    "benchmark": "benchmarks.plan",
+    "benchmark": "benchmarks.targets",
 }
 
 

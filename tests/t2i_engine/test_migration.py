@@ -24,6 +24,7 @@ def old_bundle(plain_bundle: Path, tmp_path: Path) -> Path:
     manifest["schema"] = 1
     manifest["model"] = {OLD.get(name, name): value for name, value in manifest["model"].items()}
     manifest["provenance"]["metrics"] = {"evaluations": [{"picture_side": 32, "left_out": 1, "faithfulness": {}}, None]}
+    manifest["provenance"]["export"]["proved_with"] = manifest["provenance"]["export"].pop("verified_with")
     manifest["unproved"] = {"tensorrt-fp16": "no GPU"}
     manifest["left_out"] = {"onnx-int8": "it is far off"}
     for name, content in TRAINING_ONLY.items():
