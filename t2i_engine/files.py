@@ -16,7 +16,7 @@ CACHE_KINDS = {
     "engines": "TensorRT engines",
     "benchmark": "the benchmark's network of the paper's size",
     "pictures": "rendered data sets",
-    "evaluation": "features of real pictures, attribute classifiers",
+    "evaluation": "real statistics, attribute classifiers",
 }
 """What the cache holds, by kind."""
 
@@ -105,7 +105,7 @@ def cache_contents() -> dict[str, list[Path]]:
             first, *inner = path.relative_to(cache_folder()).parts
             kind = first if inner else {".pt": "evaluation"}.get(path.suffix, "pictures")
             found.setdefault(kind, []).append(path)
-    return found
+    return dict(sorted(found.items()))
 
 
 def clear_cache(kind: str | None = None) -> tuple[int, int]:

@@ -8,7 +8,7 @@ import click
 def cache(context: click.Context) -> None:
     """Show what the cache holds, or clear it.
 
-    It holds compiled graphs, rendered data sets and features of real pictures, all made again when they are needed.
+    It holds compiled graphs, rendered data sets and real statistics, all made again when they are needed.
     """
     from t2i_engine.files import CACHE_KINDS, cache_contents, cache_folder
     from t2i_engine.table import aligned, size

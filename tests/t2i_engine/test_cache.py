@@ -15,7 +15,7 @@ MADE = {
     "benchmark/paper/bundle.json": 40,
     "synthbirds-7.pixels": 3_000_000,
     "synthbirds-7.lock": 0,
-    "features-abc.pt": 100,
+    "real-statistics-abc.pt": 100,
 }
 
 
