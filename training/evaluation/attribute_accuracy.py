@@ -25,8 +25,7 @@ from t2i_engine.files import cache_folder
 from t2i_engine.pictures import Pixels
 from training.data.rendered import render_synthbirds
 from training.data.synthbirds import PICTURES, SynthBirds
-from training.evaluation import GeneratedBatch, Result, percent, table
-from training.evaluation.cached import cached, read_cached
+from training.evaluation import GeneratedBatch, Result, cached, percent, read_cached, table
 from training.evaluation.caption_attributes import ATTRIBUTES, caption_attributes, visible_attributes
 from training.evaluation.draws import in_batches
 from training.models.image_encoder import SmallCNN
@@ -87,9 +86,8 @@ class Classifier:
         small = F.interpolate(image, (RESOLUTION, RESOLUTION), mode="area")
         both = zip(self.network(small), self.network(small.flip(3)), strict=True)
         best = [(logits + mirrored).argmax(1).tolist() for logits, mirrored in both]
-        values = tuple(ATTRIBUTES.items())
         return [
-            {name: possible[index] for (name, possible), index in zip(values, row, strict=True)}
+            {name: values[index] for (name, values), index in zip(ATTRIBUTES.items(), row, strict=True)}
             for row in zip(*best, strict=True)
         ]
 
@@ -155,7 +153,7 @@ def train(network: AttributeNetwork, recipe: Recipe, cache: Path, on_progress: C
 def measured_accuracies(classifier: Classifier, count: int, cache: Path) -> dict[str, float]:
     """The classifier's accuracy per attribute on unseen renders, where the attribute is visible."""
     birds = SynthBirds("test", count, RESOLUTION)
-    right, visible = dict.fromkeys(ATTRIBUTES, 0), dict.fromkeys(ATTRIBUTES, 0)
+    right, visible = Counter[str](), Counter[str]()
     pictures = render_synthbirds("test", count, RESOLUTION, cache).pictures
     predicted = (row for batch in in_batches(pictures) for row in classifier.classify(batch))
     for index, row in enumerate(predicted):
@@ -211,15 +209,15 @@ class AttributeAccuracy:
 
     def update(self, batch: GeneratedBatch) -> None:
         """Takes in a batch."""
-        generated = self.classifier.classify(batch.pixels)
-        renders = self.classifier.classify(batch.real)
-        for caption, drawn, real in zip(batch.captions, generated, renders, strict=True):
-            self.captions += 1
+        self.captions += len(batch.captions)
+        seen = (self.classifier.classify(pixels) for pixels in (batch.pixels, batch.real))
+        for caption, generated, render in zip(batch.captions, *seen, strict=True):
             asked = caption_attributes(caption)
-            for name, value in asked.items():
-                self._count(name, drawn[name] == value, real[name] == value)
-            if asked:
-                self._count(ALL_ATTRIBUTES, asked.items() <= drawn.items(), asked.items() <= real.items())
+            wanted = {name: {name: value} for name, value in asked.items()}
+            for name, values in (wanted | {ALL_ATTRIBUTES: asked} if asked else wanted).items():
+                self.asked[name] += 1
+                self.generated[name] += values.items() <= generated.items()
+                self.renders[name] += values.items() <= render.items()
 
     def result(self) -> Result:
         """Per attribute, the number of captions that ask for it and the percentage of their pictures that show it."""
@@ -243,11 +241,6 @@ class AttributeAccuracy:
             f"{table(('attribute', 'asked for', 'generated', 'renders'), rows)}\n\n{self.captions:,} captions, judged "
             f"by a classifier trained on renders only; its accuracy on unseen renders, in percent: {of_classifier}.",
         )
-
-    def _count(self, name: str, generated: bool, render: bool) -> None:
-        self.asked[name] += 1
-        self.generated[name] += generated
-        self.renders[name] += render
 
 
 if __name__ == "__main__":

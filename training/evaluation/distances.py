@@ -14,8 +14,7 @@ from torchmetrics.image.fid import FrechetInceptionDistance
 from torchmetrics.image.kid import KernelInceptionDistance
 
 from t2i_engine.pictures import Pixels
-from training.evaluation import GeneratedBatch, Result, table
-from training.evaluation.cached import cached
+from training.evaluation import GeneratedBatch, Result, cached, table
 from training.evaluation.draws import in_batches
 from training.evaluation.inception import FeatureNetwork
 
@@ -126,8 +125,7 @@ class DistanceMeasure:
         self, network: FeatureNetwork, real: RealStatistics, distances: Set[str], training: Pixels | None = None
     ) -> None:
         """`real` is of the test pictures; `training`, uint8 (N, R, R, 3), is needed for `fid-floor` only."""
-        self._network, self._real, self._wanted = network, real, distances & DISTANCES
-        self._training = training
+        self._network, self._real, self._wanted, self._training = network, real, distances & DISTANCES, training
         self._distances = Distances(network.width, real)
 
     def update(self, batch: GeneratedBatch) -> None:
@@ -143,7 +141,10 @@ class DistanceMeasure:
             values["fid"] = fid._asdict()
             rows.append(("FID", f"{fid.value:.2f}", f"{fid.pictures:,} against {fid.real:,} real"))
         if self._training is not None:
-            floor = self._floor(self._training)
+            real = Distances(self._network.width, self._real)
+            for pixels in in_batches(self._training):
+                real.update(self._network(pixels), real=False)
+            floor = real.fid()
             values["fid_floor"] = floor._asdict()
             pictures = f"{floor.pictures:,} training against {floor.real:,} test pictures"
             rows.append(("FID of real pictures", f"{floor.value:.2f}", pictures))
@@ -155,12 +156,6 @@ class DistanceMeasure:
         few = " FID rises as pictures become fewer: compare equal numbers only." if self._wanted != {"kid"} else ""
         markdown = f"{table(('metric', 'value', 'pictures'), rows)}\n\nFeatures: {self._network.name}.{few}"
         return Result(values, markdown)
-
-    def _floor(self, training: Pixels) -> Fid:
-        distances = Distances(self._network.width, self._real)
-        for pixels in in_batches(training):
-            distances.update(self._network(pixels), real=False)
-        return distances.fid()
 
 
 class _Identity(nn.Module):

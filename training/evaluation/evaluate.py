@@ -1,6 +1,6 @@
 """`t2i-engine evaluate`: draws pictures for test captions once, and computes every requested metric from them."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -16,10 +16,10 @@ from t2i_engine.sampler import Sampler
 from t2i_engine.tokenizer import Tokenizer
 from training.checkpoint import load_model
 from training.data.rendered import Rendered
-from training.data.source import Listing, Source, Split, summary
+from training.data.source import Source, summary
 from training.data.sources import SYNTHBIRDS, open_source, public_name
 from training.distributed import device as training_device
-from training.evaluation import Conditions, Evaluation, Measure, Result
+from training.evaluation import Conditions, Evaluation, Measure
 from training.evaluation.attribute_accuracy import AttributeAccuracy, Recipe, trained_classifier
 from training.evaluation.distances import DISTANCES, DistanceMeasure, real_statistics
 from training.evaluation.diversity import CAPTIONS, SEEDS, measure_diversity
@@ -95,26 +95,37 @@ def evaluate(
     network = instruments.network
     if network is None and wanted & {*DISTANCES, "diversity"}:
         network = Inception(training_device())
+    cache = cache or cache_folder()
+    resolution = model.sampler.sizes.resolution
     with Progress() as progress:
-        session = _Session(model, source, count, cache or cache_folder(), progress)
-        listing, real = session.load("test")
+
+        def on_progress(done: int) -> None:
+            progress.report(done, {})
+
+        listing, real = load_split(source, "test", resolution, cache, progress)
         measures: list[Measure] = []
         if network and wanted & DISTANCES:
-            measures.append(session.distances(network, real, listing, wanted))
+            training = load_split(source, "train", resolution, cache, progress)[1] if "fid-floor" in wanted else None
+            progress.start("features of real pictures", len(real.pictures))
+            statistics = real_statistics(network, real.pictures, listing.fingerprint, cache, on_progress)
+            measures.append(
+                DistanceMeasure(network, statistics, wanted, training.pictures[:count] if training else None)
+            )
         if matching:
             measures.append(matching)
         if "attributes" in wanted:
-            measures.append(session.attribute_accuracy(instruments.recipe))
-        drawn = session.draw(real, measures) if measures else None
+            measures.append(AttributeAccuracy(trained_classifier(_phases(progress), instruments.recipe, cache)))
+        drawn = _draw(model, source, real, count, measures, progress) if measures else None
         results = [measure.result() for measure in measures]
         if network and "diversity" in wanted:
-            results.append(session.diversity(network, instruments.seeds))
+            progress.start("diversity", len(CAPTIONS))
+            results.append(measure_diversity(model.sampler, network, instruments.seeds, on_progress))
     problems = summary((*listing.problems, *real.broken))
     notes = [listing.note, f"left out of the data: {problems}" if problems else ""]
     conditions = Conditions(
         model=model.name,
         runs_as=model.runs_as,
-        resolution=model.sampler.sizes.resolution,
+        resolution=resolution,
         data=public_name(data),
         split="test",
         note="; ".join(note for note in notes if note),
@@ -136,60 +147,36 @@ def _check(metrics: Sequence[str], count: int) -> frozenset[str]:
     return frozenset(metrics)
 
 
-@dataclass(frozen=True)
-class _Session:
-    """The steps of an evaluation, each with its progress."""
+def _phases(progress: Progress) -> Callable[[str, int, int], None]:
+    """Shows the phases of a classifier's training, each from its first report on."""
+    started: set[str] = set()
 
-    model: EvaluatedModel
-    source: Source
-    count: int
-    cache: Path
-    progress: Progress
+    def on_progress(phase: str, done: int, total: int) -> None:
+        if phase not in started:
+            started.add(phase)
+            progress.start(phase, total)
+        progress.report(done, {})
 
-    def load(self, split: Split) -> tuple[Listing, Rendered]:
-        return load_split(self.source, split, self.model.sampler.sizes.resolution, self.cache, self.progress)
+    return on_progress
 
-    def distances(
-        self, network: FeatureNetwork, real: Rendered, listing: Listing, metrics: frozenset[str]
-    ) -> DistanceMeasure:
-        training = self.load("train")[1].pictures[: self.count] if "fid-floor" in metrics else None
-        self.progress.start("features of real pictures", len(real.pictures))
-        statistics = real_statistics(network, real.pictures, listing.fingerprint, self.cache, self._report)
-        return DistanceMeasure(network, statistics, metrics, training)
 
-    def attribute_accuracy(self, recipe: Recipe) -> AttributeAccuracy:
-        phases: list[str] = []
-
-        def on_progress(phase: str, done: int, total: int) -> None:
-            if phase not in phases:
-                phases.append(phase)
-                self.progress.start(phase, total)
-            self._report(done)
-
-        return AttributeAccuracy(trained_classifier(on_progress, recipe, self.cache))
-
-    def draw(self, real: Rendered, measures: Sequence[Measure]) -> int:
-        """Passes every batch to all measures; returns the number of captions drawn."""
-        drawn = 0
-        self.progress.start("drawing", self.count)
-        for batch in CaptionDraws(self.model.sampler, real, self.count).batches():
-            for measure in measures:
-                measure.update(batch)
-            drawn += len(batch.captions)
-            self._report(drawn)
-        if drawn < 2:
-            raise OptionError(
-                f"'{self.model.name}' knows no word in {self.count - drawn:,} of {self.count:,} captions of "
-                f"{self.source.name}; evaluate it on data similar to its training data"
-            )
-        return drawn
-
-    def diversity(self, network: FeatureNetwork, seeds: int) -> Result:
-        self.progress.start("diversity", len(CAPTIONS))
-        return measure_diversity(self.model.sampler, network, seeds, self._report)
-
-    def _report(self, done: int) -> None:
-        self.progress.report(done, {})
+def _draw(
+    model: EvaluatedModel, source: Source, real: Rendered, count: int, measures: Sequence[Measure], progress: Progress
+) -> int:
+    """Passes every batch to all measures; returns the number of captions drawn."""
+    drawn = 0
+    progress.start("drawing", count)
+    for batch in CaptionDraws(model.sampler, real, count).batches():
+        for measure in measures:
+            measure.update(batch)
+        drawn += len(batch.captions)
+        progress.report(drawn, {})
+    if drawn < 2:
+        raise OptionError(
+            f"'{model.name}' knows no word in {count - drawn:,} of {count:,} captions of {source.name}; "
+            "evaluate it on data similar to its training data"
+        )
+    return drawn
 
 
 def open_writable_bundle(model: str) -> Bundle:
