@@ -63,8 +63,8 @@ def train(config: RunConfig, folder: RunFolder, progress: Progress, initial: Ini
     stored = folder.load_checkpoint()
     data = _load_data(config, progress)
     if initial and config.damsm.finetune:
-        initial = initial.knowing(data.words())
-    tokenizer = Tokenizer(stored["words"] if stored else initial.words if initial else data.words())
+        initial = initial.knowing(data.words)
+    tokenizer = Tokenizer(stored["words"] if stored else initial.words if initial else data.words)
     corpus = data.batches(tokenizer)
     corpus.require(max(config.damsm.batch_size, config.gan.batch_size) * world())  # fail now, not after the first phase
     model = TextToImage(model_sizes(config, len(tokenizer.words)))
@@ -81,7 +81,7 @@ def train(config: RunConfig, folder: RunFolder, progress: Progress, initial: Ini
     if stored:
         folder.require_checkpoint_of(stored["provenance"], config)
         _require_as_many_processes(folder, stored["provenance"].get("processes", 1))
-        _require_same_data(folder, stored["provenance"]["dataset"], data.describe())
+        _require_same_data(folder, stored["provenance"]["dataset"], data.provenance)
         position = Position(**stored["state"]["position"])
         damsm.load_state(stored["state"]["damsm"])
         gan.load_state(stored["state"]["gan"])
@@ -90,7 +90,7 @@ def train(config: RunConfig, folder: RunFolder, progress: Progress, initial: Ini
         state = {"plan": asdict(plan), "position": asdict(position), "damsm": damsm.state(), "gan": gan.state()}
         if broken := not_finite(state):
             return broken
-        provenance = describe_run(config, data.describe(), asdict(position), plan.initial) | {"processes": world()}
+        provenance = describe_run(config, data.provenance, asdict(position), plan.initial) | {"processes": world()}
         save_checkpoint(path, model.sizes, tokenizer.words, gan.exported(), provenance, state, GO_ON)
         return []
 

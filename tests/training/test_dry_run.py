@@ -53,7 +53,7 @@ def test_it_prints_the_config_that_would_run_with_sizes_and_writes_nothing(
 def test_flops_are_those_of_real_steps() -> None:
     config = load_config(TINY, ["precision=fp32"])
     data = load_training_data(config.data)
-    tokenizer = Tokenizer(data.words())
+    tokenizer = Tokenizer(data.words)
     corpus, device = data.batches(tokenizer), torch.device("cpu")
     model = TextToImage(model_sizes(config, len(tokenizer.words)))
     damsm = DamsmTrainer(config, corpus, model.text_encoder, device)

@@ -1,7 +1,8 @@
 """From the data section of a config to batches: what a run trains on."""
 
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from dataclasses import dataclass
+from typing import Any
 
 from t2i_engine.files import cache_folder
 from t2i_engine.tokenizer import Tokenizer
@@ -9,7 +10,7 @@ from training.config import DataConfig
 from training.data.corpus import Batches, Collator, Corpus, build_vocabulary
 from training.data.hard_negatives import HardNegativeCaptions
 from training.data.rendered import Rendered, render
-from training.data.source import Listing, Problem, require_usable, summary
+from training.data.source import Problem, require_usable, summary
 from training.data.sources import open_source, public_name
 from training.data.webdataset import Shard, Stream, WebDataset, read_index
 
@@ -20,21 +21,28 @@ Those crop anywhere in a picture; here it is first centre-cropped to a square, s
 """
 
 
-class TrainingData(Protocol):
-    """The training split."""
+@dataclass(frozen=True)
+class TrainingData:
+    """The training split of a config's data set."""
 
-    @property
-    def problems(self) -> tuple[Problem, ...]:
-        """What training skips."""
-
-    def words(self) -> tuple[str, ...]:
-        """The vocabulary of its captions."""
+    config: DataConfig
+    content: Rendered | tuple[Shard, ...]
+    """Pictures in the cache, or shards to stream."""
+    words: tuple[str, ...]
+    """The vocabulary of its captions."""
+    provenance: dict[str, Any]
+    """Its entry in a model's provenance, as plain JSON values."""
+    problems: tuple[Problem, ...]
+    """What training skips."""
 
     def batches(self, tokenizer: Tokenizer) -> Batches:
         """Its batches, in a vocabulary."""
-
-    def describe(self) -> dict[str, Any]:
-        """Its entry in a model's provenance, as plain JSON values."""
+        config, content = self.config, self.content
+        words, flip, resolution = config.max_words, config.horizontal_flip, config.resolution
+        if isinstance(content, Rendered):
+            return Corpus(content.pictures, content.captions, tokenizer, words, flip, resolution, content.groups)
+        collator = Collator(resolution, words, flip, HardNegativeCaptions(tokenizer))
+        return Stream(content, tokenizer, collator, _loaded_resolution(config), config.num_workers)
 
 
 def load_training_data(
@@ -48,13 +56,17 @@ def load_training_data(
     """
     source = open_source(config.source, config.synthbirds_count)
     if isinstance(source, WebDataset):
-        return _Streamed(config, source)
+        return _index_shards(config, source)
     listing = source.listing("train")
     require_usable(config.source, "train", len(listing.items), listing.problems)
     on_start(len(listing.items))
     rendered = render(listing, _loaded_resolution(config), cache_folder(), on_progress)
     require_usable(config.source, "train", len(rendered.keys), rendered.broken)
-    return _Cached(config, listing, rendered)
+    captions = [caption for texts in rendered.captions for caption in texts]
+    problems = (*listing.problems, *rendered.broken)
+    counts = {"pictures": len(rendered.keys), "captions": len(captions)}
+    provenance = _provenance(config, listing.version, counts, problems, listing.note)
+    return TrainingData(config, rendered, build_vocabulary(captions), provenance, problems)
 
 
 def read_vocabulary(config: DataConfig) -> tuple[str, ...]:
@@ -68,71 +80,32 @@ def read_vocabulary(config: DataConfig) -> tuple[str, ...]:
     return build_vocabulary(caption for item in listing.items for caption in item.captions)
 
 
-class _Cached:
-    """Pictures that are rendered once and cached."""
-
-    def __init__(self, config: DataConfig, listing: Listing, rendered: Rendered) -> None:
-        self.config = config
-        self.listing = listing
-        self.rendered = rendered
-        self.problems = (*listing.problems, *rendered.broken)
-
-    def words(self) -> tuple[str, ...]:
-        return build_vocabulary(caption for captions in self.rendered.captions for caption in captions)
-
-    def batches(self, tokenizer: Tokenizer) -> Batches:
-        found, config = self.rendered, self.config
-        return Corpus(
-            found.pictures, found.captions, tokenizer, config.max_words, config.horizontal_flip, config.resolution,
-            found.groups,
-        )  # fmt: skip
-
-    def describe(self) -> dict[str, Any]:
-        captions = sum(map(len, self.rendered.captions))
-        counts = {"pictures": len(self.rendered.keys), "captions": captions}
-        return _described(self.config, self.listing.version, counts, self.problems, self.listing.note)
+def _index_shards(config: DataConfig, source: WebDataset) -> TrainingData:
+    """Reads the shards' headers and captions once, and keeps no picture's position: there may be millions."""
+    shards: list[Shard] = []
+    problems: list[Problem] = []
+    words: set[str] = set()
+    captions = 0
+    for file in source.shards("train"):
+        items, broken = read_index(file)
+        problems += broken
+        if items:
+            texts = [caption for item in items for caption in item.captions]
+            shards.append(Shard(file, len(items)))
+            captions += len(texts)
+            words.update(build_vocabulary(texts)[1:])
+    require_usable(config.source, "train", len(shards), problems)
+    counts = {"pictures": sum(shard.pictures for shard in shards), "captions": captions}
+    provenance = _provenance(config, source.version("train"), counts, problems)
+    return TrainingData(config, tuple(shards), build_vocabulary(words), provenance, tuple(problems))
 
 
-class _Streamed:
-    """Pictures that are read from shards again and again, after one pass over the shards' headers and captions."""
-
-    def __init__(self, config: DataConfig, source: WebDataset) -> None:
-        self.config = config
-        self.shards: list[Shard] = []
-        self.problems: tuple[Problem, ...] = ()
-        self._captions = 0
-        self._words: set[str] = set()
-        self._version = source.version("train")
-        for file in source.shards("train"):
-            items, problems = read_index(file)
-            self.problems += tuple(problems)
-            captions = [caption for item in items for caption in item.captions]
-            self._captions += len(captions)
-            self._words.update(build_vocabulary(captions)[1:])
-            if items:
-                self.shards.append(Shard(file, len(items)))
-        require_usable(config.source, "train", len(self.shards), self.problems)
-
-    def words(self) -> tuple[str, ...]:
-        return build_vocabulary(self._words)
-
-    def batches(self, tokenizer: Tokenizer) -> Batches:
-        config, negatives = self.config, HardNegativeCaptions(tokenizer)
-        collator = Collator(config.resolution, config.max_words, config.horizontal_flip, negatives)
-        return Stream(self.shards, tokenizer, collator, _loaded_resolution(config), config.num_workers)
-
-    def describe(self) -> dict[str, Any]:
-        counts = {"pictures": sum(shard.pictures for shard in self.shards), "captions": self._captions}
-        return _described(self.config, self._version, counts, self.problems)
-
-
-def _described(
+def _provenance(
     config: DataConfig, version: str, counts: dict[str, int], problems: Sequence[Problem], note: str = ""
 ) -> dict[str, Any]:
-    described: dict[str, Any] = {"source": public_name(config.source), "version": version, "split": "train", **counts}
-    if problems:
-        described["left out"] = summary(problems)
-    return described | ({"note": note} if note else {})
+    found: dict[str, Any] = {"source": public_name(config.source), "version": version, "split": "train", **counts}
+    optional = {"left out": summary(problems), "note": note}
+    return found | {key: text for key, text in optional.items() if text}
 
 
 def _loaded_resolution(config: DataConfig) -> int:

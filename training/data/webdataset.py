@@ -15,7 +15,7 @@ import re
 import tarfile
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from hashlib import sha256
 from io import BytesIO
 from itertools import count, islice
@@ -98,15 +98,14 @@ class WebDataset:
         """The captioned pictures of all shards, with their positions."""
         items: list[PackedPicture] = []
         problems: list[Problem] = []
+        version = self.version(split)
+        digest = sha256(f"{READING} {version}".encode())
         for shard in self.shards(split):
             shown, hidden = read_index(shard)
             items += shown
             problems += hidden
-        digest = sha256(f"{READING} {self.version(split)}".encode())
-        for shard in self.shards(split):
             digest.update(f"{shard.stat().st_mtime_ns}\n".encode())
-        name = f"webdataset-{split}-{digest.hexdigest()[:24]}"
-        return Listing(items, name, self.version(split), tuple(problems))
+        return Listing(items, f"webdataset-{split}-{digest.hexdigest()[:24]}", version, tuple(problems))
 
     def version(self, split: Split) -> str:
         """As in `Listing`, from the names and sizes of the shards."""
@@ -173,20 +172,19 @@ class Shard(NamedTuple):
     pictures: int
 
 
+@dataclass(eq=False)
 class Stream:
     """Batches that worker processes read and decode ahead of training."""
 
-    def __init__(
-        self, shards: Sequence[Shard], tokenizer: Tokenizer, collator: Collator, resolution: int, num_workers: int
-    ) -> None:
-        """Takes shards with pictures, which are decoded at `resolution`, and at most `num_workers` readers per rank."""
-        self.shards = tuple(shards)
-        self.tokenizer = tokenizer
-        self.collator = collator
-        self.resolution = resolution
-        self.num_workers = num_workers
-        self._next: tuple[int, ...] | None = None
-        self._batches: Iterator[Batch | DataError] = iter(())
+    shards: Sequence[Shard]
+    tokenizer: Tokenizer
+    collator: Collator
+    resolution: int
+    """Of the decoded pictures: R, or more if they are cropped."""
+    num_workers: int
+    """Readers per rank, unless there are fewer shards."""
+    _next: tuple[int, ...] | None = None
+    _batches: Iterator[Batch | DataError] = field(default_factory=lambda: iter(()))
 
     def batch(self, seed: int, step: int, size: int, rank: int = 0, world: int = 1) -> Batch:
         """The batch of one step and rank; cheap if it follows the previous one.
@@ -199,6 +197,7 @@ class Stream:
                     f"{len(self.shards)} shards cannot be dealt out to {world} processes; pack the data into more"
                 )
             readers = min(self.num_workers, len(self.shards) // world)
+            self._batches = iter(())  # the former readers stop, and new ones can be sent this stream
             dataset = _Reading(self, seed, step, size, rank, world, readers)
             # A generator of its own: opening the loader must not draw from the one that the step's noise comes from.
             own = torch.Generator()
@@ -213,14 +212,25 @@ class Stream:
         """Does nothing: a stream starts over, within a batch if need be."""
 
 
-class _Reading(IterableDataset["Batch | DataError"]):
-    """The batches from `step` on, or the error instead of one. PyTorch asks `readers` worker processes in turn."""
+class _Encoded(NamedTuple):
+    """A picture in a shard, undecoded."""
 
-    def __init__(self, stream: Stream, seed: int, step: int, size: int, rank: int, world: int, readers: int) -> None:
-        self.shards, self.tokenizer = stream.shards, stream.tokenizer
-        self.collator, self.resolution = stream.collator, stream.resolution
-        self.seed, self.first, self.size = seed, step, size
-        self.rank, self.world, self.readers = rank, world, readers
+    picture: bytes
+    captions: tuple[str, ...]
+    name: str
+
+
+@dataclass(eq=False)
+class _Reading(IterableDataset["Batch | DataError"]):
+    """The batches from `first` on, or the error instead of one. PyTorch asks `readers` worker processes in turn."""
+
+    stream: Stream
+    seed: int
+    first: int
+    size: int
+    rank: int
+    world: int
+    readers: int
 
     def __iter__(self) -> Iterator[Batch | DataError]:
         worker = get_worker_info()
@@ -235,12 +245,12 @@ class _Reading(IterableDataset["Batch | DataError"]):
             except (OSError, ValueError, tarfile.TarError) as error:
                 yield DataError(f"a shard can no longer be read ({error}); check its disk")
 
-    def _samples(self, reader: int, skipped: int) -> Iterator[dict[str, Any]]:
+    def _samples(self, reader: int, skipped: int) -> Iterator[_Encoded]:
         """The encoded samples of one reader, epoch after epoch, without the first `skipped`."""
         import webdataset
 
         for epoch in count():
-            shards = list(self.shards)
+            shards = list(self.stream.shards)
             Random(f"{self.seed}/{epoch}").shuffle(shards)
             lane = self.rank * self.readers + reader
             dealt = shards[lane :: self.world * self.readers]
@@ -250,7 +260,7 @@ class _Reading(IterableDataset["Batch | DataError"]):
                     webdataset.DataPipeline(
                         webdataset.SimpleShardList([str(shard.file) for shard in dealt]),
                         webdataset.tarfile_to_samples(),
-                        webdataset.select(is_usable),
+                        webdataset.map(_encoded),
                         webdataset.shuffle(BUFFER, rng=Random(f"{self.seed}/{epoch}/{lane}")),
                     ),
                     skipped,
@@ -258,34 +268,30 @@ class _Reading(IterableDataset["Batch | DataError"]):
                 )
             skipped = max(0, skipped - held)
 
-    def _batch(self, step: int, samples: Sequence[dict[str, Any]]) -> Batch:
+    def _batch(self, step: int, samples: Sequence[_Encoded]) -> Batch:
         """Decodes a batch; unusable pictures are replaced by others of the batch."""
         decoded = [self._decode(sample) for sample in samples]
         good = [found for found in decoded if found]
         if not good:
-            raise DataError(
-                f"no picture of step {step} is usable, first {samples[0]['__key__']} of {samples[0]['__url__']}; "
-                "run t2i-engine data check"
-            )
+            raise DataError(f"no picture of step {step} is usable, first {samples[0].name}; run t2i-engine data check")
         chosen = [found or good[number % len(good)] for number, found in enumerate(decoded)]
         pictures, captions, groups = zip(*chosen, strict=True)
         rng = np.random.default_rng([self.seed, 1, step, self.rank])
-        return self.collator.batch(np.stack(pictures), captions, np.array(groups), rng)
+        return self.stream.collator.batch(np.stack(pictures), captions, np.array(groups), rng)
 
-    def _decode(self, sample: dict[str, Any]) -> tuple[NDArray[np.uint8], list[tuple[int, ...]], int] | None:
+    def _decode(self, sample: _Encoded) -> tuple[NDArray[np.uint8], list[tuple[int, ...]], int] | None:
         """The picture, its captions' ids, and a number for its group; None if it is broken or has no known word."""
-        texts, encoded = captions_of(sample, sample["__key__"]), picture_of(sample)
-        assert not isinstance(texts, Problem)
-        assert encoded is not None
-        captions = encode_known(texts, self.tokenizer)
+        captions = encode_known(sample.captions, self.stream.tokenizer)
         try:
-            picture = read_picture(BytesIO(encoded), self.resolution)
+            picture = read_picture(BytesIO(sample.picture), self.stream.resolution)
         except BrokenPictureError:
             return None
-        name = f"{sample['__url__']}/{sample['__key__']}"
-        return (picture, captions, zlib.crc32(name.encode())) if captions else None
+        return (picture, captions, zlib.crc32(sample.name.encode())) if captions else None
 
 
-def is_usable(sample: dict[str, Any]) -> bool:
-    """Whether a sample of webdataset's reader has everything that the index counts."""
-    return picture_of(sample) is not None and not isinstance(captions_of(sample, ""), Problem)
+def _encoded(sample: dict[str, Any]) -> _Encoded | None:
+    """A sample of webdataset's reader, which leaves out None: what the index does not count."""
+    picture, captions = picture_of(sample), captions_of(sample, "")
+    if picture is None or isinstance(captions, Problem):
+        return None
+    return _Encoded(picture, captions, f"{sample['__url__']}/{sample['__key__']}")

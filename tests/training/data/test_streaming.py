@@ -49,7 +49,7 @@ def batches(pattern: object, **settings: object) -> Batches:
         {"source": f"webdataset:{pattern}", "resolution": 32, "horizontal_flip": False, **settings}
     )
     data = load_training_data(config)
-    return data.batches(Tokenizer(data.words()))
+    return data.batches(Tokenizer(data.words))
 
 
 def numbers(batch: Batch) -> list[int]:
@@ -69,7 +69,7 @@ def test_an_epoch_shows_every_picture_once_whatever_reads_it(shards: Path) -> No
 def test_every_picture_comes_with_its_own_caption(shards: Path) -> None:
     config = DataConfig.model_validate({"source": str(shards), "resolution": 32})
     data = load_training_data(config)
-    words = data.words()
+    words = data.words
     batch = data.batches(Tokenizer(words)).batch(0, 0, 5)
     for number, ids in zip(numbers(batch), batch.tokens, strict=True):
         assert [words[i] for i in ids] == ["shade", f"w{number}"]
