@@ -1,7 +1,7 @@
 """`t2i-engine data check`: loads every picture and caption of a data set, and reports what training would skip."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from t2i_engine.table import aligned
@@ -29,7 +29,8 @@ class SplitCheck:
     groups: int
     """Classes, where captions describe classes; otherwise pictures."""
     words: frozenset[str]
-    problems: tuple[Problem, ...]
+    problems: dict[str, list[str]]
+    """Names by kind."""
     note: str
     version: str
     trouble: str
@@ -37,18 +38,9 @@ class SplitCheck:
 
     def as_json(self) -> dict[str, Any]:
         """Plain JSON values, naming every problem."""
-        kinds = dict.fromkeys(problem.kind for problem in self.problems)
-        return {
-            "pictures": self.pictures,
-            "captions": self.captions,
-            "captions_a_picture": list(self.captions_a_picture),
-            "groups": self.groups,
-            "words": len(self.words),
-            "problems": {kind: [name for of, name in self.problems if of == kind] for kind in kinds},
-            "note": self.note,
-            "version": self.version,
-            "usable": not self.trouble,
-        }
+        values = asdict(self) | {"words": len(self.words), "usable": not self.trouble}
+        del values["trouble"]
+        return values
 
 
 @dataclass(frozen=True)
@@ -83,15 +75,17 @@ class DataCheck:
         rows: list[tuple[str, ...]] = [("split", "pictures", "captions", "a picture", "groups", "words")]
         for split, found in self.splits.items():
             fewest, most = found.captions_a_picture
-            counts = (found.pictures, found.captions, f"{fewest}-{most}" if fewest < most else most, found.groups)
-            rows.append((split, *(f"{n:,}" if isinstance(n, int) else n for n in counts), f"{len(found.words):,}"))
+            each = f"{fewest}-{most}" if fewest < most else f"{most:,}"
+            groups, words = f"{found.groups:,}", f"{len(found.words):,}"
+            rows.append((split, f"{found.pictures:,}", f"{found.captions:,}", each, groups, words))
         lines = [self.source, "", *aligned(rows), ""]
         lines.append(
             f"vocabulary: {len(self.splits['train'].words):,} words; {len(self.untaught):,} test words are not in it"
         )
         for split, found in self.splits.items():
-            lines += [f"{split}: {found.note}"] if found.note else []
-            for kind, names in found.as_json()["problems"].items():
+            if found.note:
+                lines.append(f"{split}: {found.note}")
+            for kind, names in found.problems.items():
                 lines += [f"{split} skips {len(names):,}: {kind}", *(f"  {name}" for name in names[:MOST_NAMED])]
                 if len(names) > MOST_NAMED:
                     lines.append(f"  and {len(names) - MOST_NAMED:,} more, listed by --json")
@@ -126,22 +120,16 @@ def _check_split(name: str, source: Source, split: Split, on_progress: Callable[
         done += len(loaded)
         if done % REPORT_EVERY == 0 or done == len(listing.items):
             on_progress(f"{split}: {done:,} of {len(listing.items):,} pictures")
-    return SplitCheck(
-        pictures=sum(map(bool, counts)),
-        captions=sum(counts),
-        captions_a_picture=(min(counts, default=0), max(counts, default=0)),
-        groups=len(groups),
-        words=frozenset(words),
-        problems=tuple(problems),
-        note=listing.note,
-        version=listing.version,
-        trouble=_trouble(name, split, sum(map(bool, counts)), problems),
-    )
-
-
-def _trouble(name: str, split: Split, pictures: int, problems: Sequence[Problem]) -> str:
+    pictures, trouble = sum(map(bool, counts)), ""
     try:
         require_usable(name, split, pictures, problems)
     except DataError as error:
-        return error.message
-    return ""
+        trouble = error.message
+    named: dict[str, list[str]] = {}
+    for kind, item in problems:
+        named.setdefault(kind, []).append(item)
+    captions_a_picture = (min(counts, default=0), max(counts, default=0))
+    return SplitCheck(
+        pictures, sum(counts), captions_a_picture, len(groups), frozenset(words), named, listing.note, listing.version,
+        trouble,
+    )  # fmt: skip

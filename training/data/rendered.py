@@ -12,6 +12,8 @@ import numpy as np
 from filelock import FileLock
 from numpy.typing import NDArray
 
+from t2i_engine.errors import OutputError
+from t2i_engine.files import write_atomically
 from training.data.source import BrokenPictureError, DataError, Example, Item, Listing, Problem, Split
 from training.data.synthbirds.source import Drawn
 
@@ -50,10 +52,11 @@ def render(
             with FileLock(cache / f"{stem}.lock"):
                 if not _is_complete(pixels, index, resolution):  # another process may just have rendered them
                     _make(listing.items, resolution, pixels, index, on_progress)
-    except OSError as error:
+    except (OSError, OutputError) as error:
         size = len(listing.items) * resolution**2 * 3 / 1e9
+        reason = getattr(error.__cause__ or error, "strerror", error)
         raise DataError(
-            f"cannot cache pictures in '{cache}' ({error.strerror}); they take {size:.1f} GB: free some space, "
+            f"cannot cache pictures in '{cache}' ({reason}); they take {size:.1f} GB: free some space, "
             "or set XDG_CACHE_HOME to another folder"
         ) from error
     found = json.loads(index.read_text(encoding="utf-8"))
@@ -88,10 +91,10 @@ def _make(
     """Writes the pictures that can be loaded, one after another, then the index."""
     kept: list[Example] = []
     broken: list[Problem] = []
-    temporary = pixels.with_name(f".{pixels.name}.tmp")
-    try:
-        with temporary.open("wb") as file:
-            done = 0
+
+    def write(path: Path) -> None:
+        done = 0
+        with path.open("wb") as file:
             for loaded in load_in_order(items, resolution):
                 for example in loaded:
                     if isinstance(example, Problem):
@@ -101,24 +104,17 @@ def _make(
                         kept.append(example._replace(image=NOTHING))
                 done += len(loaded)
                 on_progress(done)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(pixels)
-        temporary.write_text(json.dumps(_described(kept, broken)), encoding="utf-8")
-        temporary.replace(index)
-    finally:
-        temporary.unlink(missing_ok=True)
 
-
-def _described(kept: Sequence[Example], broken: Sequence[Problem]) -> dict[str, object]:
+    write_atomically(pixels, write)
     groups = [example.group or example.key for example in kept]
     numbers = {group: number for number, group in enumerate(dict.fromkeys(groups))}
-    return {
+    content = {
         "keys": [example.key for example in kept],
         "captions": [example.captions for example in kept],
         "groups": [numbers[group] for group in groups],
         "broken": broken,
     }
+    write_atomically(index, json.dumps(content).encode())
 
 
 def load_in_order(items: Sequence[Item], resolution: int) -> Iterator[list[Example | Problem]]:
