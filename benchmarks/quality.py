@@ -21,7 +21,7 @@ def check_quality(bundle: Bundle, data: str, count: int) -> None:
         raise OptionError(f"{count} pictures are too few to judge; at least {FEWEST} expected")
     with needs_extra("--quality", "evaluate"):
         import training.evaluation.evaluate  # noqa: F401
-        from training.data.sources import open_source
+        from training.data.source import open_source
     open_source(data, count)
 
 
@@ -29,7 +29,7 @@ def measure_quality(
     bundle: Bundle, formats: set[str], data: str, count: int, on_progress: Callable[[str], None]
 ) -> Iterator[Quality]:
     """FID, and for synthbirds attribute accuracy, of `count` pictures of each of the formats that runs here."""
-    from training.data.sources import SYNTHBIRDS, public_name
+    from training.data.source import SYNTHBIRDS, public_name
     from training.evaluation.evaluate import EvaluatedModel, evaluate
 
     metrics = FIGURES if data == SYNTHBIRDS else FIGURES[:1]

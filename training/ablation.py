@@ -26,7 +26,7 @@ from t2i_engine.pictures import Pixels
 from training.checkpoint import load_model
 from training.config import RunConfig, load_config
 from training.data.rendered import render
-from training.data.sources import open_source
+from training.data.source import open_source
 from training.evaluation import GeneratedBatch, table
 from training.evaluation.draws import CaptionDraws
 from training.evaluation.evaluate import evaluate, open_model

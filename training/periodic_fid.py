@@ -8,8 +8,7 @@ import torch
 from t2i_engine.files import cache_folder
 from t2i_engine.sampler import Sampler
 from training.config import RunConfig
-from training.data.source import DataError
-from training.data.sources import open_source
+from training.data.source import DataError, open_source
 from training.evaluation.distances import Distances, real_statistics
 from training.evaluation.draws import CaptionDraws, load_split
 from training.evaluation.inception import FeatureNetwork, Inception

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from training.config import RunConfig
-from training.data.sources import public_name
+from training.data.source import public_name
 
 TOOLS = ("t2i-engine", "torch", "torchvision", "numpy", "pillow")
 

@@ -7,8 +7,7 @@ from typing import Any
 from t2i_engine.table import aligned
 from t2i_engine.tokenizer import split as words_of
 from training.data.rendered import load_in_order
-from training.data.source import SPLITS, DataError, Problem, Source, Split, require_usable
-from training.data.sources import open_source
+from training.data.source import SPLITS, DataError, Problem, Source, Split, open_source, require_usable
 
 RESOLUTION = 32
 """Pictures are decoded in full, whatever they are resized to."""

@@ -81,11 +81,12 @@ class Cub:
                 problems.append(Problem("no bounding box", name))
             else:
                 captions = read_caption_file(self._beside("text") / f"{name}.txt", f"text/{name}.txt")
-                if isinstance(captions, Problem) and not (self.attributes and captions.kind == "no caption"):
-                    problems.append(captions)
-                else:
-                    human = () if isinstance(captions, Problem) else captions
-                    files.append(PictureFile(file, human, f"cub/{name}", box=boxes[name]))
+                if isinstance(captions, Problem):
+                    if not self.attributes or captions.kind != "no caption":
+                        problems.append(captions)
+                        continue
+                    captions = ()
+                files.append(PictureFile(file, captions, f"cub/{name}", box=boxes[name]))
         if not self.attributes:
             return list_files("cub", split, files, problems)
         by_people = [item for item in files if item.captions]
@@ -156,14 +157,13 @@ def class_captions(names: Sequence[str], shares: Sequence[str], classes: Sequenc
     """
     try:
         attributes = [line.split()[1].removeprefix("has_").split("::") for line in names]
-        rows = [[float(share) for share in line.split()] for line in shares]
-        tables: list[Shares] = []
-        for row in rows:
+        captions = {}
+        for name, line in zip(classes, shares, strict=True):
             table: Shares = {}
-            for (attribute, value), share in zip(attributes, row, strict=True):
-                table.setdefault(attribute, {})[value.split("_(")[0]] = share
-            tables.append(table)
-        return {name: _write(name, table) for name, table in zip(classes, tables, strict=True)}
+            for (attribute, value), share in zip(attributes, line.split(), strict=True):
+                table.setdefault(attribute, {})[value.split("_(")[0]] = float(share)
+            captions[name] = _write(name, table)
+        return captions
     except (ValueError, IndexError):
         raise DataError(
             "CUB's attributes cannot be read: expected a line `NUMBER has_NAME::VALUE` per attribute, and a line of as "
@@ -174,22 +174,18 @@ def class_captions(names: Sequence[str], shares: Sequence[str], classes: Sequenc
 def _write(name: str, shares: Shares) -> tuple[str, ...]:
     """Ten captions of different features in different words, seeded by the class's name."""
     features = _features(shares)
-    colours = " and ".join(_most(shares.get("primary_color", {})))
-    size = _most_in_words(shares.get("size", {}), SIZES)
+    colours = " and ".join(_most(shares, "primary_color"))
+    size = _word(shares, "size", SIZES)
     captions = []
     for number in range(CAPTIONS_PER_CLASS):
         rng = Random(f"{name}/{number}")
-        bird = " ".join(word for word in (rng.choice((size, "")), colours, "bird") if word)
-        bird = f"{'an' if bird[0] in 'aeiou' else 'a'} {bird}"
-        mentioned = _listed(rng.sample(features, min(len(features), rng.choice((2, 2, 3, 4)))))
+        bird = _with_article(rng.choice((size, "")), colours, "bird")
+        mentioned = rng.sample(features, min(len(features), rng.choice((2, 2, 3, 4))))
+        forms = [f"this is {bird}", bird]
         if mentioned:
-            captions.append(
-                rng.choice(
-                    (f"this bird has {mentioned}", f"this is {bird} with {mentioned}", f"{bird} with {mentioned}")
-                )
-            )
-        else:
-            captions.append(rng.choice((f"this is {bird}", bird)))
+            all_of_them = " and ".join(part for part in (", ".join(mentioned[:-1]), mentioned[-1]) if part)
+            forms = [f"this bird has {all_of_them}", *(f"{form} with {all_of_them}" for form in forms)]
+        captions.append(rng.choice(forms))
     return tuple(captions)
 
 
@@ -197,44 +193,36 @@ def _features(shares: Shares) -> list[str]:
     """Phrases that can follow "this bird has", one per part."""
     features = []
     for attribute, part in PARTS.items():
-        colours = _most(shares.get(f"{attribute}_color", {}))
-        if colours:
-            features.append(_with_article(f"{' and '.join(colours)} {part}", part))
+        if colours := _most(shares, f"{attribute}_color"):
+            features.append(_with_article(" and ".join(colours), part))
     for attribute, part in PATTERNED.items():
-        pattern = _most_in_words(shares.get(f"{attribute}_pattern", {}), PATTERNS)
-        if pattern:
-            features.append(_with_article(f"{pattern} {part}", part))
-    bill = [
-        _most_in_words(shares.get("bill_length", {}), LENGTHS),
-        _most_in_words(shares.get("bill_shape", {}), BILLS),
-        *_most(shares.get("bill_color", {}))[:1],
-    ]
+        if pattern := _word(shares, f"{attribute}_pattern", PATTERNS):
+            features.append(_with_article(pattern, part))
+    bill = [_word(shares, "bill_length", LENGTHS), _word(shares, "bill_shape", BILLS), *_most(shares, "bill_color")[:1]]
     if any(bill):
-        features.append(_with_article(" ".join(word for word in [*bill, "bill"] if word), "bill"))
-    if head := _most_in_words(shares.get("head_pattern", {}), HEADS):
+        features.append(_with_article(*bill, "bill"))
+    if head := _word(shares, "head_pattern", HEADS):
         features.append(head)
     return features
 
 
-def _most(shares: dict[str, float]) -> list[str]:
-    """The most common value, with the second if nearly as common; empty if none is common."""
-    first, *others = sorted(shares, key=lambda value: -shares[value])[:2] or [""]
-    if shares.get(first, 0) < COMMON:
+def _most(shares: Shares, attribute: str) -> list[str]:
+    """An attribute's most common value, with the second if nearly as common; empty if none is common."""
+    values = shares.get(attribute, {})
+    first, *others = sorted(values, key=lambda value: -values[value])[:2] or [""]
+    if values.get(first, 0) < COMMON:
         return []
-    return [first, *(other for other in others if shares[other] >= max(COMMON, SECOND * shares[first]))]
+    return [first, *(other for other in others if values[other] >= max(COMMON, SECOND * values[first]))]
 
 
-def _most_in_words(shares: dict[str, float], words: dict[str, str]) -> str:
-    """The word for the most common value; empty if there is none."""
-    return words.get(next(iter(_most(shares)), ""), "")
+def _word(shares: Shares, attribute: str, words: dict[str, str]) -> str:
+    """The word for an attribute's most common value; empty if there is none."""
+    return words.get(next(iter(_most(shares, attribute)), ""), "")
 
 
-def _with_article(phrase: str, part: str) -> str:
-    return phrase if part in PLURAL else f"{'an' if phrase[0] in 'aeiou' else 'a'} {phrase}"
-
-
-def _listed(phrases: Sequence[str]) -> str:
-    return " and ".join(part for part in (", ".join(phrases[:-1]), *phrases[-1:]) if part)
+def _with_article(*words: str) -> str:
+    phrase = " ".join(word for word in words if word)
+    return phrase if words[-1] in PLURAL else f"{'an' if phrase[0] in 'aeiou' else 'a'} {phrase}"
 
 
 def _lines(file: Path) -> list[str]:

@@ -10,8 +10,7 @@ from training.config import DataConfig
 from training.data.corpus import Batches, Collator, Corpus, build_vocabulary
 from training.data.hard_negatives import HardNegativeCaptions
 from training.data.rendered import Rendered, render
-from training.data.source import Problem, require_usable, summary
-from training.data.sources import open_source, public_name
+from training.data.source import Problem, open_source, public_name, require_usable, summary
 from training.data.webdataset import Shard, Stream, WebDataset, read_index
 
 CROP_MARGIN = 76 / 64

@@ -1,17 +1,27 @@
-"""The interface of all data sets: a source has splits; a split lists items, which load as examples."""
+"""Data sources: a source has splits; a split lists items, which load as examples. They are opened by name.
+
+Names are `cub:PATH`, `cub+attributes:PATH`, `coco:PATH`, `folder:PATH`, `webdataset:PATTERN` and `synthbirds`; a bare
+path is recognised by what it holds.
+"""
 
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal, NamedTuple, Protocol, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
-from t2i_engine.errors import UserError
+from t2i_engine.errors import UserError, closest, listed, quoted
 
 Split = Literal["train", "test"]
 SPLITS: tuple[Split, ...] = get_args(Split)
+
+SYNTHBIRDS = "synthbirds"
+SYNTHBIRDS_COUNT = 20_000
+KINDS = ("cub", "cub+attributes", "coco", "folder", "webdataset")
+"""What a name can begin with, before a path or pattern."""
 
 Kind = Literal[
     "absent picture",
@@ -113,3 +123,78 @@ def require_usable(source: str, split: Split, pictures: int, problems: Sequence[
             f"{source}: split {split} has no captioned pictures ({summary(problems) or 'it is empty'}); "
             f"run t2i-engine data check {source}"
         )
+
+
+def open_source(name: str, synthbirds_count: int = SYNTHBIRDS_COUNT) -> Source:
+    """The data source of this name; `synthbirds_count` is the size of each synthbirds split.
+
+    Raises `DataError` if the name is unknown or the data are not there.
+    """
+    from training.data import coco, cub, folder, webdataset  # here, because they import this module
+    from training.data.synthbirds.source import Drawn
+
+    kind, path = _parse(name)
+    match kind:
+        case "cub" | "cub+attributes":
+            return cub.Cub(Path(path).expanduser(), attributes=kind == "cub+attributes")
+        case "coco":
+            return coco.Coco(Path(path).expanduser())
+        case "folder":
+            return folder.Folder(Path(path).expanduser())
+        case "webdataset":
+            return webdataset.WebDataset(path)
+    return Drawn(synthbirds_count)
+
+
+def check_source(name: str) -> str:
+    """Returns a name that is well-formed, whether or not its data exist. Raises `ValueError` for others."""
+    try:
+        _parse(name)
+    except DataError as error:
+        raise ValueError(error.message) from None
+    return name
+
+
+def public_name(name: str) -> str:
+    """A name without this machine's folders: `cub:birds` for `cub:/home/me/birds`."""
+    kind, path = _parse(name)
+    return f"{kind}:{Path(path).name}" if path else kind
+
+
+def _parse(name: str) -> tuple[str, str]:
+    """The kind of a source and its path or pattern; recognises bare paths."""
+    kind, _, path = name.partition(":")
+    if kind in KINDS and path:
+        return kind, path
+    if name == SYNTHBIRDS:
+        return name, ""
+    folder = Path(name).expanduser()
+    if name and folder.is_dir():
+        return _recognise(folder)
+    if name.endswith(".tar"):
+        return "webdataset", name
+    meant = closest(kind, [SYNTHBIRDS, *KINDS], likeness=0.5)
+    suggestion = f" (did you mean {meant[0]!r}?)" if meant else ""
+    forms = listed(f"{kind}:{'PATTERN' if kind == 'webdataset' else 'PATH'}" for kind in KINDS)
+    raise DataError(
+        f"unknown data source {quoted(name, 200)}{suggestion}; there are: {SYNTHBIRDS}, {forms}, or an existing folder"
+    )
+
+
+def _recognise(folder: Path) -> tuple[str, str]:
+    from training.data.coco import Coco
+    from training.data.cub import Cub
+    from training.data.folder import Folder
+
+    if Cub.recognises(folder):
+        return "cub", str(folder)
+    if Coco.recognises(folder):
+        return "coco", str(folder)
+    if any(folder.glob("*.tar")):
+        return "webdataset", str(folder / "*.tar")
+    if Folder.recognises(folder):
+        return "folder", str(folder)
+    raise DataError(
+        f"the folder {quoted(str(folder), 200)} holds no known data set: no CUB-200-2011, COCO captions, tar shards "
+        "or pictures; check the path"
+    )

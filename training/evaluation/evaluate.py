@@ -16,8 +16,7 @@ from t2i_engine.sampler import Sampler
 from t2i_engine.tokenizer import Tokenizer
 from training.checkpoint import load_model
 from training.data.rendered import Rendered
-from training.data.source import Source, summary
-from training.data.sources import SYNTHBIRDS, open_source, public_name
+from training.data.source import SYNTHBIRDS, Source, open_source, public_name, summary
 from training.distributed import device as training_device
 from training.evaluation import Conditions, Evaluation, Measure
 from training.evaluation.attribute_accuracy import AttributeAccuracy, Recipe, trained_classifier

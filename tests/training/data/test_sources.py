@@ -12,8 +12,15 @@ from PIL import Image
 
 from tests.training.data.made import CUB_CLASSES, make_coco, make_cub, make_folder, picture, shared
 from training.data.files import Box, PictureFile, read_picture
-from training.data.source import BrokenPictureError, DataError, Listing, require_usable
-from training.data.sources import check_source, open_source, public_name
+from training.data.source import (
+    BrokenPictureError,
+    DataError,
+    Listing,
+    check_source,
+    open_source,
+    public_name,
+    require_usable,
+)
 
 
 def kinds(listing: Listing) -> dict[str, int]:

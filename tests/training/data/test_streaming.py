@@ -15,8 +15,7 @@ from t2i_engine.tokenizer import Tokenizer
 from training.config import DataConfig
 from training.data.corpus import Batch, Batches
 from training.data.loading import load_training_data
-from training.data.source import DataError
-from training.data.sources import open_source
+from training.data.source import DataError, open_source
 
 
 def picture(shade: int) -> bytes:
