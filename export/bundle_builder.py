@@ -6,14 +6,10 @@ from pathlib import Path
 
 from export.artifact import Artifact
 from export.gate import GateResult
-from export.model_loading import LoadedModel
 from t2i_engine.backend_selection import backend_status
-from t2i_engine.backends.pytorch import reference_runners
-from t2i_engine.bundle import VOCABULARY, Bundle, Manifest, check_target, is_name, write_bundle
-from t2i_engine.errors import OptionError, quoted
+from t2i_engine.bundle import Bundle, Manifest, write_bundle
 from t2i_engine.formats import Format
 from t2i_engine.parity import as_parity
-from t2i_engine.reference import REFERENCE, make_reference
 
 
 @dataclass
@@ -85,36 +81,3 @@ class BundleBuilder:
             return provenance | {"export": export}
         earlier = added if isinstance(added, list) else []
         return provenance | {"added": [*earlier, {"formats": [row.name for row in accepted]} | export]}
-
-
-def start_bundle(loaded: LoadedModel, folder: Path | None, name: str | None) -> BundleBuilder:
-    """A new bundle in `folder`; without one, the bundle that the model was read from.
-
-    Raises `OptionError` if there is neither, or the name is not allowed, and `OutputError` if it cannot be written.
-    """
-    if folder is not None:
-        name = check_destination(folder, name)
-        pytorch, sizes = reference_runners(loaded.model), loaded.model.sizes
-        reference = make_reference(pytorch, sizes, loaded.tokenizer).to_npz()
-        shared = [Artifact(VOCABULARY, loaded.tokenizer.to_json()), Artifact(REFERENCE, reference)]
-        entries = {file.name: file.entry for file in shared}
-        manifest = Manifest(name, sizes, entries, reference=REFERENCE, provenance=loaded.provenance)
-        return BundleBuilder(folder, manifest, {file.name: file.content for file in shared}, adding=False)
-    bundle = loaded.bundle
-    if bundle is None:
-        raise OptionError("a checkpoint needs a folder for its bundle: give it with --out")
-    manifest = replace(bundle.manifest, name=check_destination(bundle.folder, name or bundle.name))
-    files: dict[str, bytes | Path] = {file: bundle.path(file) for file in manifest.files}
-    return BundleBuilder(bundle.folder, manifest, files, adding=True, formats=bundle.formats)
-
-
-def check_destination(folder: Path, name: str | None) -> str:
-    """The bundle's name, by default its folder's.
-
-    Raises `OptionError` if the name is not allowed, and `OutputError` if the folder cannot be written.
-    """
-    name = name or folder.resolve().name
-    if not is_name(name):
-        raise OptionError(f"a bundle cannot be called {quoted(name)}: use letters, digits and '._-' in --name")
-    check_target(folder)
-    return name

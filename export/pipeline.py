@@ -8,19 +8,54 @@ from importlib.metadata import version
 from pathlib import Path
 
 from export.artifact import Artifact
-from export.bundle_builder import BundleBuilder, check_destination, start_bundle
+from export.bundle_builder import BundleBuilder
 from export.gate import GateResult, run_gate
-from export.model_loading import load_origin
 from t2i_engine.backend_selection import backend_status, row_lacks
-from t2i_engine.errors import BackendError, OptionError, ParityError, needs_extra
+from t2i_engine.backends.pytorch import reference_runners
+from t2i_engine.bundle import VOCABULARY, Bundle, Manifest, check_target, is_name
+from t2i_engine.errors import BackendError, CaptionError, OptionError, ParityError, needs_extra, quoted
 from t2i_engine.formats import Form, Format, all_formats, find, load
 from t2i_engine.parity import GATE, GateSize, verification_device
+from t2i_engine.reference import REFERENCE, make_reference
 from t2i_engine.table import size
+from t2i_engine.tokenizer import Tokenizer, split
+from training.checkpoint import CheckpointError, TrainedModel, load_model
+from training.data.corpus import encode_known
+from training.models.text_to_image import TextToImage, read_model
 
 ALL = "all"
 DEFAULT = "onnx"
 WEIGHTS = "pytorch"  # in every bundle: the others are verified against it, and further formats made from it
+CALIBRATION_BIRDS = 64  # of synthbirds, with ten captions each
 TOOLS = ("t2i-engine", "torch", "onnx", "onnxscript", "safetensors")
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A model and what its bundle will say about it."""
+
+    model: TextToImage
+    """In evaluation mode, float32, on the CPU."""
+    tokenizer: Tokenizer
+    provenance: Mapping[str, object]
+    bundle: Bundle | None = None
+    """The bundle it was read from."""
+
+    def calibration_ids(self, captions: Sequence[str]) -> list[tuple[int, ...]]:
+        """Token ids of `captions`; without any, of synthbirds' captions if the model was trained on synthbirds.
+
+        Raises `CaptionError` if there are none.
+        """
+        if not captions:
+            if "synthbirds" not in str(self.provenance.get("dataset")):
+                raise CaptionError("int8 needs captions of the model's data set to calibrate: give a --captions-file")
+            from training.data.synthbirds import SynthBirds
+
+            birds = SynthBirds("train", CALIBRATION_BIRDS, 32)
+            captions = [caption for number in range(CALIBRATION_BIRDS) for caption in birds.captions(number)]
+        if not (ids := encode_known(captions, self.tokenizer)):
+            raise CaptionError("no calibration caption has a word that the model knows; give others")
+        return ids
 
 
 @dataclass(frozen=True)
@@ -49,14 +84,14 @@ def export_bundle(
     was. Raises a `UserError` if the origin, the folder or this machine cannot be used.
     """
     if folder is not None:
-        check_destination(folder, name)
+        _check_destination(folder, name)
     selection = select_formats(formats)
     with needs_extra("t2i-engine export", "export"):
         builders = {row.builder: load(row.builder) for row in map(builder_row, selection.rows)}
         versions = {tool: version(tool) for tool in TOOLS}
 
-    loaded = load_origin(str(origin))
-    bundle = start_bundle(loaded, folder, name)
+    loaded = _load_origin(str(origin))
+    bundle = _start_bundle(loaded, folder, name)
     for unavailable, lacks in selection.unavailable.items():
         on_progress(f"skipping {unavailable}: {lacks}")
     rows = [row for row in selection.rows if row not in bundle.formats]
@@ -148,3 +183,62 @@ def _require_success(bundle: BundleBuilder, rows: Sequence[Format], gate: GateRe
     others = {row.name for row in rows} - {WEIGHTS}
     if WEIGHTS in gate.rejected or (others and not bundle.adding and others <= gate.rejected.keys()):
         raise ParityError(f"nothing is written: {next(iter(gate.rejected.values()))}")
+
+
+def _load_origin(origin: str) -> LoadedModel:
+    """Reads a checkpoint (a file, or a name ending in .pt) or a bundle, by name or folder.
+
+    Raises a `UserError` if it cannot be read.
+    """
+    if origin.endswith(".pt") or Path(origin).is_file():
+        trained = load_model(Path(origin))
+        return LoadedModel(trained.model, _tokenizer(trained, origin), trained.provenance)
+    bundle = Bundle.open(origin)
+    return LoadedModel(read_model(bundle), bundle.tokenizer(), bundle.manifest.provenance, bundle)
+
+
+def _tokenizer(trained: TrainedModel, checkpoint: str) -> Tokenizer:
+    try:
+        tokenizer = Tokenizer(trained.words)
+    except ValueError as error:
+        raise CheckpointError(f"checkpoint '{checkpoint}' has no valid vocabulary ({error}); train again") from None
+    if len(tokenizer.words) != trained.model.sizes.vocabulary_size:
+        raise CheckpointError(
+            f"checkpoint '{checkpoint}' has {len(tokenizer.words)} words, its model "
+            f"{trained.model.sizes.vocabulary_size}: they do not belong together; use another checkpoint"
+        )
+    if not any(split(word) == [word] for word in tokenizer.words):
+        raise CheckpointError(f"checkpoint '{checkpoint}' knows no word that a caption can contain; train again")
+    return tokenizer
+
+
+def _start_bundle(loaded: LoadedModel, folder: Path | None, name: str | None) -> BundleBuilder:
+    """A new bundle in `folder`; without one, the bundle that the model was read from.
+
+    Raises `OptionError` if there is neither, or the name is not allowed, and `OutputError` if it cannot be written.
+    """
+    if folder is not None:
+        name, sizes = _check_destination(folder, name), loaded.model.sizes
+        reference = make_reference(reference_runners(loaded.model), sizes, loaded.tokenizer).to_npz()
+        shared = [Artifact(VOCABULARY, loaded.tokenizer.to_json()), Artifact(REFERENCE, reference)]
+        entries = {file.name: file.entry for file in shared}
+        manifest = Manifest(name, sizes, entries, reference=REFERENCE, provenance=loaded.provenance)
+        return BundleBuilder(folder, manifest, {file.name: file.content for file in shared}, adding=False)
+    bundle = loaded.bundle
+    if bundle is None:
+        raise OptionError("a checkpoint needs a folder for its bundle: give it with --out")
+    manifest = replace(bundle.manifest, name=_check_destination(bundle.folder, name or bundle.name))
+    files: dict[str, bytes | Path] = {file: bundle.path(file) for file in manifest.files}
+    return BundleBuilder(bundle.folder, manifest, files, adding=True, formats=bundle.formats)
+
+
+def _check_destination(folder: Path, name: str | None) -> str:
+    """The bundle's name, by default its folder's.
+
+    Raises `OptionError` if the name is not allowed, and `OutputError` if the folder cannot be written.
+    """
+    name = name or folder.resolve().name
+    if not is_name(name):
+        raise OptionError(f"a bundle cannot be called {quoted(name)}: use letters, digits and '._-' in --name")
+    check_target(folder)
+    return name

@@ -87,11 +87,11 @@ def stripped(texts: Iterable[str]) -> tuple[str, ...]:
     return tuple(text.strip() for text in texts if text.strip())
 
 
-def within(folder: Path, name: str) -> Path | None:
-    """The file `name` in a folder; None if the name leads out of it."""
-    file = folder / name
-    inside = not Path(name).is_absolute() and ".." not in Path(name).parts and "\0" not in name
-    return file if inside else None
+def within(folder: Path, name: str) -> Path:
+    """The file `name` in a folder. Raises `ValueError` if the name leads out of it."""
+    if Path(name).is_absolute() or ".." in Path(name).parts or "\0" in name:
+        raise ValueError(f"'{name}' lies outside '{folder}'")
+    return folder / name
 
 
 def read_text(file: Path, cure: str) -> str:

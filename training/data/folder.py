@@ -97,12 +97,11 @@ def _metadata(file: Path) -> dict[Path, tuple[str, ...]]:
     expected = "expected rows of file_name, a picture below this folder, and text, a caption or a list of captions"
     number = 0
     try:
-        for number, row in enumerate(_rows(file), 1):
+        for row in _rows(file):
+            number += 1
             name, text = row["file_name"], row["text"]
             texts = text if isinstance(text, list) else [text]
             picture = within(file.parent, name)
-            if picture is None:
-                raise DataError(f"'{file}', row {number}: '{name}' lies outside the folder; {expected}")
             captions[picture] = captions.get(picture, ()) + stripped(texts)
     except (ValueError, LookupError, TypeError, AttributeError, csv.Error) as error:
         raise DataError(f"'{file}', after {number} rows: {type(error).__name__} {error}; {expected}") from None
