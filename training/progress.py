@@ -48,10 +48,10 @@ class Progress:
             self._bar.remove_task(task)
         self._task = self._bar.add_task(phase, total=total, completed=done, rate=0.0, losses="")
 
-    def report(self, done: int, losses: Losses, pictures_per_step: int = 1) -> None:
-        """Shows the number of steps `done`, the rate since `start`, and the latest losses."""
+    def report(self, done: int, losses: Losses | None = None, pictures_per_step: int = 1) -> None:
+        """Shows the number of steps `done`, the rate since `start`, and the latest losses, if any."""
         rate = (done - self._first) * pictures_per_step / max(time.monotonic() - self._since, 1e-9)
-        shown = "  ".join(f"{name} {value:.3f}" for name, value in losses.items())
+        shown = "  ".join(f"{name} {value:.3f}" for name, value in (losses or {}).items())
         self._bar.update(self._task, completed=done, rate=rate, losses=shown)
         if self._bar.disable and not self._bar.console.quiet:
             print(f"{self._phase} {done}/{self._total}  {rate:.0f} pictures/s  {shown}", file=sys.stderr, flush=True)

@@ -122,4 +122,4 @@ class HardNegativeCaptions:
 
 
 def _index(groups: Sequence[tuple[str, ...]]) -> dict[str, int]:
-    return dict(chain.from_iterable(((word, number) for word in group) for number, group in enumerate(groups)))
+    return {word: number for number, group in enumerate(groups) for word in group}

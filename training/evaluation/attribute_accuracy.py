@@ -30,6 +30,7 @@ from training.evaluation.caption_attributes import ATTRIBUTES, caption_attribute
 from training.evaluation.draws import in_batches
 from training.models.image_encoder import SmallCNN
 from training.models.pixels import to_image
+from training.progress import Progress
 from training.stepping import autocast
 
 VERSION = 1
@@ -93,18 +94,21 @@ class Classifier:
 
 
 def trained_classifier(
-    on_progress: Callable[[str, int, int], None], recipe: Recipe = Recipe(), cache: Path | None = None
+    on_start: Callable[[str, int], None],
+    on_progress: Callable[[int], None],
+    recipe: Recipe = Recipe(),
+    cache: Path | None = None,
 ) -> Classifier:
     """The classifier of a recipe: shipped, cached, or trained now, which takes five to twelve minutes on two cores.
 
-    `on_progress` gets the phase, how much of it is done, and the total.
+    `on_start` gets a phase and its length, `on_progress` how much of it is done.
     """
     cache = cache or cache_folder()
     file = _file_name(recipe)
 
     def compute() -> dict[str, Any]:
         network = AttributeNetwork()
-        train(network, recipe, cache, on_progress)
+        train(network, recipe, cache, on_start, on_progress)
         weights = network.half().state_dict()  # half the size, and tested as it will be used
         accuracies = measured_accuracies(Classifier(network.float().eval(), {}), recipe.tested, cache)
         return {"network": weights, "accuracies": accuracies}
@@ -122,17 +126,23 @@ def _file_name(recipe: Recipe) -> str:
     return f"attributes-{digest}.pt"
 
 
-def train(network: AttributeNetwork, recipe: Recipe, cache: Path, on_progress: Callable[[str, int, int], None]) -> None:
+def train(
+    network: AttributeNetwork,
+    recipe: Recipe,
+    cache: Path,
+    on_start: Callable[[str, int], None],
+    on_progress: Callable[[int], None],
+) -> None:
     """Trains the network in place, in bfloat16 if that is faster, on renders of the training split."""
-    rendered = render_synthbirds(
-        "train", recipe.pictures, RESOLUTION, cache, lambda done: on_progress("drawing renders", done, recipe.pictures)
-    )
+    on_start("drawing renders", recipe.pictures)
+    rendered = render_synthbirds("train", recipe.pictures, RESOLUTION, cache, on_progress)
     birds = SynthBirds("train", recipe.pictures, RESOLUTION)
     labels = encode(visible_attributes(birds.attributes(index)) for index in range(recipe.pictures))
     rng = np.random.default_rng(0)
     optimizer = torch.optim.AdamW(network.parameters(), recipe.learning_rate, weight_decay=0.01)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, recipe.learning_rate, recipe.steps)
     network.train().to(memory_format=torch.channels_last)
+    on_start("training the classifier", recipe.steps)
     for step in range(recipe.steps):
         chosen = np.sort(rng.choice(recipe.pictures, recipe.batch_size, replace=False))
         image, targets = _augmented(rendered.pictures[chosen], recipe.shift, rng), labels[chosen]
@@ -147,7 +157,7 @@ def train(network: AttributeNetwork, recipe: Recipe, cache: Path, on_progress: C
         optimizer.step()
         schedule.step()
         if (step + 1) % 100 == 0 or step + 1 == recipe.steps:
-            on_progress("training the classifier", step + 1, recipe.steps)
+            on_progress(step + 1)
 
 
 def measured_accuracies(classifier: Classifier, count: int, cache: Path) -> dict[str, float]:
@@ -182,10 +192,15 @@ def _augmented(pixels: Pixels, shift: int, rng: np.random.Generator) -> Tensor:
     return padded.contiguous(memory_format=torch.channels_last)
 
 
-def ship(on_progress: Callable[[str, int, int], None], recipe: Recipe = Recipe(), cache: Path | None = None) -> None:
+def ship(
+    on_start: Callable[[str, int], None],
+    on_progress: Callable[[int], None],
+    recipe: Recipe = Recipe(),
+    cache: Path | None = None,
+) -> None:
     """Replaces whatever is in SHIPPED by the classifier of a recipe, unless it is there already."""
     cache = cache or cache_folder()
-    trained_classifier(on_progress, recipe, cache)
+    trained_classifier(on_start, on_progress, recipe, cache)
     shipped = SHIPPED / _file_name(recipe)
     if shipped.exists():
         return
@@ -244,4 +259,5 @@ class AttributeAccuracy:
 
 
 if __name__ == "__main__":
-    ship(lambda phase, done, total: print(f"{phase} {done}/{total}"))
+    with Progress() as shown:
+        ship(shown.start, shown.report)

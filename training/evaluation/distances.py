@@ -141,10 +141,10 @@ class DistanceMeasure:
             values["fid"] = fid._asdict()
             rows.append(("FID", f"{fid.value:.2f}", f"{fid.pictures:,} against {fid.real:,} real"))
         if self._training is not None:
-            real = Distances(self._network.width, self._real)
+            of_training = Distances(self._network.width, self._real)
             for pixels in in_batches(self._training):
-                real.update(self._network(pixels), real=False)
-            floor = real.fid()
+                of_training.update(self._network(pixels), real=False)
+            floor = of_training.fid()
             values["fid_floor"] = floor._asdict()
             pictures = f"{floor.pictures:,} training against {floor.real:,} test pictures"
             rows.append(("FID of real pictures", f"{floor.value:.2f}", pictures))

@@ -77,7 +77,7 @@ def load_split(
     listing = source.listing(split)
     require_usable(source.name, split, len(listing.items), listing.problems)
     progress.start(f"{split} pictures", len(listing.items))
-    rendered = render(listing, resolution, cache, lambda done: progress.report(done, {}))
+    rendered = render(listing, resolution, cache, progress.report)
     require_usable(source.name, split, len(rendered.keys), rendered.broken)
     return listing, rendered
 

@@ -1,6 +1,6 @@
 """`t2i-engine evaluate`: draws pictures for test captions once, and computes every requested metric from them."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -97,28 +97,25 @@ def evaluate(
     cache = cache or cache_folder()
     resolution = model.sampler.sizes.resolution
     with Progress() as progress:
-
-        def on_progress(done: int) -> None:
-            progress.report(done, {})
-
         listing, real = load_split(source, "test", resolution, cache, progress)
         measures: list[Measure] = []
         if network and wanted & DISTANCES:
             training = load_split(source, "train", resolution, cache, progress)[1] if "fid-floor" in wanted else None
             progress.start("features of real pictures", len(real.pictures))
-            statistics = real_statistics(network, real.pictures, listing.fingerprint, cache, on_progress)
+            statistics = real_statistics(network, real.pictures, listing.fingerprint, cache, progress.report)
             measures.append(
                 DistanceMeasure(network, statistics, wanted, training.pictures[:count] if training else None)
             )
         if matching:
             measures.append(matching)
         if "attributes" in wanted:
-            measures.append(AttributeAccuracy(trained_classifier(_phases(progress), instruments.recipe, cache)))
+            classifier = trained_classifier(progress.start, progress.report, instruments.recipe, cache)
+            measures.append(AttributeAccuracy(classifier))
         drawn = _draw(model, source, real, count, measures, progress) if measures else None
         results = [measure.result() for measure in measures]
         if network and "diversity" in wanted:
             progress.start("diversity", len(CAPTIONS))
-            results.append(measure_diversity(model.sampler, network, instruments.seeds, on_progress))
+            results.append(measure_diversity(model.sampler, network, instruments.seeds, progress.report))
     problems = summary((*listing.problems, *real.broken))
     notes = [listing.note, f"left out of the data: {problems}" if problems else ""]
     conditions = Conditions(
@@ -146,19 +143,6 @@ def _check(metrics: Sequence[str], count: int) -> frozenset[str]:
     return frozenset(metrics)
 
 
-def _phases(progress: Progress) -> Callable[[str, int, int], None]:
-    """Shows the phases of a classifier's training, each from its first report on."""
-    started: set[str] = set()
-
-    def on_progress(phase: str, done: int, total: int) -> None:
-        if phase not in started:
-            started.add(phase)
-            progress.start(phase, total)
-        progress.report(done, {})
-
-    return on_progress
-
-
 def _draw(
     model: EvaluatedModel, source: Source, real: Rendered, count: int, measures: Sequence[Measure], progress: Progress
 ) -> int:
@@ -169,7 +153,7 @@ def _draw(
         for measure in measures:
             measure.update(batch)
         drawn += len(batch.captions)
-        progress.report(drawn, {})
+        progress.report(drawn)
     if drawn < 2:
         raise OptionError(
             f"'{model.name}' knows no word in {count - drawn:,} of {count:,} captions of {source.name}; "

@@ -26,7 +26,7 @@ def test_classifier_learns_what_its_renders_show(tmp_path: Path) -> None:
     torch.manual_seed(0)
     network = AttributeNetwork()
     recipe = Recipe(pictures=16, steps=40, batch_size=16, learning_rate=4e-3, shift=0, tested=1)
-    train(network, recipe, tmp_path, lambda phase, done, total: None)
+    train(network, recipe, tmp_path, lambda phase, total: None, lambda done: None)
     pictures = render_synthbirds("train", 16, RESOLUTION, tmp_path).pictures
     found = Classifier(network.eval(), {}).classify(pictures)
     birds = SynthBirds("train", 16, RESOLUTION)
@@ -42,26 +42,29 @@ def test_classifier_learns_what_its_renders_show(tmp_path: Path) -> None:
 def test_classifier_is_trained_once_for_each_recipe(tmp_path: Path) -> None:
     trained: list[str] = []
 
-    def on_progress(phase: str, done: int, total: int) -> None:
+    def on_start(phase: str, total: int) -> None:
         trained.append(phase)
 
-    first = trained_classifier(on_progress, RECIPE, tmp_path)
+    def on_progress(done: int) -> None:
+        trained.append(str(done))
+
+    first = trained_classifier(on_start, on_progress, RECIPE, tmp_path)
     drawn = len(trained)
-    again = trained_classifier(on_progress, RECIPE, tmp_path)
+    again = trained_classifier(on_start, on_progress, RECIPE, tmp_path)
     assert len(trained) == drawn > 0
     pictures = np.random.default_rng(0).integers(0, 256, (3, RESOLUTION, RESOLUTION, 3), dtype=np.uint8)
     assert first.classify(pictures) == again.classify(pictures)
     assert first.accuracies == again.accuracies
     assert first.accuracies.keys() <= ATTRIBUTES.keys()
-    trained_classifier(on_progress, replace(RECIPE, steps=3), tmp_path)
+    trained_classifier(on_start, on_progress, replace(RECIPE, steps=3), tmp_path)
     assert len(trained) > drawn
 
 
 def test_the_default_classifier_is_there_and_as_good_as_it_says(tmp_path: Path) -> None:
-    def refuse(phase: str, done: int, total: int) -> None:
+    def refuse(*_: object) -> None:
         pytest.fail("it is trained: `python -m training.evaluation.attribute_accuracy` ships the one of this recipe")
 
-    classifier = trained_classifier(refuse, cache=tmp_path)
+    classifier = trained_classifier(refuse, refuse, cache=tmp_path)
     for name in ("kind", "setting", "main colour", "wings", "belly"):
         assert classifier.accuracies[name] >= 0.97
     found = measured_accuracies(classifier, 300, tmp_path)
@@ -73,10 +76,10 @@ def test_another_recipe_is_shipped_in_place_of_the_former(tmp_path: Path, monkey
     monkeypatch.setattr("training.evaluation.attribute_accuracy.SHIPPED", shipped)
     trained: list[str] = []
     for steps in (1, 2):
-        ship(lambda phase, done, total: trained.append(phase), replace(RECIPE, steps=steps), cache)
+        ship(lambda phase, total: trained.append(phase), lambda done: None, replace(RECIPE, steps=steps), cache)
     assert len(list(shipped.glob("*.pt"))) == 1
     drawn = len(trained)
-    ship(lambda phase, done, total: trained.append(phase), replace(RECIPE, steps=2), tmp_path / "new")
+    ship(lambda phase, total: trained.append(phase), lambda done: None, replace(RECIPE, steps=2), tmp_path / "new")
     assert len(trained) == drawn
     assert len(list(shipped.glob("*.pt"))) == 1
 
