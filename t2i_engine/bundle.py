@@ -5,14 +5,14 @@ import os
 import re
 import shlex
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from t2i_engine.errors import BundleError, OutputError, listed, quoted, unknown
 from t2i_engine.files import check_file, sha256
 from t2i_engine.formats import GENERATOR, TEXT_ENCODER, Differences, Format, all_formats
-from t2i_engine.schema import SchemaError, read_dataclass
+from t2i_engine.schema import SchemaError, read_dataclass, read_json
 from t2i_engine.tokenizer import RULE, Tokenizer
 
 SCHEMA = 2
@@ -71,6 +71,10 @@ class TensorSpec:
     name: str
     dtype: str
     shape: tuple[int | str, ...]
+
+    def sized(self, sizes: Mapping[str, int]) -> tuple[int, ...]:
+        """The shape with a size for each letter."""
+        return tuple(sizes[size] if isinstance(size, str) else size for size in self.shape)
 
 
 @dataclass(frozen=True)
@@ -186,10 +190,7 @@ class Manifest:
     @classmethod
     def from_json(cls, content: bytes) -> "Manifest":
         """Reads and checks a manifest. Raises `SchemaError` with the first thing that is wrong."""
-        try:
-            found = json.loads(content, parse_constant=_refuse)
-        except (ValueError, RecursionError) as error:
-            raise SchemaError(f"it is not JSON ({error})") from None
+        found = read_json(content)
         if not isinstance(found, dict):
             raise SchemaError("a JSON object was expected")
         schema = found.pop("schema", None)
@@ -394,7 +395,3 @@ def _check_replaceable(folder: Path) -> None:
 
 def _without_none(record: Mapping[str, object]) -> dict[str, object]:
     return {name: value for name, value in record.items() if value is not None}
-
-
-def _refuse(constant: str) -> Iterator[None]:
-    raise ValueError(f"{constant} is not JSON")

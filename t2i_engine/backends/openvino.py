@@ -3,11 +3,11 @@
 import contextlib
 import ctypes
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from t2i_engine.backends.base import Array, Status, available_threads, check_feeds
+from t2i_engine.backends.base import Array, Status, available_threads, check_contract, check_feeds
 from t2i_engine.backends.openvino_rewriting import VERSION, rewrite
 from t2i_engine.bundle import Bundle
 from t2i_engine.errors import BackendError, BundleError
@@ -58,13 +58,12 @@ class OpenVinoRunner:
         """Computes the named outputs. Raises `ShapeError` where a feed does not fit the declared shape."""
         check_feeds(self._graph, feeds, outputs)
         with self._request() as request:
-            parts = [(rows, self._infer(request, part, outputs)) for rows, part in _parts(feeds)]
+            parts = []
+            for rows, part in _parts(feeds):
+                computed = request.infer(part)
+                parts.append((rows, {name: computed[name].copy() for name in outputs}))
         order = np.argsort(np.concatenate([rows for rows, _ in parts]))
         return {name: np.concatenate([found[name] for _, found in parts])[order] for name in outputs}
-
-    def _infer(self, request: "InferRequest", part: Mapping[str, Array], outputs: Sequence[str]) -> dict[str, Array]:
-        computed = request.infer(part)
-        return {name: computed[name].copy() for name in outputs}
 
     @contextlib.contextmanager
     def _request(self) -> "Iterator[InferRequest]":
@@ -99,19 +98,14 @@ class OpenVinoRunner:
 
     def _read(self, fixed: bool) -> "Model":
         model = self._core.read_model(self._file)
-        inputs = {tensor.any_name: _sizes(tensor.partial_shape) for tensor in model.inputs}
-        outputs = {tensor.any_name for tensor in model.outputs}
-        declared = {
-            tensor.name: [size if isinstance(size, int) else None for size in tensor.shape]
-            for tensor in self._graph.inputs
+        inputs = {
+            tensor.any_name: [size.get_length() if size.is_static else None for size in tensor.partial_shape]
+            for tensor in model.inputs
         }
-        if inputs != declared or outputs != {tensor.name for tensor in self._graph.outputs}:
-            raise BundleError(
-                f"{self._file} does not have the inputs and outputs of its manifest; export the bundle again"
-            )
+        check_contract(self._graph, self._file, inputs, (tensor.any_name for tensor in model.outputs))
         rewrite(model)
         if fixed:
-            model.reshape({name: [size or 1 for size in sizes] for name, sizes in declared.items()})
+            model.reshape({tensor.name: tensor.sized({"B": 1}) for tensor in self._graph.inputs})
         return model
 
 
@@ -194,7 +188,3 @@ def _kept_signal_stack() -> Iterator[None]:
         yield
     finally:
         sigaltstack(before, None)
-
-
-def _sizes(shape: Any) -> list[int | None]:  # noqa: ANN401  (OpenVINO's PartialShape)
-    return [size.get_length() if size.is_static else None for size in shape]

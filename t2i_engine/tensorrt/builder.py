@@ -46,26 +46,23 @@ class Profile:
 
     def shapes(self, tensor: TensorSpec) -> tuple[tuple[int, ...], ...]:
         """The minimum, optimum and maximum shape of an input."""
+        bounds = ("minimum", "optimum", "maximum")
         return tuple(
-            tuple(getattr(self._range(size), name) if isinstance(size, str) else size for size in tensor.shape)
-            for name in ("minimum", "optimum", "maximum")
+            tensor.sized({"B": getattr(self.batch, bound), "T": getattr(self.tokens, bound)}) for bound in bounds
         )
 
     def check(self, sizes: Mapping[str, int]) -> None:
         """Raises `BackendError` if B or T is out of range."""
-        for letter, what, cure in (
-            ("B", "a batch of {}", "draw fewer at once with --batch-size {}"),
-            ("T", "a caption of {} words", "shorten it to {} words"),
+        for letter, allowed, what, cure in (
+            ("B", self.batch, "a batch of {}", "draw fewer at once with --batch-size {}"),
+            ("T", self.tokens, "a caption of {} words", "shorten it to {} words"),
         ):
-            size, allowed = sizes.get(letter), self._range(letter)
+            size = sizes.get(letter)
             if size is not None and not allowed.minimum <= size <= allowed.maximum:
                 raise BackendError(
                     f"{what.format(size)} is outside the engine's range, {allowed.minimum} to {allowed.maximum}; "
                     f"{cure.format(allowed.maximum)}, or use another backend"
                 )
-
-    def _range(self, letter: str) -> Range:
-        return {"B": self.batch, "T": self.tokens}[letter]
 
 
 @dataclass(frozen=True)
