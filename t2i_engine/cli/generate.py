@@ -37,30 +37,19 @@ def parse_seeds(text: str) -> list[int]:
 
 @click.command(epilog='Example:  t2i-engine generate "a yellow bird" --seeds 0-7 --grid')
 @click.argument("captions", nargs=-1, metavar="CAPTION...")
+@click.option("--bundle", default="birds", metavar="NAME|DIR", help="An embedded bundle or a folder.")
+@click.option("--seeds", type=parse_seeds, default="0", metavar="SEEDS", help="One picture per seed: 0,2,5-10.")
 @click.option(
-    "--bundle", default="birds", show_default=True, metavar="NAME|DIR", help="An embedded bundle or a folder."
+    "--truncation", type=float, default=1.0, metavar="X", help="In (0, 1]; lower values trade variety for fidelity."
 )
-@click.option(
-    "--seeds", type=parse_seeds, default="0", show_default=True, metavar="SEEDS", help="One picture per seed: 0,2,5-10."
-)
-@click.option(
-    "--truncation",
-    type=float,
-    default=1.0,
-    show_default=True,
-    metavar="X",
-    help="In (0, 1]; lower values trade variety for fidelity.",
-)
-@click.option("--backend", default="auto", show_default=True, metavar="NAME", help="See t2i-engine info.")
-@click.option("--precision", default="auto", show_default=True, metavar="NAME", help="See t2i-engine info.")
-@click.option("--device", default="auto", show_default=True, metavar="NAME", help="cpu or cuda.")
+@click.option("--backend", default="auto", metavar="NAME", help="See t2i-engine info.")
+@click.option("--precision", default="auto", metavar="NAME", help="See t2i-engine info.")
+@click.option("--device", default="auto", metavar="NAME", help="cpu or cuda.")
 @click.option("--threads", type=int, metavar="N", help="CPU threads.  [default: all processors]")
 @click.option("--captions-file", type=Path, metavar="FILE", help="More captions: UTF-8, one per line.")
 @click.option("--skip-unknown", is_flag=True, help="Skip captions without a known word, with a warning.")
-@click.option("--batch-size", type=int, default=16, show_default=True, metavar="N", help="Pictures drawn at once.")
-@click.option(
-    "--out", default=".", show_default=True, metavar="PATH", help="A folder, or a file for one picture or a grid."
-)
+@click.option("--batch-size", type=int, default=16, metavar="N", help="Pictures drawn at once.")
+@click.option("--out", default=".", metavar="PATH", help="A folder, or a file for one picture or a grid.")
 @click.option("--grid", "as_grid", is_flag=True, help="All pictures in one file, one row per caption.")
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON description of the pictures.")
 def generate(
