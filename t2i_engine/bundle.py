@@ -5,9 +5,10 @@ import os
 import re
 import shlex
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 from t2i_engine.errors import BundleError, OutputError, listed, quoted, unknown
 from t2i_engine.files import check_file, sha256
@@ -172,20 +173,13 @@ class Manifest:
 
     def to_json(self) -> bytes:
         """The manifest as indented JSON, the same bytes for the same content."""
-        content = asdict(self) | {
-            "graphs": {name: asdict(graph) for name, graph in graphs_of(self.model).items()},
-            "files": {name: _without_none(asdict(entry)) for name, entry in sorted(self.files.items())},
-            "parity": {
-                name: asdict(parity)
-                | {bound: _without_none(asdict(getattr(parity, bound))) for bound in ("worst", "tolerance")}
-                for name, parity in self.parity.items()
-            },
-        }
+        content = {"schema": SCHEMA, **asdict(self, dict_factory=_without_none)}
+        content["files"] = dict(sorted(content["files"].items()))
         for name in ("unverified", "rejected"):
             if not content[name]:
                 del content[name]
-        ordered = {"schema": SCHEMA, "name": content.pop("name"), "model": content.pop("model")} | content
-        return json.dumps(_without_none(ordered), indent=2, allow_nan=False).encode() + b"\n"
+        content["graphs"] = {name: asdict(graph) for name, graph in graphs_of(self.model).items()}
+        return json.dumps(content, indent=2, allow_nan=False).encode() + b"\n"
 
     @classmethod
     def from_json(cls, content: bytes) -> "Manifest":
@@ -194,12 +188,12 @@ class Manifest:
         if not isinstance(found, dict):
             raise SchemaError("a JSON object was expected")
         schema = found.pop("schema", None)
-        if type(schema) is int and schema > SCHEMA:
-            raise SchemaError(f"its schema is {schema}, this t2i-engine reads {SCHEMA}: update t2i-engine")
-        if type(schema) is int and 1 <= schema < SCHEMA:
-            raise OldSchemaError(f"its schema is {schema}, this t2i-engine reads {SCHEMA}")
-        if type(schema) is not int or schema != SCHEMA:
+        if type(schema) is not int or schema < 1:
             raise SchemaError(f"its schema is {quoted(str(schema))}, {SCHEMA} expected")
+        if schema > SCHEMA:
+            raise SchemaError(f"its schema is {schema}, this t2i-engine reads {SCHEMA}: update t2i-engine")
+        if schema < SCHEMA:
+            raise OldSchemaError(f"its schema is {schema}, this t2i-engine reads {SCHEMA}")
         declared = found.pop("graphs", None)
         manifest = read_dataclass(cls, found)
         contract = json.loads(json.dumps({name: asdict(graph) for name, graph in graphs_of(manifest.model).items()}))
@@ -393,5 +387,5 @@ def _check_replaceable(folder: Path) -> None:
         )
 
 
-def _without_none(record: Mapping[str, object]) -> dict[str, object]:
-    return {name: value for name, value in record.items() if value is not None}
+def _without_none(items: Iterable[tuple[str, Any]]) -> dict[str, Any]:
+    return {name: value for name, value in items if value is not None}
