@@ -1,5 +1,6 @@
 """What a backend provides: runners for a bundle's graphs, whether it can run here, and what a benchmark needs of it."""
 
+import contextlib
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -104,6 +105,17 @@ def check_contract(
     names = {tensor.name for tensor in graph.outputs}
     if {name: fixed(shape) for name, shape in inputs.items()} != declared or set(outputs) != names:
         raise BundleError(f"{file} does not have the inputs and outputs of its manifest; export the bundle again")
+
+
+def installed_versions(distributions: Iterable[str]) -> dict[str, str]:
+    """The versions of those distributions that are installed."""
+    from importlib.metadata import PackageNotFoundError, version
+
+    found = {}
+    for name in distributions:
+        with contextlib.suppress(PackageNotFoundError):
+            found[name] = version(name)
+    return found
 
 
 def available_threads() -> int:

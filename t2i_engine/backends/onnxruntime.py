@@ -26,6 +26,7 @@ from t2i_engine.backends.base import (
     check_contract,
     check_feeds,
     cuda_device_count,
+    installed_versions,
 )
 from t2i_engine.bundle import Bundle, Graph
 from t2i_engine.errors import BackendError, BundleError
@@ -262,7 +263,7 @@ def _options(threads: int | None) -> "SessionOptions":
 
 def status() -> Status:
     """Which wheel of ONNX Runtime is installed, and which devices it can use here."""
-    wheels = _installed_wheels()
+    wheels = installed_versions(WHEELS)
     if not wheels:
         return Status(lacks='ONNX Runtime is not installed: pip install "t2i-engine[cpu]", or "t2i-engine[gpu]"')
     version = " and ".join(f"{wheel} {number}" for wheel, number in wheels.items())
@@ -277,16 +278,6 @@ def status() -> Status:
     except ImportError:  # what is left when one of both wheels was uninstalled, which takes files of the other along
         return Status(version, f"{version} is damaged: pip install --force-reinstall --no-deps {' '.join(wheels)}")
     return Status(version, devices={"cuda": _cuda_lacks(get_available_providers()), "cpu": None})
-
-
-def _installed_wheels() -> dict[str, str]:
-    from importlib.metadata import PackageNotFoundError, version
-
-    wheels = {}
-    for wheel in WHEELS:
-        with contextlib.suppress(PackageNotFoundError):
-            wheels[wheel] = version(wheel)
-    return wheels
 
 
 def _cuda_lacks(providers: Sequence[str]) -> str | None:

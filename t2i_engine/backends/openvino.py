@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from t2i_engine.backends.base import Array, Status, available_threads, check_contract, check_feeds
+from t2i_engine.backends.base import Array, Status, available_threads, check_contract, check_feeds, installed_versions
 from t2i_engine.bundle import Bundle
 from t2i_engine.errors import BackendError, BundleError
 from t2i_engine.files import cache, cached_file, processor
@@ -138,11 +138,8 @@ def profile(bundle: Bundle, row: Format, feeds: Mapping[str, Array], threads: in
 
 def status() -> Status:
     """Whether OpenVINO is installed, and which precisions this CPU supports."""
-    from importlib.metadata import PackageNotFoundError, version
-
-    try:
-        number = version("openvino")
-    except PackageNotFoundError:
+    number = installed_versions(PACKAGES).get("openvino")
+    if number is None:
         return Status(lacks='OpenVINO is not installed: pip install "t2i-engine[openvino]"')
     try:
         import openvino
