@@ -6,7 +6,7 @@ Runtime and exporter share this module: PyTorch is one more `Runner` to it. Tole
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol
+from functools import partial
 
 import numpy as np
 
@@ -43,33 +43,17 @@ class Case:
     expected: Mapping[str, Array]
 
 
-class PictureSetMeasure(Protocol):
-    """A distance between two sets of pictures, fed batch by batch; it is reported, not judged."""
+@dataclass(frozen=True)
+class PictureSetMeasure:
+    """A distance between two sets of pictures: reported, not judged.
+
+    `of_batch` takes pixels uint8 (B, R, R, 3) of both, picture by picture of the same caption and seed, and returns
+    what `of_all` needs of them, concatenated over all batches.
+    """
 
     name: str
-
-    def update(self, found: Array, expected: Array) -> None:
-        """Takes in pixels uint8 (B, R, R, 3) of both sets, picture by picture of the same caption and seed."""
-
-    def value(self) -> float:
-        """The distance over everything taken in."""
-
-
-class MedianPsnr:
-    """The median over pictures of the PSNR of their pixels, in dB."""
-
-    name = "median psnr"
-
-    def __init__(self) -> None:
-        self._found: list[float] = []
-
-    def update(self, found: Array, expected: Array) -> None:
-        """Takes in pixels of both sets."""
-        self._found += psnr(found, expected, 255).tolist()
-
-    def value(self) -> float:
-        """The median."""
-        return float(np.median(self._found)) if self._found else -math.inf
+    of_batch: Callable[[Array, Array], Array]
+    of_all: Callable[[Array], float]
 
 
 @dataclass(frozen=True)
@@ -183,11 +167,11 @@ def compare(
     formats: Sequence[OpenFormat],
     cases: Iterable[Case],
     against: str,
-    set_measures: Sequence[Callable[[], PictureSetMeasure]] = (),
+    set_measures: Sequence[PictureSetMeasure] = (),
 ) -> list[Finding]:
     """Runs every case through every format: the worst case of each output, then each measure of the set of pictures."""
     worst: dict[str, dict[str, Finding]] = {opened.row.name: {} for opened in formats}
-    sets = {opened.row.name: [measure() for measure in set_measures] for opened in formats}
+    sets: dict[str, list[list[Array]]] = {opened.row.name: [[] for _ in set_measures] for opened in formats}
     pictures = 0
     for case in cases:
         pictures += len(case.expected.get("pixels", ()))
@@ -203,13 +187,13 @@ def compare(
                 one = Finding(name, case.graph, output, against, difference, allowed, case.name, 1, failure)
                 worst[name][output] = _worse(worst[name].get(output), one)
             if _comparable(found, case.expected, "pixels"):
-                for measure in sets[name]:
-                    measure.update(found["pixels"], case.expected["pixels"])
+                for measure, parts in zip(set_measures, sets[name], strict=True):
+                    parts.append(measure.of_batch(found["pixels"], case.expected["pixels"]))
     findings: list[Finding] = []
     for name, outputs in worst.items():
         findings += outputs.values()
-        for measure in sets[name]:
-            value = measure.value()
+        for measure, parts in zip(set_measures, sets[name], strict=True):
+            value = measure.of_all(np.concatenate(parts)) if parts else math.nan
             findings.append(Finding(name, GENERATOR, measure.name, against, value, None, "all pictures", pictures))
     return findings
 
@@ -246,6 +230,10 @@ def psnr(found: Array, expected: Array, peak: float = 2) -> Array:
     """
     squares = np.square(found.astype(np.float64) - expected.astype(np.float64)).mean(axis=(1, 2, 3))
     return np.asarray(10 * np.log10(peak**2 / np.maximum(squares, 1e-20 * peak**2)))
+
+
+MEDIAN_PSNR = PictureSetMeasure("median psnr", partial(psnr, peak=255), lambda found: float(np.median(found)))
+"""The median over pictures of the PSNR of their pixels, in dB."""
 
 
 def _number(value: float) -> str:
