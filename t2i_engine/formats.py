@@ -34,8 +34,7 @@ class Differences:
 
     def within(self, allowed: "Differences") -> bool:
         """Whether every measure is as good as `allowed`; NaN and missing values are not."""
-        measures = [field.name for field in fields(self)]
-        return all(meets(name, getattr(self, name), getattr(allowed, name)) for name in measures)
+        return all(meets(field.name, getattr(self, field.name), getattr(allowed, field.name)) for field in fields(self))
 
 
 def meets(measure: str, found: float | None, bound: float | None) -> bool:

@@ -11,6 +11,7 @@ import click
 from t2i_engine.errors import CaptionError, OptionError, quoted
 
 if TYPE_CHECKING:
+    from t2i_engine.backend_selection import BackendSelection
     from t2i_engine.pictures import Picture
 
 MOST_SEEDS = 100_000
@@ -88,18 +89,13 @@ def generate(
         click.echo(f"bundle {engine.bundle.name}: auto chose {engine.selection}", err=True)
     made = destination.save(pictures, as_grid)
     if as_json:
-        chosen = {
-            "backend": engine.selection.format.backend,
-            "precision": engine.selection.format.precision,
-            "device": engine.selection.device,
-        }
-        click.echo(json.dumps([_described(picture, path) | chosen for picture, path in made], indent=2))
+        click.echo(json.dumps([_described(picture, path, engine.selection) for picture, path in made], indent=2))
     else:
         for path, _ in groupby(path for _, path in made):
             click.echo(bytes(path))  # as the file system knows it, whatever the terminal's encoding
 
 
-def _described(picture: "Picture", path: Path) -> dict[str, object]:
+def _described(picture: "Picture", path: Path, selection: "BackendSelection") -> dict[str, object]:
     return {
         "path": str(path),
         "caption": picture.caption,
@@ -108,4 +104,7 @@ def _described(picture: "Picture", path: Path) -> dict[str, object]:
         "bundle": picture.bundle,
         "unknown": picture.unknown,
         "milliseconds": round(picture.milliseconds, 3),
+        "backend": selection.format.backend,
+        "precision": selection.format.precision,
+        "device": selection.device,
     }

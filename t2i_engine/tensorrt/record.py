@@ -25,7 +25,6 @@ _HEAVY_FUSED = re.compile(r"Gemm|Fc|Corr|Conv(?!ert)|MatMul")
 _NAMES = {"HALF": HALF, "FLOAT": FLOAT, "BF16": "BFloat16", "FP16": HALF, "FP32": FLOAT}
 # In a log: "Half", or a sentence such as "Channel major FP16 format where channel % 8 == 0".
 _NAMED = re.compile(rf"\b({'|'.join(sorted({*_NAMES, *_FLOATING}))})\b")
-_AT_THE_BORDER = "between the engine's float32 inputs or outputs and its fp16 layers"
 
 
 class PrecisionError(BackendError):
@@ -151,8 +150,8 @@ def check_precision(network: Iterable[Layer], compiled: Iterable[Layer], precisi
             f"{precision} was requested, but {len(wrong)} heavy layers are not in {asked}: {wrong[0].name} "
             f"({wrong[0].type}) is in {found}; export the bundle again"
         )
-    others = [layer for layer in network if layer.datatypes - {asked}]
-    return {layer.name: f"{layer.type} in {FLOAT}: {_AT_THE_BORDER}" for layer in others}
+    reason = f"in {FLOAT}: between the engine's float32 inputs or outputs and its fp16 layers"
+    return {layer.name: f"{layer.type} {reason}" for layer in network if layer.datatypes - {asked}}
 
 
 def _heavy(layers: Iterable[Layer]) -> Iterator[Layer]:

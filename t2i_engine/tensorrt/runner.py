@@ -219,7 +219,6 @@ class _Memory:
         return len(self._seen) > known
 
     def release(self) -> None:
-        """Frees everything."""
         with self.lock:
             engine, self.engine = self.engine, None
             try:
