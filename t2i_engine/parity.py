@@ -62,19 +62,13 @@ class Finding:
 
     format: str
     graph: str
-    output: str
-    """A field of `Differences`, which is an output of the graph or psnr, or the name of a `PictureSetMeasure`."""
-    against: str
-    """What it is compared with: PyTorch here, or the bundle's reference."""
-    difference: float
-    """The largest absolute one, or the least psnr; infinite for a failure, NaN, another shape or dtype."""
-    allowed: float | None
-    """None: anything finite."""
+    output: str  # a field of `Differences`, that is an output or psnr, or the name of a `PictureSetMeasure`
+    against: str  # PyTorch here, or the bundle's reference
+    difference: float  # the largest, or the least psnr; infinite for a failure, NaN, another shape or dtype
+    allowed: float | None  # None: anything finite
     case: str
-    cases: int
-    """How many cases were compared."""
-    failure: str | None = None
-    """Why the runner failed, if it did."""
+    cases: int  # how many were compared
+    failure: str | None = None  # why the runner failed, if it did
 
     @property
     def ok(self) -> bool:

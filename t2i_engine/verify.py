@@ -28,8 +28,7 @@ class Verification:
     """What was found: a line in `failures` for everything that is wrong, in `skipped` for everything not compared."""
 
     bundle: Bundle
-    files: tuple[str, ...]
-    """The files that match the manifest."""
+    files: tuple[str, ...]  # that match the manifest
     worst: tuple[Finding, ...]
     failures: tuple[str, ...]
     skipped: tuple[str, ...]

@@ -60,18 +60,13 @@ class EngineRecord:
     """How an engine was built: `key` says from what and for what, `network` and `compiled` prove its precision."""
 
     key: Mapping[str, str]
-    sha256: str
-    """Of the engine's file."""
-    seconds: float
-    """The time the build took."""
+    sha256: str  # of the engine's file
+    seconds: float  # that the build took
     inputs: tuple[Binding, ...]
     outputs: tuple[Binding, ...]
-    network: tuple[Layer, ...]
-    """The layers the builder was given."""
-    compiled: tuple[Layer, ...]
-    """The layers its log says it compiled; empty for versions that do not log them."""
-    exceptions: Mapping[str, str]
-    """Floating-point layers in another precision, and why."""
+    network: tuple[Layer, ...]  # that the builder was given
+    compiled: tuple[Layer, ...]  # that its log says it compiled; empty for versions that do not log them
+    exceptions: Mapping[str, str]  # floating-point layers in another precision -> why
 
     def summary(self) -> str:
         """The proof in one line."""
