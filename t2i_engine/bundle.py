@@ -118,16 +118,12 @@ class FileEntry:
 
     @classmethod
     def of(
-        cls,
-        content: bytes | Path,
-        graph: str | None = None,
-        format: str | None = None,  # noqa: A002  (the manifest's word)
-        precision: str | None = None,
-        opset: int | None = None,
+        cls, content: bytes | Path, graph: str | None = None, row: Format | None = None, opset: int | None = None
     ) -> "FileEntry":
         """The entry for a file, given as its bytes or its path."""
         size = len(content) if isinstance(content, bytes) else content.stat().st_size
-        return cls(sha256(content), size, graph, format, precision, opset)
+        name, precision = (row.name, row.precision) if row else (None, None)
+        return cls(sha256(content), size, graph, name, precision, opset)
 
 
 @dataclass(frozen=True)
