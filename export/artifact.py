@@ -25,8 +25,7 @@ class Artifact:
     @property
     def entry(self) -> FileEntry:
         """The manifest's entry for the file."""
-        format_name, precision = (self.row.name, self.row.precision) if self.row else (None, None)
-        return FileEntry.of(self.content, self.graph, format_name, precision, self.opset)
+        return FileEntry.of(self.content, self.graph, self.row, self.opset)
 
 
 def build_weights(model: TextToImage, row: Format) -> Iterator[Artifact]:

@@ -9,7 +9,7 @@ from t2i_engine.backends.pytorch import reference_runners
 from t2i_engine.bundle import Bundle
 from t2i_engine.errors import BackendError, BundleError, ParityError
 from t2i_engine.formats import GENERATOR, Format, load
-from t2i_engine.parity import Finding, GateSize, MedianPsnr, OpenFormat, as_table, compare, gate_cases
+from t2i_engine.parity import MEDIAN_PSNR, Finding, GateSize, OpenFormat, as_table, compare, gate_cases
 from training.models.text_to_image import TextToImage
 
 EMULATED = 4  # batches of pictures: emulators are slow, and one picture exercises every layer
@@ -45,7 +45,7 @@ def run_gate(
         except (BackendError, BundleError, ParityError) as error:
             unopened[row.name] = error.message
     reference = reference_runners(model)
-    findings = compare(opened, gate_cases(reference, model.sizes, size), "PyTorch", [MedianPsnr])
+    findings = compare(opened, gate_cases(reference, model.sizes, size), "PyTorch", [MEDIAN_PSNR])
     for one in opened:
         if one.row.emulator is not None:
             emulated = OpenFormat(one.row, load(one.row.emulator)(model, one.row))

@@ -5,14 +5,15 @@ import os
 import re
 import shlex
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 from t2i_engine.errors import BundleError, OutputError, listed, quoted, unknown
 from t2i_engine.files import check_file, sha256
 from t2i_engine.formats import GENERATOR, TEXT_ENCODER, Differences, Format, all_formats
-from t2i_engine.schema import SchemaError, read_dataclass
+from t2i_engine.schema import SchemaError, read_dataclass, read_json
 from t2i_engine.tokenizer import RULE, Tokenizer
 
 SCHEMA = 2
@@ -72,6 +73,10 @@ class TensorSpec:
     dtype: str
     shape: tuple[int | str, ...]
 
+    def sized(self, sizes: Mapping[str, int]) -> tuple[int, ...]:
+        """The shape with a size for each letter."""
+        return tuple(sizes[size] if isinstance(size, str) else size for size in self.shape)
+
 
 @dataclass(frozen=True)
 class Graph:
@@ -113,16 +118,12 @@ class FileEntry:
 
     @classmethod
     def of(
-        cls,
-        content: bytes | Path,
-        graph: str | None = None,
-        format: str | None = None,  # noqa: A002  (the manifest's word)
-        precision: str | None = None,
-        opset: int | None = None,
+        cls, content: bytes | Path, graph: str | None = None, row: Format | None = None, opset: int | None = None
     ) -> "FileEntry":
         """The entry for a file, given as its bytes or its path."""
         size = len(content) if isinstance(content, bytes) else content.stat().st_size
-        return cls(sha256(content), size, graph, format, precision, opset)
+        name, precision = (row.name, row.precision) if row else (None, None)
+        return cls(sha256(content), size, graph, name, precision, opset)
 
 
 @dataclass(frozen=True)
@@ -168,37 +169,27 @@ class Manifest:
 
     def to_json(self) -> bytes:
         """The manifest as indented JSON, the same bytes for the same content."""
-        content = asdict(self) | {
-            "graphs": {name: asdict(graph) for name, graph in graphs_of(self.model).items()},
-            "files": {name: _without_none(asdict(entry)) for name, entry in sorted(self.files.items())},
-            "parity": {
-                name: asdict(parity)
-                | {bound: _without_none(asdict(getattr(parity, bound))) for bound in ("worst", "tolerance")}
-                for name, parity in self.parity.items()
-            },
-        }
+        content = {"schema": SCHEMA, **asdict(self, dict_factory=_without_none)}
+        content["files"] = dict(sorted(content["files"].items()))
         for name in ("unverified", "rejected"):
             if not content[name]:
                 del content[name]
-        ordered = {"schema": SCHEMA, "name": content.pop("name"), "model": content.pop("model")} | content
-        return json.dumps(_without_none(ordered), indent=2, allow_nan=False).encode() + b"\n"
+        content["graphs"] = {name: asdict(graph) for name, graph in graphs_of(self.model).items()}
+        return json.dumps(content, indent=2, allow_nan=False).encode() + b"\n"
 
     @classmethod
     def from_json(cls, content: bytes) -> "Manifest":
         """Reads and checks a manifest. Raises `SchemaError` with the first thing that is wrong."""
-        try:
-            found = json.loads(content, parse_constant=_refuse)
-        except (ValueError, RecursionError) as error:
-            raise SchemaError(f"it is not JSON ({error})") from None
+        found = read_json(content)
         if not isinstance(found, dict):
             raise SchemaError("a JSON object was expected")
         schema = found.pop("schema", None)
-        if type(schema) is int and schema > SCHEMA:
-            raise SchemaError(f"its schema is {schema}, this t2i-engine reads {SCHEMA}: update t2i-engine")
-        if type(schema) is int and 1 <= schema < SCHEMA:
-            raise OldSchemaError(f"its schema is {schema}, this t2i-engine reads {SCHEMA}")
-        if type(schema) is not int or schema != SCHEMA:
+        if type(schema) is not int or schema < 1:
             raise SchemaError(f"its schema is {quoted(str(schema))}, {SCHEMA} expected")
+        if schema > SCHEMA:
+            raise SchemaError(f"its schema is {schema}, this t2i-engine reads {SCHEMA}: update t2i-engine")
+        if schema < SCHEMA:
+            raise OldSchemaError(f"its schema is {schema}, this t2i-engine reads {SCHEMA}")
         declared = found.pop("graphs", None)
         manifest = read_dataclass(cls, found)
         contract = json.loads(json.dumps({name: asdict(graph) for name, graph in graphs_of(manifest.model).items()}))
@@ -392,9 +383,5 @@ def _check_replaceable(folder: Path) -> None:
         )
 
 
-def _without_none(record: Mapping[str, object]) -> dict[str, object]:
-    return {name: value for name, value in record.items() if value is not None}
-
-
-def _refuse(constant: str) -> Iterator[None]:
-    raise ValueError(f"{constant} is not JSON")
+def _without_none(items: Iterable[tuple[str, Any]]) -> dict[str, Any]:
+    return {name: value for name, value in items if value is not None}

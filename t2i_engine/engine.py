@@ -9,14 +9,13 @@ from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 from types import TracebackType
-from typing import NamedTuple
 
 import numpy as np
 
 from t2i_engine import latents
 from t2i_engine.backend_selection import AUTO, BackendSelection, select_backend, selectable
 from t2i_engine.backends import find_backend
-from t2i_engine.backends.base import Array, Runner
+from t2i_engine.backends.base import Runner
 from t2i_engine.bundle import Bundle
 from t2i_engine.errors import CaptionError, OptionError, listed, quoted
 from t2i_engine.formats import GENERATOR, TEXT_ENCODER
@@ -29,15 +28,6 @@ LARGEST_BATCH = 1024
 MOST_THREADS = 1024
 
 _log = logging.getLogger(__name__)
-
-
-class _Request(NamedTuple):
-    """One picture to draw; `sentence` is float32 (1, S)."""
-
-    caption: str
-    unknown: tuple[str, ...]
-    sentence: Array
-    seed: int
 
 
 @dataclass(frozen=True)
@@ -126,16 +116,18 @@ class Engine(Sampler):
         skipped: list[CaptionError] = []
         for caption in captions:
             try:
-                tokens = self.tokenizer.encode(caption)
+                encoded.append((caption, self.tokenizer.encode(caption)))
             except CaptionError as error:
                 if not skip_unknown:
                     raise
                 skipped.append(error)
-                continue
-            encoded.append((caption, tokens))
-            self._warn_of_unknown_words(caption, tokens)
         if not encoded:
             raise skipped[0]
+        for caption, tokens in encoded:
+            if tokens.unknown:
+                words = listed(map(self._described, tokens.unknown[:5]))
+                more = f" and {len(tokens.unknown) - 5} more" if len(tokens.unknown) > 5 else ""
+                _log.warning("caption %s: left out unknown words: %s%s", quoted(caption), words, more)
         for left_out in skipped:
             _log.warning("skipped: %s", left_out.message)
         return encoded
@@ -144,29 +136,19 @@ class Engine(Sampler):
         self, encoded: Iterable[tuple[str, Tokens]], seeds: Sequence[int], truncation: float, batch_size: int
     ) -> Iterator[Picture]:
         requests = (
-            _Request(caption, tokens.unknown, sentence, seed)
+            (caption, tokens.unknown, sentence, seed)
             for caption, tokens in encoded
-            for sentence in [self.encode_tokens([tokens.ids])]
+            for sentence in self.encode_tokens([tokens.ids])
             for seed in seeds
         )
         start = time.perf_counter()
         while batch := list(islice(requests, batch_size)):
-            sentences = np.concatenate([request.sentence for request in batch])
-            pixels = self.draw(sentences, [request.seed for request in batch], truncation)
+            texts, unknown, sentences, drawn = zip(*batch, strict=True)
+            pixels = self.draw(np.stack(sentences), drawn, truncation)
             milliseconds = (time.perf_counter() - start) * 1000 / len(batch)
-            for request, image in zip(batch, pixels, strict=True):
-                yield Picture(
-                    image, request.caption, request.seed, self.bundle.name, request.unknown, milliseconds, truncation
-                )
+            for image, caption, seed, words in zip(pixels, texts, drawn, unknown, strict=True):
+                yield Picture(image, caption, seed, self.bundle.name, words, milliseconds, truncation)
             start = time.perf_counter()
-
-    def _warn_of_unknown_words(self, caption: str, tokens: Tokens) -> None:
-        if not tokens.unknown:
-            return
-        words = [self._described(word) for word in tokens.unknown[:5]]
-        more = len(tokens.unknown) - len(words)
-        also = f" and {more} more" if more else ""
-        _log.warning("caption %s: left out unknown words: %s%s", quoted(caption), listed(words), also)
 
     def _described(self, word: str) -> str:
         nearest = self.tokenizer.nearest(word, 1)

@@ -56,20 +56,11 @@ class MissingExtra(UserError):  # noqa: N818
         super().__init__(f'{what} needs {needs}: pip install "t2i-engine[{extra}]"')
 
 
-class ShadowedPackage(UserError):  # noqa: N818
-    """A folder or module that Python finds in place of one of this project's packages."""
-
-    def __init__(self, package: str, found: str) -> None:
-        super().__init__(
-            f"{found} shadows t2i-engine's own package {package!r}: rename it, or remove its folder from PYTHONPATH"
-        )
-
-
 @contextmanager
 def needs_extra(what: str, extra: str) -> Iterator[None]:
     """Wraps imports: raises `MissingExtra` for a third-party package that is not installed.
 
-    Raises `ShadowedPackage` if Python finds something else under the name of one of this project's packages. Any other
+    Raises `UserError` if Python finds something else under the name of one of this project's packages. Any other
     import error, such as a missing module of this project's own, is a fault and passes through.
     """
     try:
@@ -77,7 +68,10 @@ def needs_extra(what: str, extra: str) -> Iterator[None]:
     except ImportError as error:
         for package in OUR_PACKAGES:
             if found := _shadow(package):
-                raise ShadowedPackage(package, found) from error
+                raise UserError(
+                    f"{found} shadows t2i-engine's own package {package!r}: "
+                    "rename it, or remove its folder from PYTHONPATH"
+                ) from error
         missing = (error.name or "").partition(".")[0]
         if not isinstance(error, ModuleNotFoundError) or missing in ("", *OUR_PACKAGES):
             raise

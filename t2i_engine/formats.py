@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from enum import StrEnum
 from functools import cache
-from importlib import import_module
+from pkgutil import resolve_name
 from typing import Any
 
 from t2i_engine.errors import OptionError, unknown
@@ -34,8 +34,7 @@ class Differences:
 
     def within(self, allowed: "Differences") -> bool:
         """Whether every measure is as good as `allowed`; NaN and missing values are not."""
-        measures = [field.name for field in fields(self)]
-        return all(meets(name, getattr(self, name), getattr(allowed, name)) for name in measures)
+        return all(meets(field.name, getattr(self, field.name), getattr(allowed, field.name)) for field in fields(self))
 
 
 def meets(measure: str, found: float | None, bound: float | None) -> bool:
@@ -87,16 +86,32 @@ class Format:
 
 
 _ONNX_FILES = {TEXT_ENCODER: "text_encoder.onnx", GENERATOR: "generator.onnx"}
+_FP16_FILES = {TEXT_ENCODER: "text_encoder.fp16.onnx", GENERATOR: "generator.fp16.onnx"}
 _INT8_FILES = {TEXT_ENCODER: "text_encoder.onnx", GENERATOR: "generator.int8.onnx"}
+_WEIGHTS = {TEXT_ENCODER: "weights.safetensors", GENERATOR: "weights.safetensors"}
+
+_ORT = {"cuda": "gpu", "cpu": "cpu"}
+_ORT_CPU = {"cpu": "cpu"}
+_OPENVINO = {"cpu": "openvino"}
+_PYTORCH = {"cuda": "export", "cpu": "export"}
+
+_ONNX_BUILDER, _INT8_BUILDER = "export.onnx_graphs:build", "export.int8:build"
+
+# 1e-7 per LSTM state of an fp32 text encoder, which 64 words of a well-trained one amplify to 3e-5.
 _SENTENCE = 1e-4
-"""For every fp32 text encoder: 1e-7 per LSTM state, which 64 words of a well-trained one amplify to 3e-5."""
+_EXACT = Differences(sentence=_SENTENCE, image=1e-4, pixels=1)
 _SAME_ARITHMETIC = (
     "the same fp32 arithmetic summed in another order: about 1e-7 per LSTM state, amplified word by word up to 3e-5, "
     "and 7e-6 per image value; a value that close to a rounding boundary moves one level"
 )
-_INT8 = "256 levels per layer, chosen on real captions: about 40 dB; the text encoder stays in fp32"
-
-_HALF = "11 bits of mantissa in every layer: about 69 dB, and 5e-4 per LSTM state"
+_SAME_CODE = "the same weights in the same code; batch size and number of threads change the order of sums"
+_BF16 = Differences(sentence=_SENTENCE, psnr=45)
+_BF16_REASON = "8 bits of mantissa: about 52 dB, 4 levels where there is contrast; the text encoder stays in fp32"
+_FP16 = Differences(sentence=2e-3, psnr=60)
+_TENSORRT_FP16 = Differences(sentence=2e-3, pixels=4, psnr=55)
+_FP16_REASON = "11 bits of mantissa in every layer: about 69 dB, and 5e-4 per LSTM state"
+_INT8 = Differences(sentence=_SENTENCE, psnr=35)
+_INT8_REASON = "256 levels per layer, chosen on real captions: about 40 dB; the text encoder stays in fp32"
 
 
 def _tensorrt(backend: str, precision: str) -> Format:
@@ -104,7 +119,6 @@ def _tensorrt(backend: str, precision: str) -> Format:
     name, graphs = f"{backend}-{precision}", (TEXT_ENCODER, GENERATOR)
     engines = [f"{graph}.{name}.engine" for graph in graphs]
     ahead = backend == "tensorrt-rtx"
-    strict = Differences(sentence=_SENTENCE, image=1e-4, pixels=1)
     return Format(
         name=name,
         files={graph: f"{graph}.tensorrt-{precision}.onnx" for graph in graphs},
@@ -112,8 +126,8 @@ def _tensorrt(backend: str, precision: str) -> Format:
         backend=backend,
         extras={"cuda": backend},
         builder=f"export.tensorrt_graphs:{'build_with_engines' if ahead else 'build'}",
-        tolerance=strict if precision == "fp32" else Differences(sentence=2e-3, pixels=4, psnr=55),
-        reason=_SAME_ARITHMETIC if precision == "fp32" else _HALF,
+        tolerance=_EXACT if precision == "fp32" else _TENSORRT_FP16,
+        reason=_SAME_ARITHMETIC if precision == "fp32" else _FP16_REASON,
         form=Form.TRANSPOSED,
         built_ahead=True,
         extra_files=tuple(file for engine in engines for file in (engine, f"{engine}.json")) if ahead else (),
@@ -125,78 +139,27 @@ FORMATS: tuple[Format, ...] = (
     _tensorrt("tensorrt-rtx", "fp16"),
     _tensorrt("tensorrt", "fp32"),
     _tensorrt("tensorrt-rtx", "fp32"),
+    # name, files, precision, backend, extras, builder, tolerance, reason
+    Format("openvino-bf16", _ONNX_FILES, "bf16", "openvino", _OPENVINO, _ONNX_BUILDER, _BF16, _BF16_REASON),
+    Format("onnx", _ONNX_FILES, "fp32", "onnxruntime", _ORT, _ONNX_BUILDER, _EXACT, _SAME_ARITHMETIC),
+    Format("openvino", _ONNX_FILES, "fp32", "openvino", _OPENVINO, _ONNX_BUILDER, _EXACT, _SAME_ARITHMETIC),
+    Format("pytorch", _WEIGHTS, "fp32", "pytorch", _PYTORCH, "export.artifact:build_weights", _EXACT, _SAME_CODE),
     Format(
-        name="openvino-bf16",
-        files=_ONNX_FILES,
-        precision="bf16",
-        backend="openvino",
-        extras={"cpu": "openvino"},
-        builder="export.onnx_graphs:build",
-        tolerance=Differences(sentence=_SENTENCE, psnr=45),
-        reason="8 bits of mantissa: about 52 dB, 4 levels where there is contrast; the text encoder stays in fp32",
-    ),
-    Format(
-        name="onnx",
-        files=_ONNX_FILES,
-        precision="fp32",
-        backend="onnxruntime",
-        extras={"cuda": "gpu", "cpu": "cpu"},
-        builder="export.onnx_graphs:build",
-        tolerance=Differences(sentence=_SENTENCE, image=1e-4, pixels=1),
-        reason=_SAME_ARITHMETIC,
-    ),
-    Format(
-        name="openvino",
-        files=_ONNX_FILES,
-        precision="fp32",
-        backend="openvino",
-        extras={"cpu": "openvino"},
-        builder="export.onnx_graphs:build",
-        tolerance=Differences(sentence=_SENTENCE, image=1e-4, pixels=1),
-        reason=_SAME_ARITHMETIC,
-    ),
-    Format(
-        name="pytorch",
-        files={TEXT_ENCODER: "weights.safetensors", GENERATOR: "weights.safetensors"},
-        precision="fp32",
-        backend="pytorch",
-        extras={"cuda": "export", "cpu": "export"},
-        builder="export.artifact:build_weights",
-        tolerance=Differences(sentence=_SENTENCE, image=1e-4, pixels=1),
-        reason="the same weights in the same code; batch size and number of threads change the order of sums",
-    ),
-    Format(
-        name="onnx-fp16",
-        files={TEXT_ENCODER: "text_encoder.fp16.onnx", GENERATOR: "generator.fp16.onnx"},
-        precision="fp16",
-        backend="onnxruntime",
-        extras={"cuda": "gpu", "cpu": "cpu"},
-        builder="export.fp16:build",
-        tolerance=Differences(sentence=2e-3, psnr=60),
-        reason=_HALF,
+        "onnx-fp16",
+        _FP16_FILES,
+        "fp16",
+        "onnxruntime",
+        _ORT,
+        "export.fp16:build",
+        _FP16,
+        _FP16_REASON,
         emulator="export.fp16:emulate",
     ),
     Format(
-        name="openvino-int8",
-        files=_INT8_FILES,
-        precision="int8",
-        backend="openvino",
-        extras={"cpu": "openvino"},
-        builder="export.int8:build",
-        tolerance=Differences(sentence=_SENTENCE, psnr=35),
-        reason=_INT8,
-        calibrated=True,
+        "openvino-int8", _INT8_FILES, "int8", "openvino", _OPENVINO, _INT8_BUILDER, _INT8, _INT8_REASON, calibrated=True
     ),
     Format(
-        name="onnx-int8",
-        files=_INT8_FILES,
-        precision="int8",
-        backend="onnxruntime",
-        extras={"cpu": "cpu"},
-        builder="export.int8:build",
-        tolerance=Differences(sentence=_SENTENCE, psnr=35),
-        reason=_INT8,
-        calibrated=True,
+        "onnx-int8", _INT8_FILES, "int8", "onnxruntime", _ORT_CPU, _INT8_BUILDER, _INT8, _INT8_REASON, calibrated=True
     ),
 )
 
@@ -219,6 +182,5 @@ def find(name: str) -> Format:
 
 def load(dotted: str) -> Callable[..., Any]:
     """The function behind a row's lazy `module:function` name."""
-    module, _, function = dotted.partition(":")
-    loaded: Callable[..., Any] = getattr(import_module(module), function)
+    loaded: Callable[..., Any] = resolve_name(dotted)
     return loaded

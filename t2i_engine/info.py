@@ -3,22 +3,42 @@
 import json
 import os
 import textwrap
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import PurePath
-from typing import TypeGuard
 
 from t2i_engine.backend_selection import backend_names, backend_status, select_backend, selectable
 from t2i_engine.backends.base import Status
 from t2i_engine.bundle import Bundle, embedded_names
 from t2i_engine.errors import UserError, listed
-from t2i_engine.formats import Format, all_formats
+from t2i_engine.formats import all_formats
 from t2i_engine.table import aligned, size
 from t2i_engine.tensorrt.engines import bundled_records, cached_records
 
 WIDTH = 100
 """Columns of the text; only a path may be longer."""
+
+# A field of a record -> how it is shown.
+_DATASET = {
+    "source": "{}",
+    "version": "version {}",
+    "split": "{} split",
+    "pictures": "{:,} pictures",
+    "captions": "{:,} captions",
+}
+_MEASURES = {"sentence": "{:.1e}", "image": "{:.1e}", "pixels": "{}", "psnr": "{:.1f} dB"}
+_FIGURES = (
+    ("FID", "fid", "{value:.1f} ({pictures:,} pictures)"),
+    ("R-precision", "r_precision", "{generated:.1f} % among {candidates} candidates (real pictures {real:.1f} %)"),
+    (
+        "attributes",
+        "attribute_accuracy",
+        "{attributes[everything asked for][generated]:.1f} % of captions have everything asked for "
+        "(real pictures {attributes[everything asked for][renders]:.1f} %)",
+    ),
+)
 
 
 @dataclass(frozen=True)
@@ -53,11 +73,8 @@ class SystemInfo:
         if self.bundle:
             folder = os.fsencode(self.bundle.folder).decode("utf-8", "replace")
             lines += ["", f"Bundle {self.bundle.name} in {_plain(folder)}", *_table(_bundle_rows(self.bundle), most=17)]
-            lines += [
-                "",
-                "Formats, with their largest differences from PyTorch (pixels: levels of 255)",
-                *_format_table(self.bundle),
-            ]
+            lines += ["", "Formats, with their largest differences from PyTorch (pixels: levels of 255)"]
+            lines += _table(_format_rows(self.bundle), most=13) + _table(_reasons(self.bundle), most=6, most_lines=2)
             engines = [
                 (file, f"{where}, TensorRT {built_with}, {target}: {proof}")
                 for file, where, target, built_with, proof in _engine_rows(self.bundle)
@@ -69,20 +86,11 @@ class SystemInfo:
 def system_info(bundle: Bundle | None) -> SystemInfo:
     """Asks every backend. What `auto` chooses is for the bundle if one is given, otherwise for any format."""
     statuses = {name: backend_status(name) for name in backend_names()}
-    return SystemInfo(
-        version("t2i-engine"),
-        statuses,
-        _auto(selectable(bundle) if bundle else all_formats()),
-        embedded_names(),
-        bundle,
-    )
-
-
-def _auto(rows: Sequence[Format]) -> str:
     try:
-        return str(select_backend(rows))
+        auto = str(select_backend(selectable(bundle) if bundle else all_formats()))
     except UserError as error:
-        return f"none: {error}"
+        auto = f"none: {error}"
+    return SystemInfo(version("t2i-engine"), statuses, auto, embedded_names(), bundle)
 
 
 def _backend_rows(statuses: Mapping[str, Status]) -> Iterator[tuple[str, ...]]:
@@ -96,7 +104,7 @@ def _backend_rows(statuses: Mapping[str, Status]) -> Iterator[tuple[str, ...]]:
 
 
 def _bundle_rows(bundle: Bundle) -> Iterator[tuple[str, str]]:
-    sizes, files = bundle.sizes, bundle.manifest.files
+    sizes, files, provenance = bundle.sizes, bundle.manifest.files, bundle.manifest.provenance
     yield "resolution", f"{sizes.resolution} × {sizes.resolution}"
     parts = [
         f"{sizes.base_channels} base channels (up to {sizes.base_channels * sizes.max_channel_multiple})",
@@ -110,35 +118,19 @@ def _bundle_rows(bundle: Bundle) -> Iterator[tuple[str, str]]:
     yield "model", ", ".join(parts)
     listed_files = ", ".join(f"{name} {size(entry.size)}" for name, entry in files.items())
     yield "files", f"{size(sum(entry.size for entry in files.values()))}: {listed_files}"
-    yield from _provenance_rows(bundle.manifest.provenance)
-
-
-def _provenance_rows(provenance: Mapping[str, object]) -> Iterator[tuple[str, str]]:
-    """A summary of what may be there; the provenance is free JSON."""
-    runs = list(_runs(provenance))
     dataset = provenance.get("dataset")
     if isinstance(dataset, dict):
-        parts = [f"{dataset.get('source', 'unknown')}"]
-        parts += [f"version {dataset['version']}"] if "version" in dataset else []
-        parts += [f"{dataset['split']} split"] if "split" in dataset else []
-        parts += [f"{dataset[name]:,} {name}" for name in ("pictures", "captions") if _is_number(dataset.get(name))]
-        yield "data", ", ".join(parts)
+        parts = [filled for name, template in _DATASET.items() if (filled := _filled(template, dataset.get(name)))]
+        yield "data", ", ".join(parts) or "unknown"
         if dataset.get("note"):
             yield "", _shown(dataset["note"])
     elif dataset is not None:
         yield "data", _shown(dataset)
-    steps = [f"{count:,} {phase}" for phase, count in _steps(runs).items()]
-    if steps:
-        yield "steps", " + ".join(steps) + (f", in {len(runs)} successive runs" if len(runs) > 1 else "")
-    hours = sum(hours for run in runs if _is_number(hours := run.get("hours")))
-    if hours:
-        yield "hours", f"{hours:.1f}"
+    yield from _run_rows(list(_runs(provenance)))
     for name in ("hardware", "commit", "license", "licence", "notes", "note"):
         if provenance.get(name):
             yield name, _shown(provenance[name])
-    metrics = provenance.get("metrics")
-    if isinstance(metrics, dict):
-        yield from _metric_rows(metrics)
+    yield from _metric_rows(provenance.get("metrics"))
 
 
 def _runs(provenance: Mapping[str, object]) -> Iterator[dict[str, object]]:
@@ -149,63 +141,51 @@ def _runs(provenance: Mapping[str, object]) -> Iterator[dict[str, object]]:
         run = run.get("initial")
 
 
-def _steps(runs: Sequence[Mapping[str, object]]) -> dict[str, int]:
-    """Steps by phase over all runs; of a run whose encoders alone were taken, the GAN's do not count."""
+def _run_rows(runs: Sequence[Mapping[str, object]]) -> Iterator[tuple[str, str]]:
+    """Steps by phase, and hours, over all runs; of a run whose encoders alone were taken, the GAN's do not count."""
     total: dict[str, int] = {}
     for run in runs:
         steps = run.get("steps")
-        steps = steps if isinstance(steps, dict) else {"": steps}
-        for phase, count in steps.items():
+        for phase, count in (steps if isinstance(steps, dict) else {"": steps}).items():
             if isinstance(count, int) and count and not (phase == "gan" and run.get("part") == "encoders"):
                 name = {"gan": "GAN", "damsm": "DAMSM"}.get(phase, phase)
                 total[name] = total.get(name, 0) + count
-    return dict(sorted(total.items(), reverse=True))
+    if total:
+        phases = " + ".join(f"{count:,} {phase}" for phase, count in sorted(total.items(), reverse=True))
+        yield "steps", phases + (f", in {len(runs)} successive runs" if len(runs) > 1 else "")
+    hours = sum(hours for run in runs if isinstance(hours := run.get("hours"), int | float))
+    if hours:
+        yield "hours", f"{hours:.1f}"
 
 
-def _metric_rows(metrics: Mapping[str, object]) -> Iterator[tuple[str, str]]:
+def _metric_rows(metrics: object) -> Iterator[tuple[str, str]]:
     """The chief figures of the evaluation with most pictures, the last one if several have as many."""
-    evaluations = metrics.get("evaluations")
+    evaluations = metrics.get("evaluations") if isinstance(metrics, dict) else None
     found = [one for one in evaluations if isinstance(one, dict)] if isinstance(evaluations, list) else []
     if not found:
         return
-    chief = max(reversed(found), key=lambda one: one["captions"] if _is_number(one.get("captions")) else 0)
+    chief = max(reversed(found), key=lambda one: count if isinstance(count := one.get("captions"), int | float) else 0)
     where = [_shown(chief[name]) for name in ("data", "runs_as") if chief.get(name)]
     yield "measured", ", ".join([*where[:1], f"{chief.get('split', 'test')} split", *where[1:]])
     if chief.get("note"):
         yield "", _shown(chief["note"])
-    match chief.get("fid"):
-        case {"value": int() | float() as value, "pictures": int(pictures)}:
-            yield "FID", f"{value:.1f} ({pictures:,} pictures)"
-    match chief.get("r_precision"):
-        case {"generated": int() | float() as ours, "real": int() | float() as real, "candidates": int(candidates)}:
-            yield "R-precision", f"{ours:.1f} % among {candidates} candidates (real pictures {real:.1f} %)"
-    match chief.get("attribute_accuracy"):
-        case {
-            "attributes": {
-                "everything asked for": {"generated": int() | float() as ours, "renders": int() | float() as real}
-            }
-        }:
-            yield "attributes", f"{ours:.1f} % of captions have everything asked for (real pictures {real:.1f} %)"
+    for title, name, template in _FIGURES:
+        if figures := _filled(template, chief.get(name)):
+            yield title, figures
 
 
-def _format_table(bundle: Bundle) -> list[str]:
-    manifest = bundle.manifest
-    rows: list[tuple[str, ...]] = [("format", "backend", "precision", "sentence", "image", "pixels", "PSNR")]
+def _format_rows(bundle: Bundle) -> Iterator[tuple[str, ...]]:
+    yield "format", "backend", "precision", "sentence", "image", "pixels", "PSNR"
     for row in bundle.formats:
-        parity = manifest.parity.get(row.name)
-        cells = ["-", "-", "-", "-"]
-        if parity:
-            worst = parity.worst
-            cells = [
-                f"{worst.sentence:.1e}",
-                f"{worst.image:.1e}" if worst.image is not None else "-",
-                f"{worst.pixels}" if worst.pixels is not None else "-",
-                f"{worst.psnr:.1f} dB" if worst.psnr is not None else "-",
-            ]
-        rows.append((row.name, row.backend, row.precision, *cells))
-    reasons = [(name, f"built, not run: {why}") for name, why in manifest.unverified.items()]
-    reasons += [(name, f"rejected: {why}") for name, why in manifest.rejected.items()]
-    return [*_table(rows, most=13), *(_table(reasons, most=6, most_lines=2) if reasons else [])]
+        parity = bundle.manifest.parity.get(row.name)
+        worst = asdict(parity.worst) if parity else {}
+        cells = [_filled(template, worst.get(name)) or "-" for name, template in _MEASURES.items()]
+        yield row.name, row.backend, row.precision, *cells
+
+
+def _reasons(bundle: Bundle) -> Iterator[tuple[str, str]]:
+    yield from ((name, f"built, not run: {why}") for name, why in bundle.manifest.unverified.items())
+    yield from ((name, f"rejected: {why}") for name, why in bundle.manifest.rejected.items())
 
 
 def _engine_rows(bundle: Bundle) -> Iterator[tuple[str, str, str, str, str]]:
@@ -216,7 +196,7 @@ def _engine_rows(bundle: Bundle) -> Iterator[tuple[str, str, str, str, str]]:
             yield PurePath(file).name, where, target, record.key["version"], record.summary()
 
 
-def _table(rows: Iterator[tuple[str, ...]] | Sequence[tuple[str, ...]], most: int, most_lines: int = 3) -> list[str]:
+def _table(rows: Iterable[tuple[str, ...]], most: int, most_lines: int = 3) -> list[str]:
     """Rows as at most that many indented lines that fit `WIDTH`."""
     lines = aligned([[_plain(cell) for cell in row] for row in rows], WIDTH - 2, most_lines)
     if len(lines) > most:
@@ -224,8 +204,12 @@ def _table(rows: Iterator[tuple[str, ...]] | Sequence[tuple[str, ...]], most: in
     return [f"  {line}" if line else "" for line in lines]
 
 
-def _is_number(value: object) -> TypeGuard[int | float]:
-    return isinstance(value, int | float) and not isinstance(value, bool)
+def _filled(template: str, value: object) -> str:
+    """A template filled with a value, or with the fields of a record; empty if they do not fit: provenance is free."""
+    if value is not None:
+        with suppress(LookupError, TypeError, ValueError, OverflowError):
+            return template.format(value, **value) if isinstance(value, dict) else template.format(value)
+    return ""
 
 
 def _shown(value: object) -> str:

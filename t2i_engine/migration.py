@@ -7,7 +7,7 @@ from pathlib import Path
 from t2i_engine.bundle import MANIFEST, SCHEMA, Manifest
 from t2i_engine.errors import BundleError, OutputError
 from t2i_engine.files import write_atomically
-from t2i_engine.schema import SchemaError
+from t2i_engine.schema import SchemaError, read_json
 
 _MODEL = {"picture_side": "resolution", "base_width": "base_channels", "width_limit": "max_channel_multiple"}
 _MANIFEST = {"unproved": "unverified", "left_out": "rejected"}
@@ -44,10 +44,7 @@ def migrate_bundle(folder: Path) -> Path:
 
 def _current(content: bytes) -> bytes:
     """A manifest of schema 1 as one of this schema; anything else as it is."""
-    try:
-        found = json.loads(content)
-    except (ValueError, RecursionError):
-        return content
+    found = read_json(content)
     if not isinstance(found, dict) or found.get("schema") != 1 or not isinstance(found.get("files"), dict):
         return content
     if isinstance(found.get("model"), dict):

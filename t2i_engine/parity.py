@@ -6,7 +6,7 @@ Runtime and exporter share this module: PyTorch is one more `Runner` to it. Tole
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol
+from functools import partial
 
 import numpy as np
 
@@ -43,33 +43,17 @@ class Case:
     expected: Mapping[str, Array]
 
 
-class PictureSetMeasure(Protocol):
-    """A distance between two sets of pictures, fed batch by batch; it is reported, not judged."""
+@dataclass(frozen=True)
+class PictureSetMeasure:
+    """A distance between two sets of pictures: reported, not judged.
+
+    `of_batch` takes pixels uint8 (B, R, R, 3) of both, picture by picture of the same caption and seed, and returns
+    what `of_all` needs of them, concatenated over all batches.
+    """
 
     name: str
-
-    def update(self, found: Array, expected: Array) -> None:
-        """Takes in pixels uint8 (B, R, R, 3) of both sets, picture by picture of the same caption and seed."""
-
-    def value(self) -> float:
-        """The distance over everything taken in."""
-
-
-class MedianPsnr:
-    """The median over pictures of the PSNR of their pixels, in dB."""
-
-    name = "median psnr"
-
-    def __init__(self) -> None:
-        self._found: list[float] = []
-
-    def update(self, found: Array, expected: Array) -> None:
-        """Takes in pixels of both sets."""
-        self._found += psnr(found, expected, 255).tolist()
-
-    def value(self) -> float:
-        """The median."""
-        return float(np.median(self._found)) if self._found else -math.inf
+    of_batch: Callable[[Array, Array], Array]
+    of_all: Callable[[Array], float]
 
 
 @dataclass(frozen=True)
@@ -78,19 +62,13 @@ class Finding:
 
     format: str
     graph: str
-    output: str
-    """A field of `Differences`, which is an output of the graph or psnr, or the name of a `PictureSetMeasure`."""
-    against: str
-    """What it is compared with: PyTorch here, or the bundle's reference."""
-    difference: float
-    """The largest absolute one, or the least psnr; infinite for a failure, NaN, another shape or dtype."""
-    allowed: float | None
-    """None: anything finite."""
+    output: str  # a field of `Differences`, that is an output or psnr, or the name of a `PictureSetMeasure`
+    against: str  # PyTorch here, or the bundle's reference
+    difference: float  # the largest, or the least psnr; infinite for a failure, NaN, another shape or dtype
+    allowed: float | None  # None: anything finite
     case: str
-    cases: int
-    """How many cases were compared."""
-    failure: str | None = None
-    """Why the runner failed, if it did."""
+    cases: int  # how many were compared
+    failure: str | None = None  # why the runner failed, if it did
 
     @property
     def ok(self) -> bool:
@@ -146,19 +124,15 @@ def gate_cases(reference: Mapping[str, Runner], sizes: ModelSizes, size: GateSiz
 def sentence_case(reference: Mapping[str, Runner], tokens: Array, lengths: Array) -> Case:
     """Encodes `tokens` int64 (B, T) with `lengths` int64 (B)."""
     name = f"batch {len(lengths)} of lengths {', '.join(map(str, lengths))}"
-    return _case(reference, TEXT_ENCODER, name, {"tokens": tokens, "lengths": lengths}, ["sentence"])
+    feeds = {"tokens": tokens, "lengths": lengths}
+    return Case(TEXT_ENCODER, name, feeds, reference[TEXT_ENCODER].run(feeds, ["sentence"]))
 
 
 def picture_case(reference: Mapping[str, Runner], sizes: ModelSizes, sentences: Array, seeds: Sequence[int]) -> Case:
     """Draws one picture per row of `sentences` float32 (B, S) and seed."""
     name = f"batch {len(seeds)} of seeds {', '.join(map(str, seeds))}"
-    return _case(reference, GENERATOR, name, generator_feeds(sizes, sentences, seeds), ["image", "pixels"])
-
-
-def _case(
-    reference: Mapping[str, Runner], graph: str, name: str, feeds: Mapping[str, Array], outputs: Sequence[str]
-) -> Case:
-    return Case(graph, name, feeds, reference[graph].run(feeds, outputs))
+    feeds = generator_feeds(sizes, sentences, seeds)
+    return Case(GENERATOR, name, feeds, reference[GENERATOR].run(feeds, ["image", "pixels"]))
 
 
 class _RandomCaptions:
@@ -187,32 +161,35 @@ def compare(
     formats: Sequence[OpenFormat],
     cases: Iterable[Case],
     against: str,
-    set_measures: Sequence[Callable[[], PictureSetMeasure]] = (),
+    set_measures: Sequence[PictureSetMeasure] = (),
 ) -> list[Finding]:
     """Runs every case through every format: the worst case of each output, then each measure of the set of pictures."""
-    worst: dict[tuple[str, str], Finding] = {}
-    sets = {opened.row.name: [measure() for measure in set_measures] for opened in formats}
+    worst: dict[str, dict[str, Finding]] = {opened.row.name: {} for opened in formats}
+    sets: dict[str, list[list[Array]]] = {opened.row.name: [[] for _ in set_measures] for opened in formats}
     pictures = 0
     for case in cases:
         pictures += len(case.expected.get("pixels", ()))
         for opened in formats:
-            found, failure = _run(opened, case)
-            for one in _compared(opened.row, case, found, failure, against):
-                key = (one.format, one.output)
-                worst[key] = _worse(worst[key], one) if key in worst else one
-            if "pixels" in found and _comparable(found["pixels"], case.expected["pixels"]):
-                for measure in sets[opened.row.name]:
-                    measure.update(found["pixels"], case.expected["pixels"])
-    findings = [
-        *worst.values(),
-        *(
-            Finding(name, GENERATOR, one.name, against, one.value(), None, "all pictures", pictures)
-            for name, measures in sets.items()
-            for one in measures
-        ),
-    ]
-    order = [opened.row.name for opened in formats]
-    return sorted(findings, key=lambda found: order.index(found.format))
+            name, tolerance, failure = opened.row.name, opened.row.tolerance, None
+            found: Mapping[str, Array] = {}
+            try:
+                found = opened.runners[case.graph].run(case.feeds, list(case.expected))
+            except Exception as error:  # whatever a runtime raises on a bad graph is a named failure, not a crash
+                failure = " ".join(str(error).split())
+            for output, difference in _differences(found, case.expected, tolerance.psnr is not None):
+                allowed = getattr(tolerance, output)
+                one = Finding(name, case.graph, output, against, difference, allowed, case.name, 1, failure)
+                worst[name][output] = _worse(worst[name].get(output), one)
+            if _comparable(found, case.expected, "pixels"):
+                for measure, parts in zip(set_measures, sets[name], strict=True):
+                    parts.append(measure.of_batch(found["pixels"], case.expected["pixels"]))
+    findings: list[Finding] = []
+    for name, outputs in worst.items():
+        findings += outputs.values()
+        for measure, parts in zip(set_measures, sets[name], strict=True):
+            value = measure.of_all(np.concatenate(parts)) if parts else math.nan
+            findings.append(Finding(name, GENERATOR, measure.name, against, value, None, "all pictures", pictures))
+    return findings
 
 
 def as_parity(findings: Sequence[Finding], row: Format) -> Parity:
@@ -220,7 +197,7 @@ def as_parity(findings: Sequence[Finding], row: Format) -> Parity:
     found: dict[str, Finding] = {}
     for one in findings:
         if one.format == row.name:
-            found[one.output] = _worse(found[one.output], one) if one.output in found else one
+            found[one.output] = _worse(found.get(one.output), one)
     differences = {output: one.difference for output, one in found.items()}
     return Parity(
         Differences(differences["sentence"], differences["image"], int(differences["pixels"]), differences.get(PSNR)),
@@ -231,8 +208,13 @@ def as_parity(findings: Sequence[Finding], row: Format) -> Parity:
 
 def as_table(findings: Iterable[Finding]) -> list[str]:
     """The findings as lines for the terminal, under a header."""
-    header = ("format", "output", "against", "worst", "allowed", "cases", "")
-    return aligned([header, *(_cells(found) for found in findings)])
+    rows = [("format", "output", "against", "worst", "allowed", "cases", "")]
+    for found in findings:
+        allowed = "any" if found.allowed is None else _number(found.allowed)
+        verdict = "ok" if found.ok else "FAILED"
+        cells = (found.format, found.output, found.against, _number(found.difference), allowed, str(found.cases))
+        rows.append((*cells, verdict))
+    return aligned(rows)
 
 
 def psnr(found: Array, expected: Array, peak: float = 2) -> Array:
@@ -244,62 +226,39 @@ def psnr(found: Array, expected: Array, peak: float = 2) -> Array:
     return np.asarray(10 * np.log10(peak**2 / np.maximum(squares, 1e-20 * peak**2)))
 
 
-def _cells(found: Finding) -> tuple[str, ...]:
-    verdict = "ok" if found.ok else "FAILED"
-    difference, allowed = _number(found.difference), "any" if found.allowed is None else _number(found.allowed)
-    return (found.format, found.output, found.against, difference, allowed, str(found.cases), verdict)
+MEDIAN_PSNR = PictureSetMeasure("median psnr", partial(psnr, peak=255), lambda found: float(np.median(found)))
+"""The median over pictures of the PSNR of their pixels, in dB."""
 
 
 def _number(value: float) -> str:
     return f"{value:.1e}" if 0 < value < 1 else f"{value:.4g}"
 
 
-def _run(opened: OpenFormat, case: Case) -> tuple[Mapping[str, Array], str | None]:
-    try:
-        return opened.runners[case.graph].run(case.feeds, list(case.expected)), None
-    except Exception as error:  # whatever a runtime raises on a bad graph is a named failure, not a crash
-        return {}, " ".join(str(error).split())
-
-
-def _compared(
-    row: Format, case: Case, found: Mapping[str, Array], failure: str | None, against: str
-) -> Iterator[Finding]:
-    for measure, difference in _measured(found, case.expected, row.tolerance.psnr is not None):
-        allowed = getattr(row.tolerance, measure)
-        yield Finding(row.name, case.graph, measure, against, difference, allowed, case.name, 1, failure)
-
-
-def _measured(
+def _differences(
     found: Mapping[str, Array], expected: Mapping[str, Array], with_psnr: bool
 ) -> Iterator[tuple[str, float]]:
+    """The largest difference of each output, and the PSNR of the worst image; infinite if they cannot be compared."""
     for output, array in expected.items():
-        yield output, _largest_difference(found[output], array) if output in found else math.inf
+        largest = math.nan
+        if _comparable(found, expected, output):
+            differences = np.abs(found[output].astype(np.float64) - array.astype(np.float64))
+            largest = float(np.max(differences, initial=0.0))
+        yield output, math.inf if math.isnan(largest) else largest
     if with_psnr and "image" in expected:
-        yield PSNR, _worst_psnr(found["image"], expected["image"]) if "image" in found else -math.inf
+        comparable = _comparable(found, expected, "image")
+        least = float(psnr(found["image"], expected["image"]).min()) if comparable else math.nan
+        yield PSNR, -math.inf if math.isnan(least) else least
 
 
-def _comparable(found: Array, expected: Array) -> bool:
-    return found.shape == expected.shape and found.dtype == expected.dtype
+def _comparable(found: Mapping[str, Array], expected: Mapping[str, Array], output: str) -> bool:
+    if output not in found or output not in expected:
+        return False
+    return found[output].shape == expected[output].shape and found[output].dtype == expected[output].dtype
 
 
-def _largest_difference(found: Array, expected: Array) -> float:
-    if not _comparable(found, expected):
-        return math.inf
-    largest = float(np.max(np.abs(found.astype(np.float64) - expected.astype(np.float64)), initial=0.0))
-    return math.inf if math.isnan(largest) else largest
-
-
-def _worst_psnr(found: Array, expected: Array) -> float:
-    """Of the worst image of a batch in [−1, 1]."""
-    if not _comparable(found, expected):
-        return -math.inf
-    worst = float(psnr(found, expected).min())
-    return -math.inf if math.isnan(worst) else worst
-
-
-def _worse(first: Finding, second: Finding) -> Finding:
-    if first.output == PSNR:
-        worse = min(first, second, key=lambda found: found.difference)
-    else:
-        worse = max(first, second, key=lambda found: found.difference)
+def _worse(first: Finding | None, second: Finding) -> Finding:
+    if first is None:
+        return second
+    sign = -1 if second.output == PSNR else 1
+    worse = max(first, second, key=lambda found: sign * found.difference)
     return replace(worse, cases=first.cases + second.cases)

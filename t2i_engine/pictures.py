@@ -105,15 +105,6 @@ def slug(caption: str) -> str:
     return f"{readable or 'caption'}_{_digest(caption)}"
 
 
-def suffix_format(path: Path) -> str:
-    """Pillow's format for the path's suffix. Raises `OptionError` where it is not a picture's."""
-    try:
-        return SUFFIXES[path.suffix.lower()]
-    except KeyError:
-        found = f"the suffix {quoted(path.suffix)}" if path.suffix else "no suffix"
-        raise OptionError(f"{quoted(str(path))} has {found}; one of {listed(SUFFIXES)} expected") from None
-
-
 def _truncated(truncation: float) -> str:
     return "" if truncation == 1 else f"-t{truncation:g}"
 
@@ -133,7 +124,10 @@ def _texts(caption: str, seeds: str, picture: Picture) -> dict[str, str]:
 
 
 def _save(pixels: Pixels, path: Path, texts: Mapping[str, str]) -> Path:
-    kind, cure = suffix_format(path), "choose another --out"
+    kind, cure = SUFFIXES.get(path.suffix.lower()), "choose another --out"
+    if kind is None:
+        found = f"the suffix {quoted(path.suffix)}" if path.suffix else "no suffix"
+        raise OptionError(f"{quoted(str(path))} has {found}; one of {listed(SUFFIXES)} expected")
     if not path.parent.is_dir():
         raise OutputError(f"cannot write {quoted(str(path), 200)} (it has no folder); {cure}")
     # Waiting for the disk would take longer than drawing, and the picture can be drawn again.

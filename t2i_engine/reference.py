@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from t2i_engine.backends.base import Array, Runner
-from t2i_engine.bundle import Bundle, ModelSizes
+from t2i_engine.backends.base import Array, Runner, ShapeError, check_feeds
+from t2i_engine.bundle import Bundle, Graph, ModelSizes, TensorSpec
 from t2i_engine.errors import BundleError
 from t2i_engine.formats import GENERATOR, TEXT_ENCODER
 from t2i_engine.parity import Case, picture_case, sentence_case
@@ -21,7 +21,6 @@ REFERENCE = "reference.npz"
 LENGTHS = (1, 3, 8, 18)  # words per caption, mixed so that three of four are padded
 
 _LARGEST = 512 << 20
-_ZIP_EPOCH = (1980, 1, 1, 0, 0, 0)  # ZIP's earliest time: the same content gives the same bytes
 
 
 @dataclass(frozen=True)
@@ -33,8 +32,7 @@ class Reference:
     tokens: Array
     lengths: Array
     noise: Array
-    condition_noise: Array | None
-    """None for a model without conditioning augmentation."""
+    condition_noise: Array | None  # None for a model without conditioning augmentation
     sentence: Array
     image: Array
     pixels: Array
@@ -51,13 +49,8 @@ class Reference:
     def to_npz(self) -> bytes:
         """The file's content: the same bytes for the same arrays."""
         buffer = io.BytesIO()
-        with zipfile.ZipFile(buffer, "w", zipfile.ZIP_STORED) as archive:
-            for field in fields(self):
-                array = getattr(self, field.name)
-                if array is not None:
-                    content = io.BytesIO()
-                    np.lib.format.write_array(content, np.ascontiguousarray(array), version=(1, 0), allow_pickle=False)
-                    archive.writestr(zipfile.ZipInfo(f"{field.name}.npy", _ZIP_EPOCH), content.getvalue())
+        arrays = {field.name: getattr(self, field.name) for field in fields(self)}
+        np.savez(buffer, **{name: array for name, array in arrays.items() if array is not None})
         return buffer.getvalue()
 
 
@@ -98,25 +91,20 @@ def read_reference(bundle: Bundle) -> Reference:
             reference = Reference(**found)
     except (OSError, ValueError, TypeError, KeyError, EOFError, MemoryError, zipfile.BadZipFile, zlib.error) as error:
         raise BundleError(f"{path} is not a reference ({error}); export the bundle again") from None
-    misfit = next(_misfits(bundle, reference), None)
-    if misfit:
-        raise BundleError(f"{path} belongs to another model: {misfit}; export the bundle again")
+    try:
+        _check(bundle, reference)
+    except ShapeError as error:
+        raise BundleError(f"{path} belongs to another model: {error}; export the bundle again") from None
     return reference
 
 
-def _misfits(bundle: Bundle, reference: Reference) -> Iterator[str]:
-    """What in the reference does not match the bundle's graphs, or is not one row per caption."""
-    if (reference.condition_noise is None) == bundle.sizes.conditioning_augmentation:
-        yield "its condition noise does not fit"
-    if reference.captions.ndim != 1 or reference.captions.dtype.kind != "U":
-        yield "its captions are not a list of texts"
-    sizes: dict[int | str, int] = {"B": len(reference.captions) if reference.captions.ndim else 0}
-    expected: dict[str, tuple[str, tuple[int | str, ...]]] = {"seeds": ("int64", ("B",))}
-    for graph in bundle.graphs.values():
-        expected |= {tensor.name: (tensor.dtype, tensor.shape) for tensor in (*graph.inputs, *graph.outputs)}
-    for name, (dtype, shape) in expected.items():
-        array = getattr(reference, name)
-        if array is None or array.dtype.name != dtype or array.ndim != len(shape):
-            yield f"{name} is not {dtype} with {len(shape)} dimensions"
-        elif any(found != sizes.get(size, size) for found, size in zip(array.shape, shape, strict=True) if size != "T"):
-            yield f"{name} has the shape {array.shape}"
+def _check(bundle: Bundle, reference: Reference) -> None:
+    """Raises `ShapeError` unless everything has the shape that the bundle's graphs declare, with a row per caption."""
+    seeds = TensorSpec("seeds", "int64", ("B",))
+    declared = {tensor.name: tensor for graph in bundle.graphs.values() for tensor in (*graph.inputs, *graph.outputs)}
+    arrays = {field.name: getattr(reference, field.name) for field in fields(reference)}
+    captions = arrays.pop("captions")
+    found = {name: array for name, array in arrays.items() if array is not None}
+    rows = check_feeds(Graph((seeds, *declared.values()), (seeds,)), found, [seeds.name])["B"]
+    if captions.dtype.kind != "U" or captions.shape != (rows,):
+        raise ShapeError(f"captions is {captions.dtype.name} {captions.shape}; text ({rows},) expected")

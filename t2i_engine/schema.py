@@ -1,23 +1,30 @@
 """JSON to frozen dataclasses, strictly: every field is present and of its declared type, or the error names it."""
 
+import json
 import math
 import types
 from collections.abc import Mapping
 from dataclasses import MISSING, fields, is_dataclass
-from typing import Any, ClassVar, Protocol, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from t2i_engine.errors import quoted
 
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
 
-class _Dataclass(Protocol):
-    __dataclass_fields__: ClassVar[dict[str, Any]]
-
-
-Record = TypeVar("Record", bound=_Dataclass)
+Record = TypeVar("Record", bound="DataclassInstance")
 
 
 class SchemaError(ValueError):
     """JSON that does not match its dataclass; the message names the field."""
+
+
+def read_json(content: bytes) -> object:
+    """Parses JSON without Infinity and NaN. Raises `SchemaError`."""
+    try:
+        return json.loads(content, parse_constant=_refuse)
+    except (ValueError, RecursionError) as error:
+        raise SchemaError(f"it is not JSON ({error})") from None
 
 
 def read_dataclass(kind: type[Record], found: object, where: str = "") -> Record:
@@ -68,6 +75,10 @@ def _read(kind: type, found: object, where: str) -> object:
             where, found, {int: "a whole number", float: "a number", str: "text", bool: "true or false"}[kind]
         )
     return found
+
+
+def _refuse(constant: str) -> NoReturn:
+    raise ValueError(f"{constant} is not JSON")
 
 
 def _join(where: str, name: str) -> str:

@@ -1,7 +1,7 @@
 """Verify: a bundle's files against its manifest, and its formats against the stored reference and PyTorch."""
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 
@@ -28,8 +28,7 @@ class Verification:
     """What was found: a line in `failures` for everything that is wrong, in `skipped` for everything not compared."""
 
     bundle: Bundle
-    files: tuple[str, ...]
-    """The files that match the manifest."""
+    files: tuple[str, ...]  # that match the manifest
     worst: tuple[Finding, ...]
     failures: tuple[str, ...]
     skipped: tuple[str, ...]
@@ -48,7 +47,7 @@ class Verification:
             "files": {name: name in self.files for name in self.bundle.manifest.files},
             "differences": [
                 asdict(found)
-                | {"difference": found.difference if math.isfinite(found.difference) else None, "ok": found.ok}
+                | {"difference": value if math.isfinite(value := found.difference) else None, "ok": found.ok}
                 for found in self.worst
             ],
             "failures": self.failures,
@@ -57,22 +56,13 @@ class Verification:
 
     def as_text(self) -> str:
         """The findings for people; the last line is PASSED or FAILED."""
-        records = self.bundle.manifest.files
-        files = [
-            (name, size(record.size), "ok" if name in self.files else "FAILED") for name, record in records.items()
-        ]
-        lines = [
-            f"Bundle {self.bundle.name} in {self.bundle.folder}",
-            "",
-            *aligned([("file", "size", "SHA-256"), *files]),
-        ]
-        if self.worst:
-            lines += ["", *as_table(self.worst)]
-        lines += [
-            "",
-            *(f"skipped: {reason}" for reason in self.skipped),
-            *(f"failed: {reason}" for reason in self.failures),
-        ]
+        rows = [("file", "size", "SHA-256")]
+        for name, entry in self.bundle.manifest.files.items():
+            rows.append((name, size(entry.size), "ok" if name in self.files else "FAILED"))
+        lines = [f"Bundle {self.bundle.name} in {self.bundle.folder}", "", *aligned(rows)]
+        lines += ["", *as_table(self.worst)] if self.worst else []
+        lines += ["", *(f"skipped: {reason}" for reason in self.skipped)]
+        lines += [f"failed: {reason}" for reason in self.failures]
         return "\n".join([*lines, "PASSED" if self.passed else "FAILED"])
 
 
@@ -82,7 +72,12 @@ def verify(bundle: Bundle, on_progress: Callable[[str], None], size: GateSize = 
     Raises `BackendError` if no format can run here.
     """
     on_progress(f"checking {len(bundle.manifest.files)} files")
-    bad = dict(_bad_files(bundle))
+    bad: dict[str, str] = {}
+    for name in bundle.manifest.files:
+        try:
+            bundle.path(name)
+        except BundleError as error:
+            bad[name] = str(error)
     failures, skipped = list(bad.values()), []
     opened: list[OpenFormat] = []
     for row in bundle.formats:
@@ -113,17 +108,9 @@ def verify(bundle: Bundle, on_progress: Callable[[str], None], size: GateSize = 
     return Verification(bundle, good, tuple(worst), tuple(dict.fromkeys(failures)), tuple(skipped))
 
 
-def _bad_files(bundle: Bundle) -> Iterator[tuple[str, str]]:
-    for name in bundle.manifest.files:
-        try:
-            bundle.path(name)
-        except BundleError as error:
-            yield name, str(error)
-
-
 def _with_reference(bundle: Bundle, opened: Sequence[OpenFormat], on_progress: Callable[[str], None]) -> list[Finding]:
     reference = read_reference(bundle)
-    on_progress(f"comparing {_names(opened)} with the reference")
+    on_progress(f"comparing {listed(one.row.name for one in opened)} with the reference")
     _check_inputs(bundle, reference)
     return compare(opened, reference.cases(), "reference")
 
@@ -156,9 +143,5 @@ def _with_pytorch(
     if not others:
         return []
     reference = open_reference(bundle)
-    on_progress(f"comparing {_names(others)} with PyTorch")
+    on_progress(f"comparing {listed(one.row.name for one in others)} with PyTorch")
     return compare(others, gate_cases(reference, bundle.sizes, size), "PyTorch")
-
-
-def _names(opened: Sequence[OpenFormat]) -> str:
-    return listed(one.row.name for one in opened)

@@ -1,13 +1,16 @@
 """What a backend provides: runners for a bundle's graphs, whether it can run here, and what a benchmark needs of it."""
 
+import contextlib
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy.typing as npt
 
 from t2i_engine.bundle import Bundle, Graph
+from t2i_engine.errors import BundleError
 from t2i_engine.formats import Format
 
 Array = npt.NDArray[Any]
@@ -63,22 +66,21 @@ class Backend(Protocol):
         """Opens a graph. Raises `BundleError` for a bad file and `BackendError` for what cannot be had here."""
 
 
-def check_feeds(graph: Graph, feeds: Mapping[str, Array], outputs: Sequence[str]) -> None:
-    """Compares feeds and output names with the declared graph; each letter of a shape stands for one size throughout.
+def check_feeds(graph: Graph, feeds: Mapping[str, Array], outputs: Sequence[str]) -> dict[str, int]:
+    """Compares feeds and output names with the declared graph, and returns the size each letter of a shape stands for.
 
     Raises `ShapeError` with the first difference.
     """
     declared = {tensor.name for tensor in graph.inputs}
     if feeds.keys() != declared:
         raise ShapeError(f"inputs {sorted(feeds)} given, {sorted(declared)} expected")
-    unknown = set(outputs) - {tensor.name for tensor in graph.outputs}
-    if unknown or not outputs:
-        names = [tensor.name for tensor in graph.outputs]
+    names = [tensor.name for tensor in graph.outputs]
+    if not outputs or not set(outputs) <= set(names):
         raise ShapeError(f"outputs {list(outputs)} asked for, some of {names} expected")
-    letters: dict[str, int] = {}
+    sizes: dict[str, int] = {}
     for tensor in graph.inputs:
         feed = feeds[tensor.name]
-        expected = tuple(letters.get(size, size) if isinstance(size, str) else size for size in tensor.shape)
+        expected = tuple(sizes.get(size, size) if isinstance(size, str) else size for size in tensor.shape)
         fits = len(feed.shape) == len(expected) and all(
             found > 0 if isinstance(size, str) else found == size
             for found, size in zip(feed.shape, expected, strict=True)
@@ -87,9 +89,33 @@ def check_feeds(graph: Graph, feeds: Mapping[str, Array], outputs: Sequence[str]
             raise ShapeError(
                 f"input {tensor.name!r} is {feed.dtype.name} {feed.shape}; {tensor.dtype} {expected} expected"
             )
-        letters.update(
-            (size, found) for size, found in zip(tensor.shape, feed.shape, strict=True) if isinstance(size, str)
-        )
+        sizes |= {size: found for size, found in zip(expected, feed.shape, strict=True) if isinstance(size, str)}
+    return sizes
+
+
+def check_contract(
+    graph: Graph, file: Path, inputs: Mapping[str, Sequence[int | str | None]], outputs: Iterable[str]
+) -> None:
+    """Compares a file's inputs, with their shapes, and outputs with the declared graph. Raises `BundleError`."""
+
+    def fixed(shape: Sequence[int | str | None]) -> list[int | None]:
+        return [size if isinstance(size, int) else None for size in shape]
+
+    declared = {tensor.name: fixed(tensor.shape) for tensor in graph.inputs}
+    names = {tensor.name for tensor in graph.outputs}
+    if {name: fixed(shape) for name, shape in inputs.items()} != declared or set(outputs) != names:
+        raise BundleError(f"{file} does not have the inputs and outputs of its manifest; export the bundle again")
+
+
+def installed_versions(distributions: Iterable[str]) -> dict[str, str]:
+    """The versions of those distributions that are installed."""
+    from importlib.metadata import PackageNotFoundError, version
+
+    found = {}
+    for name in distributions:
+        with contextlib.suppress(PackageNotFoundError):
+            found[name] = version(name)
+    return found
 
 
 def available_threads() -> int:

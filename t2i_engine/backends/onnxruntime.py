@@ -8,19 +8,33 @@ import io
 import json
 import os
 import tempfile
+import threading
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from t2i_engine.backends.base import NO_GPU, Array, Status, available_threads, check_feeds, cuda_device_count
-from t2i_engine.backends.onnxruntime_bound import BoundSession
-from t2i_engine.bundle import Bundle
+import numpy as np
+
+from t2i_engine.backends.base import (
+    NO_GPU,
+    OUT_OF_MEMORY,
+    Array,
+    Status,
+    available_threads,
+    check_contract,
+    check_feeds,
+    cuda_device_count,
+    installed_versions,
+)
+from t2i_engine.bundle import Bundle, Graph
 from t2i_engine.errors import BackendError, BundleError
 from t2i_engine.files import cache, cached_file, processor
 from t2i_engine.formats import GENERATOR, TEXT_ENCODER, Format
 
 if TYPE_CHECKING:
-    from onnxruntime import InferenceSession, SessionOptions
+    from onnxruntime import InferenceSession, IOBinding, OrtValue, RunOptions, SessionOptions
 
 TITLE = "ONNX Runtime"
 PACKAGES = WHEELS = ("onnxruntime", "onnxruntime-gpu")
@@ -30,6 +44,11 @@ CUDA_GRAPHS = "T2I_ENGINE_CUDA_GRAPHS"  # set to 1, the generator's work on a GP
 _CPU, _CUDA = "cpu", "cuda"
 _PROVIDERS = {_CPU: "CPUExecutionProvider", _CUDA: "CUDAExecutionProvider"}
 _FATAL = 4
+
+MAX_CAPTURED = 8  # sizes that are captured: ONNX Runtime keeps their graphs until the session ends
+MAX_CACHED = 8  # other sizes whose buffers are kept: those of every batch size would fill the GPU
+
+_NO_CAPTURE = "-1"  # the gpu_graph_id of a run that neither captures nor replays
 
 
 class OnnxRuntimeRunner:
@@ -53,7 +72,8 @@ class OnnxRuntimeRunner:
                 session = _on_cpu(file, bundle.manifest.files[row.files[graph]].sha256, threads)
         except Exception as error:  # ONNX Runtime's exceptions have no other class in common
             raise BundleError(f"ONNX Runtime {onnxruntime.__version__} cannot load {file}: {error}") from None
-        self._check_contract(session, file)
+        inputs = {tensor.name: tensor.shape for tensor in session.get_inputs()}
+        check_contract(self._graph, file, inputs, (tensor.name for tensor in session.get_outputs()))
         found = session.get_providers()[0]
         if found != _PROVIDERS[device]:
             raise BackendError(
@@ -74,12 +94,95 @@ class OnnxRuntimeRunner:
         if isinstance(self._session, BoundSession):
             self._session.close()
 
-    def _check_contract(self, session: "InferenceSession", file: Path) -> None:
-        inputs = {tensor.name: _sizes(tensor.shape) for tensor in session.get_inputs()}
-        outputs = {tensor.name for tensor in session.get_outputs()}
-        declared = {tensor.name: _sizes(tensor.shape) for tensor in self._graph.inputs}
-        if inputs != declared or outputs != {tensor.name for tensor in self._graph.outputs}:
-            raise BundleError(f"{file} does not have the inputs and outputs of its manifest; export the bundle again")
+
+@dataclass(frozen=True)
+class _Bound:
+    """The buffers for feeds of one size."""
+
+    inputs: "Mapping[str, OrtValue]"
+    outputs: "Mapping[str, OrtValue]"
+    binding: "IOBinding"
+    options: "RunOptions"
+    captured: bool
+
+
+class BoundSession:
+    """Runs a session on `device` ("cuda" or "cpu") with inputs and outputs bound to memory there, allocated per size.
+
+    Only the requested outputs are copied back, and addresses stay the same between runs, as a CUDA graph requires.
+    Several threads may use it; they take turns.
+
+    With `captures`, the first `MAX_CAPTURED` sizes are recorded as CUDA graphs and replayed, and any other size runs
+    without one: ONNX Runtime cannot free a graph on CUDA, so recording every new size would fill the GPU. It also
+    records anew for every thread, so all runs then happen on one.
+    """
+
+    def __init__(self, session: "InferenceSession", graph: Graph, device: str, captures: bool) -> None:
+        self._graph, self._device = graph, device
+        self._session: InferenceSession | None = session
+        self._bound: dict[tuple[object, ...], _Bound] = {}
+        self._captured = 0
+        self._lock = threading.Lock()
+        self._worker = ThreadPoolExecutor(1) if captures else None
+
+    def run(self, feeds: Mapping[str, Array], outputs: Sequence[str]) -> dict[str, Array]:
+        """Computes the named outputs of feeds that fit the graph. Raises `BackendError` if the device fails."""
+        with self._lock:
+            if self._session is None:
+                raise BackendError("this runner is closed; open the engine again")
+            try:
+                if self._worker:
+                    return self._worker.submit(self._run, self._session, feeds, outputs).result()
+                return self._run(self._session, feeds, outputs)
+            except Exception as error:  # ONNX Runtime's exceptions have no other class in common
+                reason = " ".join(str(error).split())
+                if any(sign in reason.lower() for sign in ("out of memory", "failed to allocate")):
+                    raise BackendError(f"{OUT_OF_MEMORY} (ONNX Runtime)") from error
+                raise BackendError(f"ONNX Runtime failed on {self._device}: {reason}") from error
+
+    def close(self) -> None:
+        """Frees the buffers and the session. May be called twice."""
+        with self._lock:
+            self._bound.clear()
+            self._session = None
+            if self._worker:
+                self._worker.shutdown()
+
+    def _run(self, session: "InferenceSession", feeds: Mapping[str, Array], outputs: Sequence[str]) -> dict[str, Array]:
+        key = (*outputs, *(feeds[tensor.name].shape for tensor in self._graph.inputs))
+        bound = self._bound.pop(key, None) or self._bind(session, feeds, outputs)
+        self._bound[key] = bound  # most recently used last
+        evictable = [key for key, other in self._bound.items() if not other.captured]
+        if len(evictable) > MAX_CACHED:
+            del self._bound[evictable[0]]
+        for name, feed in feeds.items():
+            bound.inputs[name].update_inplace(np.ascontiguousarray(feed))
+        session.run_with_iobinding(bound.binding, bound.options)
+        return {name: np.array(value.numpy()) for name, value in bound.outputs.items()}
+
+    def _bind(self, session: "InferenceSession", feeds: Mapping[str, Array], outputs: Sequence[str]) -> _Bound:
+        import onnxruntime
+
+        sizes = check_feeds(self._graph, feeds, outputs)
+        declared = {tensor.name: tensor for tensor in (*self._graph.inputs, *self._graph.outputs)}
+
+        def allocate(name: str) -> "OrtValue":
+            shape, dtype = declared[name].sized(sizes), np.dtype(declared[name].dtype)
+            return onnxruntime.OrtValue.ortvalue_from_shape_and_type(shape, dtype, self._device, 0)
+
+        inputs, results = ({name: allocate(name) for name in names} for names in (feeds, outputs))
+        options = onnxruntime.RunOptions()
+        captured = self._worker is not None and self._captured < MAX_CAPTURED
+        if captured:  # a graph writes to the buffers it was captured with: each set of buffers has its own
+            self._captured += 1
+        if self._worker:
+            options.add_run_config_entry("gpu_graph_id", str(self._captured) if captured else _NO_CAPTURE)
+        bound = _Bound(inputs, results, session.io_binding(), options, captured)
+        for name, value in inputs.items():
+            bound.binding.bind_ortvalue_input(name, value)
+        for name, value in results.items():
+            bound.binding.bind_ortvalue_output(name, value)
+        return bound
 
 
 def open_runner(bundle: Bundle, row: Format, graph: str, device: str, threads: int | None) -> OnnxRuntimeRunner:
@@ -160,7 +263,7 @@ def _options(threads: int | None) -> "SessionOptions":
 
 def status() -> Status:
     """Which wheel of ONNX Runtime is installed, and which devices it can use here."""
-    wheels = _installed_wheels()
+    wheels = installed_versions(WHEELS)
     if not wheels:
         return Status(lacks='ONNX Runtime is not installed: pip install "t2i-engine[cpu]", or "t2i-engine[gpu]"')
     version = " and ".join(f"{wheel} {number}" for wheel, number in wheels.items())
@@ -175,20 +278,6 @@ def status() -> Status:
     except ImportError:  # what is left when one of both wheels was uninstalled, which takes files of the other along
         return Status(version, f"{version} is damaged: pip install --force-reinstall --no-deps {' '.join(wheels)}")
     return Status(version, devices={"cuda": _cuda_lacks(get_available_providers()), "cpu": None})
-
-
-def _sizes(shape: Sequence[int | str]) -> list[int | None]:
-    return [size if isinstance(size, int) else None for size in shape]
-
-
-def _installed_wheels() -> dict[str, str]:
-    from importlib.metadata import PackageNotFoundError, version
-
-    wheels = {}
-    for wheel in WHEELS:
-        with contextlib.suppress(PackageNotFoundError):
-            wheels[wheel] = version(wheel)
-    return wheels
 
 
 def _cuda_lacks(providers: Sequence[str]) -> str | None:

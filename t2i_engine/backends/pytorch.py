@@ -1,7 +1,7 @@
 """PyTorch: a bundle's weights in the code they were trained in, and what every other backend is compared with."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from importlib import import_module
 from threading import Lock
 from typing import TYPE_CHECKING
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from t2i_engine.backends.base import OUT_OF_MEMORY, Array, Runner, Status, check_feeds, cuda_device_count
 from t2i_engine.bundle import Bundle, Graph, graphs_of
 from t2i_engine.errors import BackendError, needs_extra
-from t2i_engine.formats import GENERATOR, TEXT_ENCODER, Format
+from t2i_engine.formats import Format
 
 if TYPE_CHECKING:
     from torch import Tensor, device, nn
@@ -23,10 +23,13 @@ _cudnn = Lock()
 
 
 class ModuleRunner:
-    """A text encoder or a generator as it is now, on the device it is on, in evaluation mode, without TF32."""
+    """A text encoder or a generator as it is now, on the device it is on, in evaluation mode, without TF32.
 
-    def __init__(self, module: "nn.Module", graph: Graph) -> None:
-        self.module, self._graph = module, graph
+    On one thread, sums have one order on every machine, and busy cores are not waited for.
+    """
+
+    def __init__(self, module: "nn.Module", graph: Graph, one_thread: bool = False) -> None:
+        self.module, self._graph, self._one_thread = module, graph, one_thread
 
     def run(self, feeds: Mapping[str, Array], outputs: Sequence[str]) -> dict[str, Array]:
         """Computes the named outputs. Raises `ShapeError` where a feed does not fit the declared shape."""
@@ -35,41 +38,29 @@ class ModuleRunner:
         check_feeds(self._graph, feeds, outputs)
         device = next(self.module.parameters()).device
         tensors = {name: torch.from_numpy(feed).to(device) for name, feed in feeds.items()}
-        with torch.inference_mode(), exact_cudnn(device):
-            computed = self._sentences(tensors) if "tokens" in tensors else self._pictures(tensors)
+        with torch.inference_mode(), exact_cudnn(device), _one_thread() if self._one_thread else nullcontext():
+            computed = self._computed(tensors)
         return {name: computed[name].cpu().numpy() for name in outputs}
 
-    def _sentences(self, tensors: "Mapping[str, Tensor]") -> "dict[str, Tensor]":
-        return {"sentence": self.module(tensors["tokens"], tensors["lengths"]).sentence}
-
-    def _pictures(self, tensors: "Mapping[str, Tensor]") -> "dict[str, Tensor]":
+    def _computed(self, tensors: "Mapping[str, Tensor]") -> "dict[str, Tensor]":
         from training.models.pixels import to_pixels
 
+        if "tokens" in tensors:
+            return {"sentence": self.module(tensors["tokens"], tensors["lengths"]).sentence}
         image = self.module(tensors["noise"], tensors["sentence"], tensors.get("condition_noise")).image
         return {"image": image, "pixels": to_pixels(image).contiguous()}
 
 
-class OneThread:
-    """A runner on one thread: sums have one order on every machine, and busy cores are not waited for."""
-
-    def __init__(self, runner: Runner) -> None:
-        self._runner = runner
-
-    def run(self, feeds: Mapping[str, Array], outputs: Sequence[str]) -> dict[str, Array]:
-        """As the runner's own."""
-        with _one_thread():
-            return self._runner.run(feeds, outputs)
-
-
-def module_runners(model: "TextToImage") -> dict[str, Runner]:
+def module_runners(model: "TextToImage", one_thread: bool = False) -> dict[str, Runner]:
     """A runner for each graph of a model in evaluation mode."""
-    graphs = graphs_of(model.sizes)
-    return {graph: ModuleRunner(getattr(model, graph), graphs[graph]) for graph in (TEXT_ENCODER, GENERATOR)}
+    return {
+        name: ModuleRunner(getattr(model, name), graph, one_thread) for name, graph in graphs_of(model.sizes).items()
+    }
 
 
 def reference_runners(model: "TextToImage") -> dict[str, Runner]:
     """Runners for what other formats are compared with: the model on one thread of the CPU."""
-    return {graph: OneThread(runner) for graph, runner in module_runners(model).items()}
+    return module_runners(model, one_thread=True)
 
 
 def open_reference(bundle: Bundle) -> dict[str, Runner]:

@@ -1,6 +1,7 @@
 """TensorRT for RTX: engines built ahead of time, on any machine, for NVIDIA's RTX GPUs."""
 
-from t2i_engine.backends.base import Status
+from functools import partial
+
 from t2i_engine.tensorrt import variant
 from t2i_engine.tensorrt.engines import PROFILE, needs_build, open_runner
 
@@ -11,7 +12,4 @@ PACKAGES = (*variant.PACKAGES[variant.TENSORRT_RTX], "cuda-bindings")
 IMPORTS = ("tensorrt_rtx", "cuda.bindings.runtime")
 MAX_BATCH = PROFILE.batch.maximum
 
-
-def status() -> Status:
-    """Whether it is installed and has a GPU to run on."""
-    return variant.variant_status(variant.TENSORRT_RTX)
+status = partial(variant.variant_status, variant.TENSORRT_RTX)

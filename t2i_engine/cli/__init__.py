@@ -75,7 +75,7 @@ class _Failure(click.ClickException):
         self.exit_code = code  # type: ignore[misc]
 
 
-@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"], "show_default": True})
 @click.version_option(package_name="t2i-engine", prog_name="t2i-engine")
 def main() -> None:
     """Draw pictures from captions, in milliseconds."""

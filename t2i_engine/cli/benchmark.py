@@ -21,30 +21,19 @@ def parse_numbers(text: str) -> tuple[int, ...]:
 
 @click.command(epilog="Example:  t2i-engine benchmark birds --quick")
 @click.argument("bundle", default="birds", metavar="[BUNDLE|paper]")
-@click.option(
-    "--formats", default="all", show_default=True, metavar="NAMES", help="Targets to measure, onnx,openvino,…"
-)
+@click.option("--formats", default="all", metavar="NAMES", help="Targets to measure, onnx,openvino,…")
 @click.option("--batch-sizes", type=parse_numbers, metavar="N,…", help="Pictures per request.  [default: 1,4,16]")
 @click.option("--threads", type=parse_numbers, metavar="N,…", help="CPU threads.  [default: 1 and every processor]")
 @click.option("--minutes", type=float, metavar="N", help="Time for the rounds; preparation comes on top.  [default: 4]")
 @click.option("--quick", is_flag=True, help="About a minute: batch 1, every processor, no other resolutions.")
-@click.option(
-    "--out", type=Path, default=Path("runs/benchmark"), show_default=True, metavar="DIR", help="Folder for the reports."
-)
+@click.option("--out", type=Path, default=Path("runs/benchmark"), metavar="DIR", help="Folder for the reports.")
 @click.option("--baseline", type=Path, metavar="FILE", help="Compare with an earlier report.json.")
-@click.option(
-    "--max-regression",
-    type=float,
-    default=10.0,
-    show_default=True,
-    metavar="PERCENT",
-    help="Largest slowdown that passes.",
-)
+@click.option("--max-regression", type=float, default=10.0, metavar="PERCENT", help="Largest slowdown that passes.")
 @click.option("--compare-anyway", is_flag=True, help="Accept a baseline of another machine, network or schema.")
 @click.option(
     "--quality", type=int, metavar="COUNT", help="Also measure FID and text consistency of COUNT pictures per format."
 )
-@click.option("--data", default="synthbirds", show_default=True, metavar="SOURCE", help="Data for --quality.")
+@click.option("--data", default="synthbirds", metavar="SOURCE", help="Data for --quality.")
 @click.pass_context
 def benchmark(
     context: click.Context,

@@ -5,7 +5,7 @@ import click
 
 @click.command(epilog="Example:  t2i-engine build birds --formats tensorrt-fp16")
 @click.argument("bundle", metavar="BUNDLE")
-@click.option("--formats", default="all", show_default=True, metavar="NAMES", help="TensorRT formats, comma-separated.")
+@click.option("--formats", default="all", metavar="NAMES", help="TensorRT formats, comma-separated.")
 def build(bundle: str, formats: str) -> None:
     """Build BUNDLE's TensorRT engines for this machine's GPU.
 

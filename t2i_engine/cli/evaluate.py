@@ -10,31 +10,16 @@ from t2i_engine.errors import needs_extra
 @click.command(epilog="Example:  t2i-engine evaluate birds --data synthbirds --metrics fid,attributes --count 5000")
 @click.argument("model", metavar="BUNDLE|CHECKPOINT")
 @click.option(
-    "--data",
-    default="synthbirds",
-    show_default=True,
-    metavar="SOURCE",
-    help="Test split to compare with: synthbirds, cub:PATH, …",
+    "--data", default="synthbirds", metavar="SOURCE", help="Test split to compare with: synthbirds, cub:PATH, …"
 )
 @click.option(
-    "--metrics",
-    default="fid,kid",
-    show_default=True,
-    metavar="NAMES",
-    help="Of fid, fid-floor, kid, r-precision, attributes, diversity.",
+    "--metrics", default="fid,kid", metavar="NAMES", help="Of fid, fid-floor, kid, r-precision, attributes, diversity."
 )
-@click.option(
-    "--count",
-    type=int,
-    default=30_000,
-    show_default=True,
-    metavar="N",
-    help="Captions to draw; the default is the paper's.",
-)
+@click.option("--count", type=int, default=30_000, metavar="N", help="Captions to draw; the default is the paper's.")
 @click.option("--encoders", metavar="CHECKPOINT", help="Encoders for r-precision.  [default: the CHECKPOINT's own]")
-@click.option("--backend", default="auto", show_default=True, metavar="NAME", help="See t2i-engine info.")
-@click.option("--precision", default="auto", show_default=True, metavar="NAME", help="See t2i-engine info.")
-@click.option("--device", default="auto", show_default=True, metavar="NAME", help="cpu or cuda.")
+@click.option("--backend", default="auto", metavar="NAME", help="See t2i-engine info.")
+@click.option("--precision", default="auto", metavar="NAME", help="See t2i-engine info.")
+@click.option("--device", default="auto", metavar="NAME", help="cpu or cuda.")
 @click.option("--update-manifest", is_flag=True, help="Also write the results into BUNDLE's manifest.")
 @click.option("--json", "as_json", is_flag=True, help="Print the results as JSON instead of Markdown.")
 def evaluate(

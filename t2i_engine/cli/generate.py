@@ -11,6 +11,7 @@ import click
 from t2i_engine.errors import CaptionError, OptionError, quoted
 
 if TYPE_CHECKING:
+    from t2i_engine.backend_selection import BackendSelection
     from t2i_engine.pictures import Picture
 
 MOST_SEEDS = 100_000
@@ -37,30 +38,19 @@ def parse_seeds(text: str) -> list[int]:
 
 @click.command(epilog='Example:  t2i-engine generate "a yellow bird" --seeds 0-7 --grid')
 @click.argument("captions", nargs=-1, metavar="CAPTION...")
+@click.option("--bundle", default="birds", metavar="NAME|DIR", help="An embedded bundle or a folder.")
+@click.option("--seeds", type=parse_seeds, default="0", metavar="SEEDS", help="One picture per seed: 0,2,5-10.")
 @click.option(
-    "--bundle", default="birds", show_default=True, metavar="NAME|DIR", help="An embedded bundle or a folder."
+    "--truncation", type=float, default=1.0, metavar="X", help="In (0, 1]; lower values trade variety for fidelity."
 )
-@click.option(
-    "--seeds", type=parse_seeds, default="0", show_default=True, metavar="SEEDS", help="One picture per seed: 0,2,5-10."
-)
-@click.option(
-    "--truncation",
-    type=float,
-    default=1.0,
-    show_default=True,
-    metavar="X",
-    help="In (0, 1]; lower values trade variety for fidelity.",
-)
-@click.option("--backend", default="auto", show_default=True, metavar="NAME", help="See t2i-engine info.")
-@click.option("--precision", default="auto", show_default=True, metavar="NAME", help="See t2i-engine info.")
-@click.option("--device", default="auto", show_default=True, metavar="NAME", help="cpu or cuda.")
+@click.option("--backend", default="auto", metavar="NAME", help="See t2i-engine info.")
+@click.option("--precision", default="auto", metavar="NAME", help="See t2i-engine info.")
+@click.option("--device", default="auto", metavar="NAME", help="cpu or cuda.")
 @click.option("--threads", type=int, metavar="N", help="CPU threads.  [default: all processors]")
 @click.option("--captions-file", type=Path, metavar="FILE", help="More captions: UTF-8, one per line.")
 @click.option("--skip-unknown", is_flag=True, help="Skip captions without a known word, with a warning.")
-@click.option("--batch-size", type=int, default=16, show_default=True, metavar="N", help="Pictures drawn at once.")
-@click.option(
-    "--out", default=".", show_default=True, metavar="PATH", help="A folder, or a file for one picture or a grid."
-)
+@click.option("--batch-size", type=int, default=16, metavar="N", help="Pictures drawn at once.")
+@click.option("--out", default=".", metavar="PATH", help="A folder, or a file for one picture or a grid.")
 @click.option("--grid", "as_grid", is_flag=True, help="All pictures in one file, one row per caption.")
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON description of the pictures.")
 def generate(
@@ -99,18 +89,13 @@ def generate(
         click.echo(f"bundle {engine.bundle.name}: auto chose {engine.selection}", err=True)
     made = destination.save(pictures, as_grid)
     if as_json:
-        chosen = {
-            "backend": engine.selection.format.backend,
-            "precision": engine.selection.format.precision,
-            "device": engine.selection.device,
-        }
-        click.echo(json.dumps([_described(picture, path) | chosen for picture, path in made], indent=2))
+        click.echo(json.dumps([_described(picture, path, engine.selection) for picture, path in made], indent=2))
     else:
         for path, _ in groupby(path for _, path in made):
             click.echo(bytes(path))  # as the file system knows it, whatever the terminal's encoding
 
 
-def _described(picture: "Picture", path: Path) -> dict[str, object]:
+def _described(picture: "Picture", path: Path, selection: "BackendSelection") -> dict[str, object]:
     return {
         "path": str(path),
         "caption": picture.caption,
@@ -119,4 +104,7 @@ def _described(picture: "Picture", path: Path) -> dict[str, object]:
         "bundle": picture.bundle,
         "unknown": picture.unknown,
         "milliseconds": round(picture.milliseconds, 3),
+        "backend": selection.format.backend,
+        "precision": selection.format.precision,
+        "device": selection.device,
     }

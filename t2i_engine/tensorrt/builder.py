@@ -46,26 +46,23 @@ class Profile:
 
     def shapes(self, tensor: TensorSpec) -> tuple[tuple[int, ...], ...]:
         """The minimum, optimum and maximum shape of an input."""
+        bounds = ("minimum", "optimum", "maximum")
         return tuple(
-            tuple(getattr(self._range(size), name) if isinstance(size, str) else size for size in tensor.shape)
-            for name in ("minimum", "optimum", "maximum")
+            tensor.sized({"B": getattr(self.batch, bound), "T": getattr(self.tokens, bound)}) for bound in bounds
         )
 
     def check(self, sizes: Mapping[str, int]) -> None:
         """Raises `BackendError` if B or T is out of range."""
-        for letter, what, cure in (
-            ("B", "a batch of {}", "draw fewer at once with --batch-size {}"),
-            ("T", "a caption of {} words", "shorten it to {} words"),
+        for letter, allowed, what, cure in (
+            ("B", self.batch, "a batch of {}", "draw fewer at once with --batch-size {}"),
+            ("T", self.tokens, "a caption of {} words", "shorten it to {} words"),
         ):
-            size, allowed = sizes.get(letter), self._range(letter)
+            size = sizes.get(letter)
             if size is not None and not allowed.minimum <= size <= allowed.maximum:
                 raise BackendError(
                     f"{what.format(size)} is outside the engine's range, {allowed.minimum} to {allowed.maximum}; "
                     f"{cure.format(allowed.maximum)}, or use another backend"
                 )
-
-    def _range(self, letter: str) -> Range:
-        return {"B": self.batch, "T": self.tokens}[letter]
 
 
 @dataclass(frozen=True)
@@ -98,13 +95,15 @@ def build_engine(
         layers = network_layers(network)
         exceptions = check_precision(layers, (), precision)
         config = _configured(variant, builder, graph, profile, targets)
-        timed = _read_timing_cache(config, variant, timing_cache)
+        timing_cache = None if variant.is_rtx else timing_cache
+        if timing_cache:
+            _read_timing_cache(config, timing_cache)
         plan = builder.build_serialized_network(network, config)
         if plan is None:
             raise BuildError(f"{variant} cannot build an engine: {variant.log.reason()}")
         compiled = compiled_layers(lines)
     check_precision(layers, compiled, precision)
-    if timed and timing_cache is not None:
+    if timing_cache:
         cache(timing_cache, bytes(config.get_timing_cache().serialize()))
     content = bytes(plan)
     record = EngineRecord(
@@ -151,11 +150,8 @@ def _configured(variant: Variant, builder: Any, graph: Graph, profile: Profile, 
     return config
 
 
-def _read_timing_cache(config: Any, variant: Variant, file: Path | None) -> bool:  # noqa: ANN401
+def _read_timing_cache(config: Any, file: Path) -> None:  # noqa: ANN401
     """Reads how fast each kernel was in earlier builds, so that plain TensorRT measures only new ones."""
-    if variant.is_rtx or file is None:
-        return False
     timings = config.create_timing_cache(file.read_bytes() if file.is_file() else b"")
     if timings is None or not config.set_timing_cache(timings, ignore_mismatch=False):
         config.set_timing_cache(config.create_timing_cache(b""), ignore_mismatch=False)
-    return True

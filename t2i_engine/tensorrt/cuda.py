@@ -1,9 +1,9 @@
-"""The part of CUDA that running an engine needs, behind a protocol so that the runner can be tested without a GPU."""
+"""The part of CUDA that running an engine needs, through NVIDIA's cuda-bindings, which need only a driver."""
 
 import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 from t2i_engine.backends.base import NO_GPU, OUT_OF_MEMORY, Array, cuda_device_count
 from t2i_engine.errors import BackendError, MissingExtra
@@ -22,45 +22,8 @@ class Gpu:
     driver: str
 
 
-class Cuda(Protocol):
-    """Memory, streams and captured graphs. Addresses and handles are integers; every call may raise `CudaError`."""
-
-    def gpu(self) -> Gpu:
-        """The GPU in use."""
-
-    def create_stream(self) -> int:
-        """A new stream; its work runs in order."""
-
-    def destroy_stream(self, stream: int) -> None:
-        """Destroys a stream."""
-
-    def allocate(self, size: int) -> int:
-        """The address of `size` bytes on the GPU."""
-
-    def free(self, address: int) -> None:
-        """Frees memory."""
-
-    def upload(self, address: int, array: Array, stream: int) -> None:
-        """Copies a contiguous array to the GPU; it must live until the stream is synchronised."""
-
-    def download(self, array: Array, address: int, stream: int) -> None:
-        """Copies from the GPU into a contiguous array, complete once the stream is synchronised."""
-
-    def synchronise(self, stream: int) -> None:
-        """Waits for the stream's work to finish."""
-
-    def capture(self, stream: int, work: Callable[[], None]) -> int:
-        """Records as a graph, without running it, what `work` enqueues on the stream."""
-
-    def launch(self, graph: int, stream: int) -> None:
-        """Replays a graph."""
-
-    def destroy_graph(self, graph: int) -> None:
-        """Destroys a graph."""
-
-
 class CudaBindings:
-    """`Cuda` through NVIDIA's cuda-bindings, which need only a driver."""
+    """Memory, streams and captured graphs. Addresses and handles are integers; every call may raise `CudaError`."""
 
     def __init__(self, extra: str) -> None:
         """Raises `MissingExtra`, naming `extra`, if cuda-bindings is missing, and `BackendError` without a GPU."""
@@ -83,7 +46,7 @@ class CudaBindings:
         )
 
     def create_stream(self) -> int:
-        """A new stream that does not wait for the default stream."""
+        """A new stream, whose work runs in order and does not wait for the default stream."""
         return int(self._do("cudaStreamCreateWithFlags", self._runtime.cudaStreamNonBlocking))
 
     def destroy_stream(self, stream: int) -> None:
@@ -99,12 +62,12 @@ class CudaBindings:
         self._do("cudaFree", address)
 
     def upload(self, address: int, array: Array, stream: int) -> None:
-        """Copies a contiguous array to the GPU."""
+        """Copies a contiguous array to the GPU; it must live until the stream is synchronised."""
         kind = self._runtime.cudaMemcpyKind.cudaMemcpyHostToDevice
         self._do("cudaMemcpyAsync", address, array.ctypes.data, array.nbytes, kind, stream)
 
     def download(self, array: Array, address: int, stream: int) -> None:
-        """Copies from the GPU into a contiguous array."""
+        """Copies from the GPU into a contiguous array, complete once the stream is synchronised."""
         kind = self._runtime.cudaMemcpyKind.cudaMemcpyDeviceToHost
         self._do("cudaMemcpyAsync", array.ctypes.data, address, array.nbytes, kind, stream)
 

@@ -19,7 +19,7 @@ from t2i_engine.formats import GENERATOR, Format
 from t2i_engine.parity import OpenFormat, compare
 from t2i_engine.reference import read_reference
 from t2i_engine.schema import SchemaError
-from t2i_engine.tensorrt.builder import CURRENT, BuiltEngine, Profile, build_engine
+from t2i_engine.tensorrt.builder import CURRENT, Profile, build_engine
 from t2i_engine.tensorrt.cuda import CudaBindings, Gpu
 from t2i_engine.tensorrt.record import EngineRecord
 from t2i_engine.tensorrt.runner import CACHE_CURE, LoadedEngine, TensorRtRunner
@@ -81,7 +81,7 @@ class EngineRequest:
         return (None, f"the cached engine is stale: {reason}") if reason else (content, "")
 
     def get(self) -> bytes:
-        """An engine that fits, built and cached if there is none. Raises `BuildError` or `PrecisionError`."""
+        """An engine that fits, built and cached if there is none. Raises `BackendError` or `OutputError`."""
         content, reason = self.find()
         if content is not None:
             return content
@@ -95,14 +95,10 @@ class EngineRequest:
             self.key,
             timing_cache=self.file.with_name(f"{self.row.backend}-{self.variant.version}.timings"),
         )
-        self.store(built)
-        _log.info("built in %.1f s: %s", built.record.seconds, built.record.summary())
-        return built.content
-
-    def store(self, built: BuiltEngine) -> None:
-        """Writes an engine and its record to the cache. Raises `OutputError`."""
         write_atomically(self.file, built.content, CACHE_CURE)
         write_atomically(_record_file(self.file), built.record.to_json(), CACHE_CURE)
+        _log.info("built in %.1f s: %s", built.record.seconds, built.record.summary())
+        return built.content
 
     def verify_once(self, content: bytes, runner: TensorRtRunner) -> None:
         """Compares an engine with the bundle's reference, the first time it runs here. Raises `ParityError`."""

@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from t2i_engine.errors import BackendError
-from t2i_engine.schema import SchemaError, read_dataclass
+from t2i_engine.schema import read_dataclass, read_json
 
 HALF, FLOAT = "Half", "Float"
 DATATYPES = {"fp16": HALF, "fp32": FLOAT}
@@ -25,7 +25,6 @@ _HEAVY_FUSED = re.compile(r"Gemm|Fc|Corr|Conv(?!ert)|MatMul")
 _NAMES = {"HALF": HALF, "FLOAT": FLOAT, "BF16": "BFloat16", "FP16": HALF, "FP32": FLOAT}
 # In a log: "Half", or a sentence such as "Channel major FP16 format where channel % 8 == 0".
 _NAMED = re.compile(rf"\b({'|'.join(sorted({*_NAMES, *_FLOATING}))})\b")
-_AT_THE_BORDER = "between the engine's float32 inputs or outputs and its fp16 layers"
 
 
 class PrecisionError(BackendError):
@@ -61,28 +60,21 @@ class EngineRecord:
     """How an engine was built: `key` says from what and for what, `network` and `compiled` prove its precision."""
 
     key: Mapping[str, str]
-    sha256: str
-    """Of the engine's file."""
-    seconds: float
-    """The time the build took."""
+    sha256: str  # of the engine's file
+    seconds: float  # that the build took
     inputs: tuple[Binding, ...]
     outputs: tuple[Binding, ...]
-    network: tuple[Layer, ...]
-    """The layers the builder was given."""
-    compiled: tuple[Layer, ...]
-    """The layers its log says it compiled; empty for versions that do not log them."""
-    exceptions: Mapping[str, str]
-    """Floating-point layers in another precision, and why."""
+    network: tuple[Layer, ...]  # that the builder was given
+    compiled: tuple[Layer, ...]  # that its log says it compiled; empty for versions that do not log them
+    exceptions: Mapping[str, str]  # floating-point layers in another precision -> why
 
     def summary(self) -> str:
         """The proof in one line."""
         datatype = DATATYPES[self.key["precision"]]
-        heavy, compiled = (
-            sum(layer.datatypes == {datatype} for layer in found)
-            for found in (_heavy(self.network), _heavy_compiled(self.compiled))
-        )
+        heavy = sum(layer.datatypes == {datatype} for layer in _heavy(self.network))
         text = f"{heavy} heavy layers of {len(self.network)} in {datatype}"
         if self.compiled:
+            compiled = sum(layer.datatypes == {datatype} for layer in _heavy_compiled(self.compiled))
             text += f", as compiled {compiled} of {len(self.compiled)}"
         return f"{text}; {len(self.exceptions)} light layers in another precision"
 
@@ -93,11 +85,7 @@ class EngineRecord:
     @classmethod
     def from_json(cls, content: bytes) -> "EngineRecord":
         """Reads a record's file. Raises `SchemaError`."""
-        try:
-            found = json.loads(content)
-        except (ValueError, RecursionError) as error:
-            raise SchemaError(f"it is not JSON ({error})") from None
-        record = read_dataclass(cls, found)
+        record = read_dataclass(cls, read_json(content))
         if "flavour" in record.key:  # what records of 0.1.0 called the variant
             key = {"variant" if name == "flavour" else name: value for name, value in record.key.items()}
             record = replace(record, key=key)
@@ -106,39 +94,35 @@ class EngineRecord:
 
 def network_layers(network: Any) -> tuple[Layer, ...]:  # noqa: ANN401  (TensorRT's INetworkDefinition)
     """Every layer of a parsed network except constants, which compute nothing."""
-    return tuple(layer for layer in _layers(network) if layer.type != "CONSTANT")
-
-
-def _layers(network: Any) -> Iterator[Layer]:  # noqa: ANN401
-    for index in range(network.num_layers):
-        layer = network.get_layer(index)
-        inputs = (layer.get_input(i) for i in range(layer.num_inputs))
-        outputs = (layer.get_output(i) for i in range(layer.num_outputs))
-        yield Layer(
+    layers = (network.get_layer(index) for index in range(network.num_layers))
+    return tuple(
+        Layer(
             layer.name,
             layer.type.name,
-            *(tuple(_datatype(tensor) for tensor in tensors if tensor is not None) for tensors in (inputs, outputs)),
+            _datatypes(layer.get_input(i) for i in range(layer.num_inputs)),
+            _datatypes(layer.get_output(i) for i in range(layer.num_outputs)),
         )
+        for layer in layers
+        if layer.type.name != "CONSTANT"
+    )
 
 
 def bindings(tensors: Iterable[Any]) -> tuple[Binding, ...]:
     """The inputs or outputs of a network."""
-    return tuple(Binding(tensor.name, _datatype(tensor), tuple(tensor.shape)) for tensor in tensors)
+    return tuple(Binding(tensor.name, _spelled(tensor.dtype.name), tuple(tensor.shape)) for tensor in tensors)
 
 
 def compiled_layers(log: Iterable[str]) -> tuple[Layer, ...]:
     """The layers listed in the builder's verbose log, which has them at detailed profiling verbosity."""
-    return tuple(layer for line in log for layer in _compiled(line))
+    return tuple(
+        Layer(named[1], named[2], _logged_datatypes(line, "Inputs"), _logged_datatypes(line, "Outputs"))
+        for message in log
+        for line in message.splitlines()
+        if (named := re.match(r"\s*Name: (.*?), LayerType: (\w+), ", line))
+    )
 
 
-def _compiled(line: str) -> Iterator[Layer]:
-    for text in line.splitlines():
-        named = re.match(r"\s*Name: (.*?), LayerType: (\w+), ", text)
-        if named:
-            yield Layer(named[1], named[2], _datatypes(text, "Inputs"), _datatypes(text, "Outputs"))
-
-
-def _datatypes(text: str, part: str) -> tuple[str, ...]:
+def _logged_datatypes(text: str, part: str) -> tuple[str, ...]:
     # Constants do not count: the factors of a matrix product are Float scalars whatever the product's own datatype.
     found = re.search(
         rf"{part}: \[(.*?)\](?=, (?:Inputs|Constants|Outputs|ParameterType|TacticName|StreamId)\b|$)", text
@@ -161,8 +145,8 @@ def check_precision(network: Iterable[Layer], compiled: Iterable[Layer], precisi
             f"{precision} was requested, but {len(wrong)} heavy layers are not in {asked}: {wrong[0].name} "
             f"({wrong[0].type}) is in {found}; export the bundle again"
         )
-    others = [layer for layer in network if layer.datatypes - {asked}]
-    return {layer.name: f"{layer.type} in {FLOAT}: {_AT_THE_BORDER}" for layer in others}
+    reason = f"in {FLOAT}: between the engine's float32 inputs or outputs and its fp16 layers"
+    return {layer.name: f"{layer.type} {reason}" for layer in network if layer.datatypes - {asked}}
 
 
 def _heavy(layers: Iterable[Layer]) -> Iterator[Layer]:
@@ -176,8 +160,8 @@ def _heavy_compiled(layers: Iterable[Layer]) -> Iterator[Layer]:
             yield layer
 
 
-def _datatype(tensor: Any) -> str:  # noqa: ANN401
-    return _spelled(tensor.dtype.name)
+def _datatypes(tensors: Iterable[Any]) -> tuple[str, ...]:
+    return tuple(_spelled(tensor.dtype.name) for tensor in tensors if tensor is not None)
 
 
 def _spelled(name: str) -> str:

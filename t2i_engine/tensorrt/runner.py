@@ -9,16 +9,16 @@ from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
 from t2i_engine.backends.base import Array, check_feeds
-from t2i_engine.bundle import Graph, TensorSpec
+from t2i_engine.bundle import Graph
 from t2i_engine.errors import BackendError, OutputError
 from t2i_engine.files import write_atomically
 from t2i_engine.tensorrt.builder import Profile
-from t2i_engine.tensorrt.cuda import Cuda, CudaError
+from t2i_engine.tensorrt.cuda import CudaBindings, CudaError
 from t2i_engine.tensorrt.variant import Variant
 
 MAX_CONTEXTS = 4  # sizes that are ready at once: each context has GPU memory of its own for intermediate results
@@ -30,38 +30,13 @@ _log = logging.getLogger(__name__)
 _Sizes = Mapping[str, int]
 
 
-class Context(Protocol):
-    """The part of TensorRT's IExecutionContext that a runner uses; False means failure."""
-
-    def set_input_shape(self, name: str, shape: tuple[int, ...]) -> bool: ...  # noqa: D102
-    def set_tensor_address(self, name: str, memory: int) -> bool: ...  # noqa: D102
-    def execute_async_v3(self, stream_handle: int) -> bool: ...  # noqa: D102
-
-
-class Engine(Protocol):
-    """A deserialised engine."""
-
-    captures: bool
-    """Whether its work can be captured as CUDA graphs: one per size, each with a context of its own."""
-
-    def create_context(self) -> Context:
-        """A new context."""
-
-    def save_compiled(self) -> None:
-        """Caches on disk what was compiled at run time, if there is anything new."""
-
-    def reason(self) -> str:
-        """Why the last call failed."""
-
-
 class LoadedEngine:
-    """An `Engine` of TensorRT. TensorRT for RTX compiles kernels at run time, which the file `compiled` caches."""
+    """A deserialised engine. TensorRT for RTX compiles kernels at run time, which the file `compiled` caches."""
 
     def __init__(self, variant: Variant, content: bytes, capturable: bool, compiled: Path) -> None:
         """`capturable`: the graph has no loop that depends on its inputs, so CUDA graphs can replay it."""
         self._variant, self._capturable, self._compiled = variant, capturable, compiled
         self.captures = capturable and not variant.is_rtx  # TensorRT for RTX captures by itself, if told to
-        self.reason = variant.log.reason
         self._runtime = variant.start("Runtime")
         self._engine: Any = self._runtime.deserialize_cuda_engine(content)
         if self._engine is None:
@@ -69,10 +44,14 @@ class LoadedEngine:
         self._cache: Any = None
         self._cached = 0  # bytes on disk; a cache only ever grows
 
-    def create_context(self) -> Context:
-        """A new context. Raises `BackendError`."""
+    def reason(self) -> str:
+        """Why the last call failed."""
+        return self._variant.log.reason()
+
+    def create_context(self) -> Any:  # noqa: ANN401
+        """A new context, TensorRT's IExecutionContext. Raises `BackendError`."""
         arguments = [self._configured()] if self._variant.is_rtx else []
-        context: Context | None = self._engine.create_execution_context(*arguments)
+        context = self._engine.create_execution_context(*arguments)
         if context is None:
             raise BackendError(f"{self._variant} cannot run its engine: {self.reason()}; free memory on the GPU")
         return context
@@ -106,7 +85,7 @@ class LoadedEngine:
 class _Prepared:
     """A context, the sizes it last ran with, and the graph of its work once that is captured."""
 
-    context: Context
+    context: Any
     sizes: _Sizes | None = None
     graph: int | None = None
 
@@ -114,11 +93,10 @@ class _Prepared:
 class TensorRtRunner:
     """An engine for one graph on one GPU. Several threads may use it; they take turns."""
 
-    def __init__(self, engine: Engine, graph: Graph, profile: Profile, cuda: Cuda) -> None:
-        self._engine: Engine | None = engine
+    def __init__(self, engine: LoadedEngine, graph: Graph, profile: Profile, cuda: CudaBindings) -> None:
         self._graph, self._profile, self._cuda = graph, profile, cuda
-        self._memory = _Memory(cuda)
-        self._release = weakref.finalize(self, _release, self._memory, engine)
+        self._memory = _Memory(engine, cuda)
+        self._release = weakref.finalize(self, self._memory.release)
 
     def run(self, feeds: Mapping[str, Array], outputs: Sequence[str]) -> dict[str, Array]:
         """Computes the named outputs; only these are copied back.
@@ -126,16 +104,15 @@ class TensorRtRunner:
         Raises `ShapeError` if a feed does not fit the declared shape, and `BackendError` if it is outside the engine's
         range, the runner is closed, or the GPU fails.
         """
-        check_feeds(self._graph, feeds, outputs)
-        sizes = _sizes(self._graph, feeds)
+        sizes = check_feeds(self._graph, feeds, outputs)
         self._profile.check(sizes)
         tensors = (*self._graph.inputs, *self._graph.outputs)
-        shapes = {tensor.name: _shape(tensor, sizes) for tensor in tensors}
+        shapes = {tensor.name: tensor.sized(sizes) for tensor in tensors}
         dtypes = {tensor.name: np.dtype(tensor.dtype) for tensor in tensors}
         sent = {name: np.ascontiguousarray(feed) for name, feed in feeds.items()}
         received = {name: np.empty(shapes[name], dtypes[name]) for name in outputs}
         with self._memory.lock:
-            engine = self._engine
+            engine = self._memory.engine
             if engine is None:
                 raise BackendError("this runner is closed; open the engine again")
             addresses = {
@@ -152,8 +129,6 @@ class TensorRtRunner:
 
     def close(self) -> None:
         """Frees everything on the GPU, as does losing the last reference to the runner. May be called twice."""
-        with self._memory.lock:
-            self._engine = None
         self._release()
 
     @contextlib.contextmanager
@@ -169,7 +144,7 @@ class TensorRtRunner:
         self._cuda.synchronise(stream)
 
     def _compute(
-        self, engine: Engine, sizes: _Sizes, shapes: Mapping[str, tuple[int, ...]], addresses: Mapping[str, int]
+        self, engine: LoadedEngine, sizes: _Sizes, shapes: Mapping[str, tuple[int, ...]], addresses: Mapping[str, int]
     ) -> None:
         def check(done: bool, what: str) -> None:
             if not done:
@@ -205,19 +180,21 @@ class TensorRtRunner:
 class _Memory:
     """What a runner holds on the GPU. Buffers grow to the largest size seen; old contexts and stale graphs go."""
 
-    def __init__(self, cuda: Cuda) -> None:
+    def __init__(self, engine: LoadedEngine, cuda: CudaBindings) -> None:
+        self.engine: LoadedEngine | None = engine  # None once everything is freed
         self._cuda = cuda
         self.lock = threading.Lock()
         self.stream = cuda.create_stream()
         self._buffers: dict[str, tuple[int, int]] = {}  # name -> address, size
-        self._prepared: OrderedDict[tuple[tuple[str, int], ...], _Prepared] = OrderedDict()
-        self._seen: set[tuple[tuple[str, int], ...]] = set()
+        self._prepared: OrderedDict[frozenset[tuple[str, int]], _Prepared] = OrderedDict()
+        self._seen: set[frozenset[tuple[str, int]]] = set()
 
     def buffer(self, name: str, size: int) -> int:
         """The address of at least `size` bytes, the same until more are needed."""
         address, available = self._buffers.get(name, (0, 0))
         if available < size:
-            self._destroy_graphs()  # they use the old buffer
+            for prepared in self._prepared.values():  # their graphs use the old buffer
+                self._destroy_graph(prepared)
             if available:
                 del self._buffers[name]
                 self._cuda.free(address)
@@ -225,57 +202,36 @@ class _Memory:
             self._buffers[name] = address, size
         return address
 
-    def prepared(self, engine: Engine, sizes: _Sizes) -> _Prepared:
+    def prepared(self, engine: LoadedEngine, sizes: _Sizes) -> _Prepared:
         """The context for these sizes: one per size where graphs are captured, else one for all."""
-        key = tuple(sorted(sizes.items())) if engine.captures else ()
+        key = frozenset(sizes.items() if engine.captures else ())
         if key not in self._prepared:
             if len(self._prepared) >= MAX_CONTEXTS:
-                self._destroy(self._prepared.popitem(last=False)[1])
+                self._destroy_graph(self._prepared.popitem(last=False)[1])
             self._prepared[key] = _Prepared(engine.create_context())
         self._prepared.move_to_end(key)
         return self._prepared[key]
 
     def is_new(self, sizes: _Sizes) -> bool:
         """True the first time that it is asked about these sizes."""
-        key, known = tuple(sorted(sizes.items())), len(self._seen)
-        self._seen.add(key)
+        known = len(self._seen)
+        self._seen.add(frozenset(sizes.items()))
         return len(self._seen) > known
 
     def release(self) -> None:
-        """Frees everything."""
-        self._destroy_graphs()
-        self._prepared.clear()
-        for address, _ in self._buffers.values():
-            self._cuda.free(address)
-        self._buffers.clear()
-        self._cuda.destroy_stream(self.stream)
+        with self.lock:
+            engine, self.engine = self.engine, None
+            try:
+                if engine:
+                    engine.save_compiled()  # TensorRT for RTX compiles on in the background after a size's first run
+            finally:
+                while self._prepared:
+                    self._destroy_graph(self._prepared.popitem()[1])
+                while self._buffers:
+                    self._cuda.free(self._buffers.popitem()[1][0])
+                self._cuda.destroy_stream(self.stream)
 
-    def _destroy_graphs(self) -> None:
-        for prepared in self._prepared.values():
-            self._destroy(prepared)
-
-    def _destroy(self, prepared: _Prepared) -> None:
+    def _destroy_graph(self, prepared: _Prepared) -> None:
         if prepared.graph is not None:
             self._cuda.destroy_graph(prepared.graph)
             prepared.graph = None
-
-
-def _release(memory: _Memory, engine: Engine) -> None:
-    with memory.lock:
-        try:
-            engine.save_compiled()  # TensorRT for RTX continues to compile in the background after a size's first run
-        finally:
-            memory.release()
-
-
-def _sizes(graph: Graph, feeds: Mapping[str, Array]) -> dict[str, int]:
-    return {
-        size: found
-        for tensor in graph.inputs
-        for size, found in zip(tensor.shape, feeds[tensor.name].shape, strict=True)
-        if isinstance(size, str)
-    }
-
-
-def _shape(tensor: TensorSpec, sizes: _Sizes) -> tuple[int, ...]:
-    return tuple(sizes[size] if isinstance(size, str) else size for size in tensor.shape)

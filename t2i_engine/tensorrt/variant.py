@@ -6,11 +6,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache, cached_property
 from importlib import import_module
-from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from typing import Any
 
-from t2i_engine.backends.base import NO_GPU, Status, cuda_device_count
+from t2i_engine.backends.base import NO_GPU, Status, cuda_device_count, installed_versions
 from t2i_engine.errors import BackendError, MissingExtra
 
 TENSORRT = "tensorrt"
@@ -117,14 +116,11 @@ def load_variant(name: str) -> Variant:
 
 def variant_status(name: str) -> Status:
     """Whether a variant is installed and can run here, found out without importing it."""
-    found = None
-    for package in PACKAGES[name]:
-        with contextlib.suppress(PackageNotFoundError):
-            found = found or version(package)
+    versions = list(installed_versions(PACKAGES[name]).values())
     install = f'pip install "t2i-engine[{name}]"'
-    if found is None or find_spec(name.replace("-", "_")) is None:
+    if not versions or find_spec(name.replace("-", "_")) is None:
         return Status(lacks=f"{TITLES[name]} is not installed: {install}")
-    title = f"{TITLES[name]} {found}"
+    title = f"{TITLES[name]} {versions[0]}"
     if find_spec("cuda") is None or find_spec("cuda.bindings") is None:
         return Status(title, devices={"cuda": f"cuda-bindings is not installed: {install}"})
     return Status(title, devices={"cuda": None if cuda_device_count() else NO_GPU})

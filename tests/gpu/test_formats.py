@@ -7,8 +7,7 @@ import numpy as np
 import pytest
 
 from t2i_engine.backends.base import Array
-from t2i_engine.backends.onnxruntime import CUDA_GRAPHS
-from t2i_engine.backends.onnxruntime_bound import MAX_CACHED, MAX_CAPTURED
+from t2i_engine.backends.onnxruntime import CUDA_GRAPHS, MAX_CACHED, MAX_CAPTURED
 from t2i_engine.bundle import Bundle
 from t2i_engine.formats import FORMATS, GENERATOR, Format, find
 from tests.gpu.helpers import CUDA, NEEDS_GPU, assert_parity, open_runners, reference_cases

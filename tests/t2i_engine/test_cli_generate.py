@@ -256,7 +256,7 @@ def test_cuda_that_is_not_there_gives_one_line(generate: Generate) -> None:
 
 def test_both_wheels_of_onnx_runtime_give_one_line(generate: Generate, monkeypatch: pytest.MonkeyPatch) -> None:
     both = {"onnxruntime": "1.32.0", "onnxruntime-gpu": "1.31.0"}
-    monkeypatch.setattr(onnxruntime, "_installed_wheels", lambda: both)
+    monkeypatch.setattr(onnxruntime, "installed_versions", lambda _: both)
     result = generate("a bird", "--backend", "onnxruntime")  # auto may take another that is whole
     assert result.exit_code == 2
     assert "onnxruntime 1.32.0 and onnxruntime-gpu 1.31.0 are both installed" in result.stderr

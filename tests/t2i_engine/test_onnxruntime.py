@@ -15,8 +15,14 @@ import onnxruntime
 import pytest
 
 from t2i_engine.backends.base import Array
-from t2i_engine.backends.onnxruntime import CUDA_GRAPHS, OnnxRuntimeRunner, open_runner
-from t2i_engine.backends.onnxruntime_bound import MAX_CACHED, MAX_CAPTURED, BoundSession
+from t2i_engine.backends.onnxruntime import (
+    CUDA_GRAPHS,
+    MAX_CACHED,
+    MAX_CAPTURED,
+    BoundSession,
+    OnnxRuntimeRunner,
+    open_runner,
+)
 from t2i_engine.bundle import Bundle
 from t2i_engine.errors import BackendError
 from t2i_engine.formats import GENERATOR, TEXT_ENCODER, find

@@ -9,8 +9,7 @@ import pytest
 
 from t2i_engine.backends import openvino
 from t2i_engine.backends.base import Array, Status
-from t2i_engine.backends.openvino import OpenVinoRunner, open_runner
-from t2i_engine.backends.openvino_rewriting import rewrite
+from t2i_engine.backends.openvino import OpenVinoRunner, open_runner, rewrite
 from t2i_engine.bundle import Bundle
 from t2i_engine.errors import BackendError
 from t2i_engine.formats import GENERATOR, find

@@ -13,14 +13,14 @@ import numpy as np
 from t2i_engine.backends.base import Array
 from t2i_engine.bundle import Graph, TensorSpec
 from t2i_engine.tensorrt.builder import Profile
-from t2i_engine.tensorrt.cuda import Cuda, Gpu
-from t2i_engine.tensorrt.runner import MAX_CONTEXTS, TensorRtRunner
+from t2i_engine.tensorrt.cuda import CudaBindings, Gpu
+from t2i_engine.tensorrt.runner import MAX_CONTEXTS, LoadedEngine, TensorRtRunner
 
 Compute = Callable[[Mapping[str, Array]], Mapping[str, Array]]
 Copy = Callable[[int, int, int, int], bool]  # destination, source, bytes, stream
 
 
-class FakeCuda:
+class FakeCuda(CudaBindings):
     """Memory with bounds, streams that work when they are synchronised, and graphs.
 
     Refuses what a GPU would silently do wrong: writing past a buffer, reading one that was freed.
@@ -154,7 +154,7 @@ class FakeContext:
         return not self.fails
 
 
-class FakeEngine:
+class FakeEngine(LoadedEngine):
     """An engine that computes with NumPy."""
 
     def __init__(self, cuda: FakeCuda, graph: Graph, compute: Compute, captures: bool = True) -> None:
@@ -200,7 +200,7 @@ class CopyingContext:
 
 
 @dataclass
-class CopyingEngine:
+class CopyingEngine(LoadedEngine):
     """An engine for `COPYING`, wherever `copy` works: everything around it is the real runner."""
 
     copy: Copy
@@ -217,7 +217,7 @@ class CopyingEngine:
         return "the copy failed"
 
 
-def exercise(cuda: Cuda, copy: Copy) -> None:
+def exercise(cuda: CudaBindings, copy: Copy) -> None:
     """Runs sizes that make buffers grow, graphs be captured and replayed, and contexts be evicted; checks each copy."""
     engine, random = CopyingEngine(copy), np.random.default_rng(0)
     runner = TensorRtRunner(engine, COPYING, Profile(), cuda)

@@ -26,7 +26,7 @@ def test_each_package_of_a_variant_counts_as_installed(
             raise PackageNotFoundError
         return "10.16"
 
-    monkeypatch.setattr(module, "version", version)
+    monkeypatch.setattr("importlib.metadata.version", version)
     monkeypatch.setattr(module, "find_spec", lambda _: SimpleNamespace())
     status = variant_status(name)
     assert status.lacks is None
