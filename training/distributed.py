@@ -18,8 +18,7 @@ from torch.distributed.rendezvous import rendezvous
 from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel
 
-from t2i_engine.errors import UserError
-from training.interruption import Interrupted
+from t2i_engine.errors import Interrupted, UserError
 
 LINGER = 10
 """Seconds that a process lingers once another has failed: torchrun then ends both after the other has said why."""
@@ -123,11 +122,7 @@ def agreed(number: int) -> int:
 
 def padded_alike(tokens: Tensor) -> Tensor:
     """Pads int64 (…, T) with 0 to the largest T of all processes."""
-    if world() == 1:
-        return tokens
-    longest = torch.tensor(tokens.shape[-1], device=tokens.device)
-    distributed.all_reduce(longest, distributed.ReduceOp.MAX)
-    return F.pad(tokens, (0, int(longest) - tokens.shape[-1]))
+    return F.pad(tokens, (0, agreed(tokens.shape[-1]) - tokens.shape[-1]))
 
 
 def replicated(network: nn.Module) -> nn.Module:

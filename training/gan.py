@@ -19,14 +19,13 @@ from training.models.image_encoder import ImageEncoder
 from training.models.text_encoder import TextEncoder
 from training.stepping import (
     Losses,
+    Trainer,
     autocast,
     backward,
     channels_last,
-    load_states,
     loss_scaler,
     own_batch,
     seed_step,
-    states,
     update,
 )
 
@@ -52,8 +51,18 @@ class _Part(NamedTuple):
     """Float (B, S)."""
 
 
-class GanTrainer:
+class GanTrainer(Trainer):
     """Generator, discriminator, their optimizers, and the generator's moving average, which is exported."""
+
+    stateful = (
+        "generator",
+        "discriminator",
+        "average",
+        "generator_optimizer",
+        "discriminator_optimizer",
+        "generator_scaler",
+        "discriminator_scaler",
+    )
 
     def __init__(
         self,
@@ -203,32 +212,12 @@ class GanTrainer:
         return losses
 
     @property
-    def learning_rates(self) -> dict[str, float]:
-        """Current rates."""
-        optimizers = {"generator": self.generator_optimizer, "discriminator": self.discriminator_optimizer}
-        return {name: optimizer.param_groups[0]["lr"] for name, optimizer in optimizers.items()}
-
-    def state(self) -> dict[str, Any]:
-        """Everything needed to resume."""
-        return states(self, self._STATEFUL)
+    def optimizers(self) -> dict[str, torch.optim.Optimizer]:
+        """Both optimizers."""
+        return {"generator": self.generator_optimizer, "discriminator": self.discriminator_optimizer}
 
     def load_state(self, state: dict[str, Any]) -> None:
         """Restores `state`, but takes learning rates from the config, which may have changed."""
-        load_states(self, self._STATEFUL, state)
-        _set_rate(self.generator_optimizer, self.config.gan.generator_learning_rate)
-        _set_rate(self.discriminator_optimizer, self.config.gan.discriminator_learning_rate)
-
-    _STATEFUL = (
-        "generator",
-        "discriminator",
-        "average",
-        "generator_optimizer",
-        "discriminator_optimizer",
-        "generator_scaler",
-        "discriminator_scaler",
-    )
-
-
-def _set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
-    for group in optimizer.param_groups:
-        group["lr"] = rate
+        super().load_state(state)
+        self.generator_optimizer.param_groups[0]["lr"] = self.config.gan.generator_learning_rate
+        self.discriminator_optimizer.param_groups[0]["lr"] = self.config.gan.discriminator_learning_rate
