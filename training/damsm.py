@@ -84,9 +84,10 @@ class DamsmTrainer(Trainer):
         negatives, counts = batch.hard_negatives[:, few], batch.hard_negative_lengths[:, few]
         text, image, vectors = self._encode(batch.tokens, batch.lengths, self._seen(batch.image), negatives, counts)
         hard = None if vectors is None else HardNegatives(vectors, batch.hard_negatives_valid[:, few])
+        gammas = (settings.gamma1, settings.gamma2, settings.gamma3)
         losses = {
-            "words": word_loss(image, text, batch.lengths, related, settings.smoothing),
-            "sentence": sentence_loss(image, text, related, settings.smoothing, hard),
+            "words": word_loss(image, text, batch.lengths, related, gammas),
+            "sentence": sentence_loss(image, text, related, settings.gamma3, hard),
         }
         backward(losses, self.scaler)
         self.scaler.unscale_(self.optimizer)
