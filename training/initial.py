@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 from t2i_engine.bundle import Bundle, ModelSizes
 from t2i_engine.errors import UserError
-from training.checkpoint import AuxiliaryNetworks, TrainedModel, load_model
+from training.checkpoint import State, TrainedModel, load_model
 from training.config import RunConfig
 from training.data.corpus import Batches
 from training.models.discriminator import Discriminator
@@ -48,7 +48,8 @@ class InitialModel:
     """The run, data and steps that it comes from, for the provenance of what is trained from it."""
     words: tuple[str, ...]
     model: TextToImage
-    auxiliary: AuxiliaryNetworks
+    image_encoder: State | None
+    discriminator: State | None
     encoders_only: bool = False
     """Take only vocabulary and encoders from it."""
 
@@ -97,12 +98,12 @@ class InitialModel:
 
     def load_auxiliary_into(self, image_encoder: ImageEncoder, discriminator: Discriminator) -> None:
         """Copies image encoder and discriminator, if it has them. Raises `InitialError` for another backbone."""
-        if self.auxiliary.discriminator is not None:
-            discriminator.load_state_dict(grown_discriminator(self.auxiliary.discriminator, discriminator.state_dict()))
-        if self.auxiliary.image_encoder is None:
+        if self.discriminator is not None and not self.encoders_only:
+            discriminator.load_state_dict(grown_discriminator(self.discriminator, discriminator.state_dict()))
+        if self.image_encoder is None:
             return
         try:
-            image_encoder.load_state_dict(self.auxiliary.image_encoder)
+            image_encoder.load_state_dict(self.image_encoder)
         except RuntimeError as error:
             raise InitialError(f"'{self.name}' has another image encoder than damsm.image_encoder asks for") from error
 
@@ -120,13 +121,13 @@ def starting_model(config: RunConfig) -> InitialModel | None:
     else:
         bundle = Bundle.open(path)  # a bundle has no auxiliary networks
         provenance = {"bundle": bundle.name, **bundle.manifest.provenance}
-        trained = TrainedModel(read_model(bundle), bundle.tokenizer().words, provenance, AuxiliaryNetworks())
+        trained = TrainedModel(read_model(bundle), bundle.tokenizer().words, provenance)
     keys = ("bundle", "run", "dataset", "steps", "hours", "commit", "initial")
     origin = {key: trained.provenance[key] for key in keys if trained.provenance.get(key) is not None}
-    auxiliary, encoders_only = trained.auxiliary, not config.init_from
-    if encoders_only:
-        origin["part"], auxiliary = "encoders", AuxiliaryNetworks(auxiliary.image_encoder)
-    return InitialModel(path, origin, trained.words, trained.model, auxiliary, encoders_only)
+    if encoders_only := not config.init_from:
+        origin["part"] = "encoders"
+    networks = (trained.model, trained.image_encoder, trained.discriminator)
+    return InitialModel(path, origin, trained.words, *networks, encoders_only)
 
 
 def grown_sizes(sizes: ModelSizes, resolution: int) -> ModelSizes:

@@ -58,7 +58,7 @@ class Plan:
         """An initial text encoder stays frozen without `finetune`; DAMSM then trains only a missing image encoder."""
         if initial is None or config.damsm.finetune:
             return cls(True, True, initial.origin if initial else None)
-        needed = config.gan.contrastive.enabled and initial.auxiliary.image_encoder is None
+        needed = config.gan.contrastive.enabled and initial.image_encoder is None
         return cls(False, needed, initial.origin)
 
 
