@@ -24,18 +24,6 @@ class CheckpointError(UserError):
 
 
 @dataclass(frozen=True)
-class AuxiliaryNetworks:
-    """State dicts of the networks that a generator learns from; None if missing.
-
-    A run that starts from a generator without its discriminator first unlearns much of what that had learned.
-    """
-
-    image_encoder: State | None = None
-    """DAMSM's, including a frozen backbone; R-precision needs it as well."""
-    discriminator: State | None = None
-
-
-@dataclass(frozen=True)
 class TrainedModel:
     """The result of training: the model with averaged weights, its vocabulary, and its provenance."""
 
@@ -44,7 +32,10 @@ class TrainedModel:
     words: tuple[str, ...]
     """The vocabulary by token id; word 0 is padding."""
     provenance: dict[str, Any]
-    auxiliary: AuxiliaryNetworks
+    image_encoder: State | None = None
+    """DAMSM's state dict, including a frozen backbone, where the checkpoint has it; R-precision needs it too."""
+    discriminator: State | None = None
+    """Without it, a run that starts from the generator first unlearns much of what that had learned."""
 
 
 def save_checkpoint(
@@ -122,17 +113,14 @@ def load_model(path: Path) -> TrainedModel:
     try:
         model = TextToImage(ModelSizes(**content["sizes"]))
         model.load_state_dict(content["weights"])
-        auxiliary = _auxiliary_networks(content["state"])
-        return TrainedModel(model.eval(), tuple(content["words"]), content["provenance"], auxiliary)
+        networks, prefix = content["state"].get("damsm", {}).get("networks", {}), "image_encoder."
+        encoder = {key.removeprefix(prefix): value for key, value in networks.items() if key.startswith(prefix)}
+        discriminator = content["state"].get("gan", {}).get("discriminator")
+        words, provenance = tuple(content["words"]), content["provenance"]
+        return TrainedModel(model.eval(), words, provenance, encoder or None, discriminator)
     except (RuntimeError, TypeError, ValueError, KeyError) as error:
         reason = " ".join(str(error).split())
         raise CheckpointError(f"checkpoint '{path}' does not fit its own sizes: {reason}") from error
-
-
-def _auxiliary_networks(state: Mapping[str, Any]) -> AuxiliaryNetworks:
-    networks, prefix = state.get("damsm", {}).get("networks", {}), "image_encoder."
-    encoder = {key.removeprefix(prefix): value for key, value in networks.items() if key.startswith(prefix)}
-    return AuxiliaryNetworks(encoder or None, state.get("gan", {}).get("discriminator"))
 
 
 def backbone_of(provenance: Mapping[str, Any]) -> str:

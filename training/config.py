@@ -24,7 +24,6 @@ from pydantic import (
 from t2i_engine.errors import UserError, quoted
 from training.data.hard_negatives import MAX_HARD_NEGATIVES
 from training.data.source import check_source
-from training.losses import Smoothing
 from training.models.image_encoder import BackboneName
 
 
@@ -119,11 +118,6 @@ class DamsmConfig(_Section):
     """γ2: weight of the best-matching words in a caption's similarity. AttnGAN: 5."""
     gamma3: PositiveFloat = 10.0
     """γ3: inverse temperature of the softmax over the batch. AttnGAN: 10."""
-
-    @property
-    def smoothing(self) -> Smoothing:
-        """The three γ as the losses take them."""
-        return Smoothing(self.gamma1, self.gamma2, self.gamma3)
 
 
 class ContrastiveConfig(_Section):
@@ -314,12 +308,9 @@ def _explain(location: tuple[int | str, ...], message: str, kind: str) -> str:
         return f"{key}: {message[0].lower()}{message[1:]}" if key else message.removeprefix("Value error, ")
     if key in OLD_KEYS:
         return f"unknown key {key}; it is called {OLD_KEYS[key]} now"
-    section: type[BaseModel] = RunConfig
+    section: Any = RunConfig
     for part in location[:-1]:
-        annotation = section.model_fields[str(part)].annotation
-        assert isinstance(annotation, type)
-        assert issubclass(annotation, BaseModel)
-        section = annotation
+        section = section.model_fields[part].annotation
     known = list(section.model_fields)
     near = difflib.get_close_matches(str(location[-1]), known, n=1)
     return f"unknown key {key}; " + (f"did you mean {near[0]}?" if near else f"there are: {', '.join(known)}")

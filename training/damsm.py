@@ -1,7 +1,5 @@
 """DAMSM: pre-trains the text encoder by matching captions to their pictures (AttnGAN)."""
 
-from typing import Any
-
 import torch
 from torch import Tensor, nn
 
@@ -14,14 +12,13 @@ from training.models.image_encoder import EncodedImage, ImageEncoder, open_backb
 from training.models.text_encoder import EncodedText, TextEncoder
 from training.stepping import (
     Losses,
+    Trainer,
     autocast,
     backward,
     channels_last,
-    load_states,
     loss_scaler,
     own_batch,
     seed_step,
-    states,
     update,
 )
 
@@ -48,8 +45,10 @@ class Encoders(nn.Module):
             return text, self.image_encoder(image), hard
 
 
-class DamsmTrainer:
+class DamsmTrainer(Trainer):
     """Trains text and image encoder together, or the image encoder alone against a frozen text encoder."""
+
+    stateful = ("networks", "optimizer", "schedule", "scaler")
 
     def __init__(
         self,
@@ -85,9 +84,10 @@ class DamsmTrainer:
         negatives, counts = batch.hard_negatives[:, few], batch.hard_negative_lengths[:, few]
         text, image, vectors = self._encode(batch.tokens, batch.lengths, self._seen(batch.image), negatives, counts)
         hard = None if vectors is None else HardNegatives(vectors, batch.hard_negatives_valid[:, few])
+        gammas = (settings.gamma1, settings.gamma2, settings.gamma3)
         losses = {
-            "words": word_loss(image, text, batch.lengths, related, settings.smoothing),
-            "sentence": sentence_loss(image, text, related, settings.smoothing, hard),
+            "words": word_loss(image, text, batch.lengths, related, gammas),
+            "sentence": sentence_loss(image, text, related, settings.gamma3, hard),
         }
         backward(losses, self.scaler)
         self.scaler.unscale_(self.optimizer)
@@ -109,16 +109,6 @@ class DamsmTrainer:
         return torch.where(erased[:, None, None, None], random_erasing(image, uniforms), image)
 
     @property
-    def learning_rates(self) -> dict[str, float]:
-        """Current rates."""
-        return {"encoders": self.optimizer.param_groups[0]["lr"]}
-
-    def state(self) -> dict[str, Any]:
-        """Everything needed to resume."""
-        return states(self, self._STATEFUL)
-
-    def load_state(self, state: dict[str, Any]) -> None:
-        """Restores `state`."""
-        load_states(self, self._STATEFUL, state)
-
-    _STATEFUL = ("networks", "optimizer", "schedule", "scaler")
+    def optimizers(self) -> dict[str, torch.optim.Optimizer]:
+        """The one optimizer."""
+        return {"encoders": self.optimizer}

@@ -18,8 +18,7 @@ from torch.distributed.rendezvous import rendezvous
 from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel
 
-from t2i_engine.errors import UserError
-from training.interruption import Interrupted
+from t2i_engine.errors import Interrupted, UserError
 
 LINGER = 10
 """Seconds that a process lingers once another has failed: torchrun then ends both after the other has said why."""
@@ -123,11 +122,7 @@ def agreed(number: int) -> int:
 
 def padded_alike(tokens: Tensor) -> Tensor:
     """Pads int64 (…, T) with 0 to the largest T of all processes."""
-    if world() == 1:
-        return tokens
-    longest = torch.tensor(tokens.shape[-1], device=tokens.device)
-    distributed.all_reduce(longest, distributed.ReduceOp.MAX)
-    return F.pad(tokens, (0, int(longest) - tokens.shape[-1]))
+    return F.pad(tokens, (0, agreed(tokens.shape[-1]) - tokens.shape[-1]))
 
 
 def replicated(network: nn.Module) -> nn.Module:
@@ -176,20 +171,15 @@ class BatchNorm2d(nn.BatchNorm2d):
         variances, averages = gathered(own[None]).unbind(1)
         mean = averages.mean(0)
         variance = variances.mean(0) + (averages - mean).square().mean(0)
-        self._remember(mean.detach(), variance.detach(), world() * input.numel() // input.shape[1])
+        count = world() * input.numel() // input.shape[1]
+        with torch.no_grad():
+            assert self.momentum is not None
+            self.get_buffer("num_batches_tracked").add_(1)
+            self.get_buffer("running_mean").lerp_(mean, self.momentum)
+            self.get_buffer("running_var").lerp_(variance * count / (count - 1), self.momentum)
         scale = (variance + self.eps).rsqrt() * self.weight
         normalised = (features - mean[:, None, None]) * scale[:, None, None] + self.bias[:, None, None]
         return normalised.to(input.dtype)
-
-    @torch.no_grad()
-    def _remember(self, mean: Tensor, variance: Tensor, count: int) -> None:
-        assert self.momentum is not None
-        assert self.running_mean is not None
-        assert self.running_var is not None
-        assert self.num_batches_tracked is not None
-        self.num_batches_tracked.add_(1)
-        self.running_mean.lerp_(mean, self.momentum)
-        self.running_var.lerp_(variance * count / (count - 1), self.momentum)
 
 
 def _leave() -> None:

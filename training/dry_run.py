@@ -6,13 +6,14 @@ would not fit this machine can be measured too.
 
 import warnings
 import weakref
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 import yaml
-from torch import Tensor, nn
+from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
@@ -33,6 +34,9 @@ from training.run import Plan, model_sizes
 from training.stepping import Trainer, multiplies_in_bf16
 
 MIB = 1 << 20
+HEAD: tuple[str, ...] = (
+    "phase", "GFLOP/picture", "GFLOP/step", "weights", "gradients", "optimizer", "activations", "total, MiB",
+)  # fmt: skip
 METHOD = """\
 Counted on tensors without content, in {precision} on {device}, with captions of max_words words.
 FLOPs: convolutions and matrix products, forward and backward (torch.utils.flop_counter); a multiply-add counts as two.
@@ -40,20 +44,6 @@ A step is the mean over gradient_penalty_interval steps.
 Memory: at a step's peak. Activations are everything but weights, gradients and optimizer state. Library workspaces, the
 CUDA context (about 0.5 GiB) and fragmentation come on top.
 """
-
-
-@dataclass(frozen=True)
-class Cost:
-    """The cost of a step of a phase; memory in bytes."""
-
-    flops: float
-    pictures: int
-    weights: int
-    gradients: int
-    """Those alive at the peak."""
-    optimizer: int
-    peak: int
-    """Everything but the weights."""
 
 
 def describe(config: RunConfig) -> str:
@@ -71,29 +61,43 @@ def describe(config: RunConfig) -> str:
     model.text_encoder = _Unpadded(len(words), config.model.embedding_width, config.model.sentence_width)
     shapes = _Shapes(config)
     damsm = DamsmTrainer(config, shapes, model.text_encoder, device, plan.train_text_encoder, pretrained=False)
-    trained = {"text encoder": plan.train_text_encoder, "image encoder": plan.train_image_encoder}
-    networks: dict[str, nn.Module] = {"text encoder": damsm.text_encoder, "image encoder": damsm.image_encoder}
-    learning = {name: _learning(net) if trained[name] else 0 for name, net in networks.items()}
+    if not plan.train_image_encoder:
+        damsm.image_encoder.requires_grad_(False)
     gan = GanTrainer(config, shapes, damsm.text_encoder, damsm.image_encoder, model.generator, device)
-    networks |= {"generator": gan.generator, "discriminator": gan.discriminator}
-    learning |= {name: _learning(networks[name]) for name in ("generator", "discriminator")}
-    costs = _measure(config, plan, damsm, gan, (*networks.values(), gan.average))
+    networks = {
+        "text encoder": damsm.text_encoder,
+        "image encoder": damsm.image_encoder,
+        "generator": gan.generator,
+        "discriminator": gan.discriminator,
+    }
+    rows = [("network", "parameters", "trained")]
+    for name, network in networks.items():
+        count = sum(parameter.numel() for parameter in network.parameters())
+        trained = sum(parameter.numel() for parameter in network.parameters() if parameter.requires_grad)
+        vocabulary = f" (a vocabulary of {len(words):,})" if name == "text encoder" else ""
+        rows.append((name, f"{count:,}", f"{trained:,}{vocabulary}"))
     precision = "bf16" if multiplies_in_bf16(device.type) else "fp32"
     precision = precision if config.precision == "auto" else config.precision
-    told = METHOD.format(precision=precision, device=device.type).splitlines()
-    told += ["", *_sizes(networks, learning, len(words)), "", *_costs(costs)]
+    comments = METHOD.format(precision=precision, device=device.type).splitlines()
+    comments += ["", *aligned(rows), "", *aligned(_costs(config, plan, damsm, gan))]
     settings = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
-    return settings + "\n" + "".join(f"# {line}".rstrip() + "\n" for line in told)
+    return settings + "\n" + "".join(f"# {line}".rstrip() + "\n" for line in comments)
 
 
-def _measure(
-    config: RunConfig, plan: Plan, damsm: DamsmTrainer, gan: GanTrainer, networks: Iterable[nn.Module]
-) -> dict[str, Cost]:
-    weights = {id(tensor): tensor for net in networks for tensor in (*net.parameters(), *net.buffers())}.values()
+def _costs(config: RunConfig, plan: Plan, damsm: DamsmTrainer, gan: GanTrainer) -> list[tuple[str, ...]]:
+    """FLOPs and memory of a step of each phase, as rows of a table."""
+    networks = (damsm.networks, gan.generator, gan.discriminator, gan.average)
+    weights = [tensor for network in networks for tensor in (*network.parameters(), *network.buffers())]
+    optimizers = [*damsm.optimizers.values(), *gan.optimizers.values()]
     interval = config.gan.gradient_penalty_interval
     # Regular steps: after the warm-up, and every interval-th with the penalty.
     regular = interval * (-(-config.gan.discriminator_warmup // interval) + 1)
-    costs: dict[str, Cost] = {}
+    phases: list[tuple[str, Trainer, tuple[int, int], int, int]] = [
+        ("gan", gan, (regular + 1, regular), interval, config.gan.batch_size)
+    ]
+    if plan.train_image_encoder:
+        phases.insert(0, ("damsm", damsm, (1, 0), 1, config.damsm.batch_size))
+    rows = [HEAD]
     # Without these libraries, an LSTM consists of matrix products, which are counted.
     with (
         warnings.catch_warnings(action="ignore"),  # switching them back on warns about Intel GPUs
@@ -102,40 +106,21 @@ def _measure(
         FakeTensorMode(allow_non_fake_inputs=True) as mode,
         _Watch(mode, weights) as watch,
     ):
-        optimizers: list[torch.optim.Optimizer] = []
-        if plan.train_image_encoder:
-            optimizers += [damsm.optimizer]
-            costs["damsm"] = _cost(damsm, (1, 0), 1, config.damsm.batch_size, weights, optimizers, watch)
-        gan.freeze_encoders()
-        optimizers += [gan.generator_optimizer, gan.discriminator_optimizer]  # DAMSM's state stays in memory
-        numbers = (regular + 1, regular)
-        costs["gan"] = _cost(gan, numbers, interval, config.gan.batch_size, weights, optimizers, watch)
-    return costs
-
-
-def _cost(
-    trainer: Trainer,
-    numbers: tuple[int, int],
-    interval: int,
-    pictures: int,
-    weights: Iterable[Tensor],
-    optimizers: Sequence[torch.optim.Optimizer],
-    watch: "_Watch",
-) -> Cost:
-    """Runs a plain step, which creates the optimizers' states, then the heaviest one, whose peak counts."""
-    flops = []
-    for number in numbers:
-        watch.peak = watch.live
-        flops.append(flops_of(lambda: trainer.step(number)))  # noqa: B023  (called at once)
-    states = [optimizer.state.values() for optimizer in optimizers]
-    return Cost(
-        flops=(flops[0] * (interval - 1) + flops[1]) / interval,
-        pictures=pictures,
-        weights=_bytes(weights),
-        gradients=watch.gradients,
-        optimizer=_bytes(tensor for state in states for part in state for tensor in part.values()),
-        peak=watch.peak,
-    )
+        for phase, trainer, numbers, interval, pictures in phases:
+            if phase == "gan":
+                gan.freeze_encoders()
+            flops = []
+            for number in numbers:  # the first creates the optimizers' states; the last is the heaviest
+                watch.peak = watch.live
+                flops.append(flops_of(partial(trainer.step, number)))
+            mean = (flops[0] * (interval - 1) + flops[1]) / interval
+            states = [state for optimizer in optimizers for state in optimizer.state.values()]
+            moments = _bytes(tensor for state in states for tensor in state.values())
+            activations = watch.peak - watch.gradients - moments
+            parts = (_bytes(weights), watch.gradients, moments, activations, _bytes(weights) + watch.peak)
+            memory = (f"{part / MIB:,.1f}" for part in parts)
+            rows.append((phase, f"{mean / pictures / 1e9:,.2f}", f"{mean / 1e9:,.1f}", *memory))
+    return rows
 
 
 def flops_of(work: Callable[[], object]) -> int:
@@ -170,19 +155,15 @@ class _Watch(TorchDispatchMode):
         if func is torch.ops.aten._local_scalar_dense.default:
             return True if args[0].dtype == torch.bool else 1
         made = func(*args, **(kwargs or {}))
-        for tensor in tree_leaves(made):
-            if isinstance(tensor, Tensor):
-                self._note(tensor.untyped_storage())
+        for storage in [leaf.untyped_storage() for leaf in tree_leaves(made) if isinstance(leaf, Tensor)]:
+            if storage in self._known:
+                continue
+            self._known.add(storage)
+            self.live += storage.nbytes()
+            if self.live > self.peak:
+                self.peak, self.gradients = self.live, _bytes(weight.grad for weight in self._real)
+            weakref.finalize(storage, self._forget, storage.nbytes())
         return made
-
-    def _note(self, storage: torch.UntypedStorage) -> None:
-        if storage in self._known:
-            return
-        self._known.add(storage)
-        self.live += storage.nbytes()
-        if self.live > self.peak:
-            self.peak, self.gradients = self.live, _bytes(weight.grad for weight in self._real)
-        weakref.finalize(storage, self._forget, storage.nbytes())
 
     def _forget(self, size: int) -> None:
         self.live -= size
@@ -226,37 +207,5 @@ class _Shapes:
         """Does nothing."""
 
 
-def _learning(network: nn.Module) -> int:
-    return sum(parameter.numel() for parameter in network.parameters() if parameter.requires_grad)
-
-
 def _bytes(tensors: Iterable[Any]) -> int:
     return sum(tensor.numel() * tensor.element_size() for tensor in tensors if isinstance(tensor, Tensor))
-
-
-def _sizes(networks: Mapping[str, nn.Module], learning: Mapping[str, int], words: int) -> list[str]:
-    rows = [("network", "parameters", "trained")]
-    for name, network in networks.items():
-        count = sum(parameter.numel() for parameter in network.parameters())
-        noted = f" (a vocabulary of {words:,})" if name == "text encoder" else ""
-        rows.append((name, f"{count:,}", f"{learning[name]:,}{noted}"))
-    return aligned(rows)
-
-
-def _costs(costs: Mapping[str, Cost]) -> list[str]:
-    head = (
-        "phase",
-        "GFLOP/picture",
-        "GFLOP/step",
-        "weights",
-        "gradients",
-        "optimizer",
-        "activations",
-        "total, MiB",
-    )
-    rows: list[tuple[str, ...]] = [head]
-    for phase, cost in costs.items():
-        parts = (cost.weights, cost.gradients, cost.optimizer, cost.peak - cost.gradients - cost.optimizer)
-        memory = (f"{part / MIB:,.1f}" for part in (*parts, cost.weights + cost.peak))
-        rows.append((phase, f"{cost.flops / cost.pictures / 1e9:,.2f}", f"{cost.flops / 1e9:,.1f}", *memory))
-    return aligned(rows)

@@ -1,17 +1,26 @@
 """Training of generator and discriminator (docs/method.md), one update of each per step, as in DF-GAN."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from training.config import RunConfig
-from training.critic import Critic
+from training.augmentation import DIFFAUGMENT_UNIFORMS, diffaugment
+from training.config import GanConfig, RunConfig
 from training.data.corpus import Batches
 from training.distributed import averaging, gathered, means, replicated, share, world
-from training.losses import HardNegatives, generator_loss, mismatched_partners, nt_xent, related_pairs
+from training.losses import (
+    HardNegatives,
+    fake_hinge,
+    generator_loss,
+    matching_aware_gradient_penalty,
+    mismatched_partners,
+    nt_xent,
+    real_hinge,
+    related_pairs,
+)
 from training.models.conditioning import kl_to_standard_normal
 from training.models.discriminator import Discriminator
 from training.models.generator import GeneratedImage, Generator
@@ -19,16 +28,71 @@ from training.models.image_encoder import ImageEncoder
 from training.models.text_encoder import TextEncoder
 from training.stepping import (
     Losses,
+    Trainer,
     autocast,
     backward,
     channels_last,
-    load_states,
     loss_scaler,
     own_batch,
     seed_step,
-    states,
     update,
 )
+
+MISMATCH_SHARE = 0.5
+"""Weight of the hinge losses of generated and of mismatched pairs (DF-GAN)."""
+
+
+class Critic(nn.Module):
+    """All losses of the discriminator in one forward pass, as `DistributedDataParallel` needs it."""
+
+    def __init__(self, discriminator: Discriminator, settings: GanConfig, compiled: bool) -> None:
+        """`compiled` covers all but the gradient penalty: torch.compile does not support second derivatives."""
+        super().__init__()
+        self.discriminator = discriminator
+        self.settings = settings
+        self._features: Callable[[Tensor], Tensor] = discriminator.features
+        self._logits: Callable[[Tensor, Tensor], Tensor] = discriminator.logits
+        if compiled:
+            self._features, self._logits = torch.compile(self._features), torch.compile(self._logits)
+
+    def judge(self, image: Tensor, sentence: Tensor) -> Tensor:
+        """Scores `image` (B, 3, R, R), augmented if configured, against `sentence` (B, S): one logit each (B)."""
+        return self._logits(self._features(self._seen(image)), sentence)
+
+    def forward(
+        self, real: Tensor, fake: Tensor, sentence: Tensor, mismatched: Tensor, mismatches: Tensor, penalised: bool
+    ) -> dict[str, Tensor]:
+        """The losses by name, each a scalar.
+
+        `real` and `fake` are float (B, 3, R, R); `sentence` (B, S) matches both. `mismatched` (B, M, S) do not match
+        `real` where `mismatches`, bool (B, M), is true; their losses are averaged per picture. The gradient penalty is
+        computed only if `penalised`.
+        """
+        settings = self.settings
+        features = self._features(self._seen(real))
+        count = mismatches.shape[1]
+        unfit = self._logits(features.repeat_interleave(count, 0), mismatched.flatten(0, 1))
+        weights = mismatches * (count / mismatches.sum(1, keepdim=True).clamp_min(1))
+        losses = {
+            "D real": real_hinge(self._logits(features, sentence)),
+            "D fake": MISMATCH_SHARE * fake_hinge(self.judge(fake, sentence)),
+            "D mismatch": MISMATCH_SHARE * fake_hinge(unfit, weights.flatten()),
+        }
+        if penalised:
+            weight = settings.gradient_penalty_weight * settings.gradient_penalty_interval
+            losses["D penalty"] = matching_aware_gradient_penalty(
+                lambda image, text: self.discriminator(self._seen(image), text),
+                real,
+                sentence,
+                weight,
+                settings.gradient_penalty_power,
+            )
+        return losses
+
+    def _seen(self, image: Tensor) -> Tensor:
+        if not self.settings.diffaugment:
+            return image
+        return diffaugment(image, share(torch.rand(world() * len(image), DIFFAUGMENT_UNIFORMS, device=image.device)))
 
 
 class _Part(NamedTuple):
@@ -52,8 +116,18 @@ class _Part(NamedTuple):
     """Float (B, S)."""
 
 
-class GanTrainer:
+class GanTrainer(Trainer):
     """Generator, discriminator, their optimizers, and the generator's moving average, which is exported."""
+
+    stateful = (
+        "generator",
+        "discriminator",
+        "average",
+        "generator_optimizer",
+        "discriminator_optimizer",
+        "generator_scaler",
+        "discriminator_scaler",
+    )
 
     def __init__(
         self,
@@ -203,32 +277,12 @@ class GanTrainer:
         return losses
 
     @property
-    def learning_rates(self) -> dict[str, float]:
-        """Current rates."""
-        optimizers = {"generator": self.generator_optimizer, "discriminator": self.discriminator_optimizer}
-        return {name: optimizer.param_groups[0]["lr"] for name, optimizer in optimizers.items()}
-
-    def state(self) -> dict[str, Any]:
-        """Everything needed to resume."""
-        return states(self, self._STATEFUL)
+    def optimizers(self) -> dict[str, torch.optim.Optimizer]:
+        """Both optimizers."""
+        return {"generator": self.generator_optimizer, "discriminator": self.discriminator_optimizer}
 
     def load_state(self, state: dict[str, Any]) -> None:
         """Restores `state`, but takes learning rates from the config, which may have changed."""
-        load_states(self, self._STATEFUL, state)
-        _set_rate(self.generator_optimizer, self.config.gan.generator_learning_rate)
-        _set_rate(self.discriminator_optimizer, self.config.gan.discriminator_learning_rate)
-
-    _STATEFUL = (
-        "generator",
-        "discriminator",
-        "average",
-        "generator_optimizer",
-        "discriminator_optimizer",
-        "generator_scaler",
-        "discriminator_scaler",
-    )
-
-
-def _set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
-    for group in optimizer.param_groups:
-        group["lr"] = rate
+        super().load_state(state)
+        self.generator_optimizer.param_groups[0]["lr"] = self.config.gan.generator_learning_rate
+        self.discriminator_optimizer.param_groups[0]["lr"] = self.config.gan.discriminator_learning_rate

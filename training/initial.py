@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 from t2i_engine.bundle import Bundle, ModelSizes
 from t2i_engine.errors import UserError
-from training.checkpoint import AuxiliaryNetworks, load_model
+from training.checkpoint import State, TrainedModel, load_model
 from training.config import RunConfig
 from training.data.corpus import Batches
 from training.models.discriminator import Discriminator
@@ -48,7 +48,8 @@ class InitialModel:
     """The run, data and steps that it comes from, for the provenance of what is trained from it."""
     words: tuple[str, ...]
     model: TextToImage
-    auxiliary: AuxiliaryNetworks
+    image_encoder: State | None
+    discriminator: State | None
     encoders_only: bool = False
     """Take only vocabulary and encoders from it."""
 
@@ -71,9 +72,9 @@ class InitialModel:
                 own = grown_sizes(own, sizes.resolution)
             except ValueError as error:
                 raise InitialError(f"{name} would be too thin: {error}") from None
-        keys = ENCODER_SIZES if self.encoders_only else tuple(asdict(sizes))
-        pairs = [(key, asdict(own)[key], asdict(sizes)[key]) for key in keys]
-        differing = [f"{key} {found} instead of {expected}" for key, found, expected in pairs if found != expected]
+        found, expected = asdict(own), asdict(sizes)
+        keys = ENCODER_SIZES if self.encoders_only else tuple(expected)
+        differing = [f"{key} {found[key]} instead of {expected[key]}" for key in keys if found[key] != expected[key]]
         if differing:
             raise InitialError(f"{name} does not fit the config: it has {', '.join(differing)}")
 
@@ -97,44 +98,36 @@ class InitialModel:
 
     def load_auxiliary_into(self, image_encoder: ImageEncoder, discriminator: Discriminator) -> None:
         """Copies image encoder and discriminator, if it has them. Raises `InitialError` for another backbone."""
-        if self.auxiliary.discriminator is not None:
-            discriminator.load_state_dict(grown_discriminator(self.auxiliary.discriminator, discriminator.state_dict()))
-        if self.auxiliary.image_encoder is None:
+        if self.discriminator is not None and not self.encoders_only:
+            discriminator.load_state_dict(grown_discriminator(self.discriminator, discriminator.state_dict()))
+        if self.image_encoder is None:
             return
         try:
-            image_encoder.load_state_dict(self.auxiliary.image_encoder)
+            image_encoder.load_state_dict(self.image_encoder)
         except RuntimeError as error:
             raise InitialError(f"'{self.name}' has another image encoder than damsm.image_encoder asks for") from error
 
 
 def starting_model(config: RunConfig) -> InitialModel | None:
-    """What a run starts from; None if it trains from scratch. Raises `UserError` if it cannot be read."""
-    if config.init_from:
-        return load_initial(config.init_from)
-    if config.damsm.init_from:
-        found = load_initial(config.damsm.init_from)
-        auxiliary = AuxiliaryNetworks(found.auxiliary.image_encoder)
-        return replace(found, origin=found.origin | {"part": "encoders"}, auxiliary=auxiliary, encoders_only=True)
-    return None
-
-
-def load_initial(path: str) -> InitialModel:
-    """Reads a checkpoint (a .pt file) or a bundle (its name or folder), which has no auxiliary networks.
+    """What a run starts from: a checkpoint (a .pt file) or a bundle (its name or folder); None to train from scratch.
 
     Raises `UserError` if it cannot be read.
     """
-    if not path.endswith(".pt"):
-        bundle = Bundle.open(path)
-        origin = _origin({"bundle": bundle.name, **bundle.manifest.provenance})
-        return InitialModel(path, origin, bundle.tokenizer().words, read_model(bundle), AuxiliaryNetworks())
-    trained = load_model(Path(path))
-    return InitialModel(path, _origin(trained.provenance), trained.words, trained.model, trained.auxiliary)
-
-
-def _origin(provenance: Mapping[str, Any]) -> dict[str, Any]:
-    """What a model trained from another records about it and, through it, about all before."""
+    path = config.init_from or config.damsm.init_from
+    if path is None:
+        return None
+    if path.endswith(".pt"):
+        trained = load_model(Path(path))
+    else:
+        bundle = Bundle.open(path)  # a bundle has no auxiliary networks
+        provenance = {"bundle": bundle.name, **bundle.manifest.provenance}
+        trained = TrainedModel(read_model(bundle), bundle.tokenizer().words, provenance)
     keys = ("bundle", "run", "dataset", "steps", "hours", "commit", "initial")
-    return {key: provenance[key] for key in keys if provenance.get(key) is not None}
+    origin = {key: trained.provenance[key] for key in keys if trained.provenance.get(key) is not None}
+    if encoders_only := not config.init_from:
+        origin["part"] = "encoders"
+    networks = (trained.model, trained.image_encoder, trained.discriminator)
+    return InitialModel(path, origin, trained.words, *networks, encoders_only)
 
 
 def grown_sizes(sizes: ModelSizes, resolution: int) -> ModelSizes:
@@ -151,34 +144,27 @@ def grown_sizes(sizes: ModelSizes, resolution: int) -> ModelSizes:
 def grow(model: TextToImage, resolution: int, sentences: Sentences) -> TextToImage:
     """A copy of the model grown to `resolution`, its own times a power of two."""
     while model.sizes.resolution < resolution:
-        model = _doubled(model, sentences)
+        larger = TextToImage(grown_sizes(model.sizes, 2 * model.sizes.resolution))
+        kept = {name: tensor for name, tensor in model.state_dict().items() if ".to_rgb." not in name}
+        larger.load_state_dict(larger.state_dict() | kept)
+        _learn_to_enlarge(larger.generator, model.generator, set(kept), sentences)
+        model = larger.train(model.training)
     return model
 
 
 def grown_discriminator(state: Mapping[str, Tensor], fresh: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The state of a larger discriminator: its last blocks from `state`, everything before them from `fresh`."""
-    shift = _blocks(fresh) - _blocks(state)
-    if not shift:
+    larger, smaller = (len({name.split(".")[1] for name in part if "DBlocks" in name}) for part in (fresh, state))
+    if larger == smaller:
         return dict(state)
-    kept = {name: tensor for name, tensor in state.items() if not name.startswith("conv_img.")}
-    return {**fresh, **{_renumbered(name, shift): tensor for name, tensor in kept.items()}}
-
-
-def _renumbered(name: str, shift: int) -> str:
-    part, number, *rest = name.split(".")
-    return ".".join([part, str(int(number) + shift), *rest]) if part == "DBlocks" else name
-
-
-def _blocks(state: Mapping[str, Tensor]) -> int:
-    return len({name.split(".")[1] for name in state if name.startswith("DBlocks.")})
-
-
-def _doubled(model: TextToImage, sentences: Sentences) -> TextToImage:
-    larger = TextToImage(grown_sizes(model.sizes, 2 * model.sizes.resolution))
-    kept = {name: tensor for name, tensor in model.state_dict().items() if ".to_rgb." not in name}
-    larger.load_state_dict(larger.state_dict() | kept)
-    _learn_to_enlarge(larger.generator, model.generator, set(kept), sentences)
-    return larger.train(model.training)
+    grown = dict(fresh)
+    for name, tensor in state.items():
+        part, number, *rest = name.split(".")
+        if part == "DBlocks":
+            name = ".".join([part, str(int(number) + larger - smaller), *rest])
+        if part != "conv_img":
+            grown[name] = tensor
+    return grown
 
 
 def _learn_to_enlarge(larger: Generator, smaller: Generator, kept: set[str], sentences: Sentences) -> None:

@@ -1,13 +1,8 @@
-"""How a run shows its progress: on the terminal, and as curves for TensorBoard."""
+"""How training and evaluation show their progress."""
 
 import sys
 import time
-from collections.abc import Mapping
-from pathlib import Path
-from types import TracebackType
 
-import numpy as np
-from PIL import Image
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
@@ -35,9 +30,7 @@ class Progress:
         self._bar.start()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *of: object) -> None:
         self._bar.stop()
 
     def start(self, phase: str, total: int, done: int = 0) -> None:
@@ -59,44 +52,3 @@ class Progress:
     def note(self, line: str) -> None:
         """Prints a line above the bar."""
         self._bar.console.print(line, markup=False, highlight=False, soft_wrap=True)
-
-
-class TensorBoard:
-    """The curves of a phase: `tensorboard --logdir runs` shows all runs side by side.
-
-    A context manager: leaving it flushes.
-    """
-
-    def __init__(self, folder: Path | None, first: int) -> None:
-        """Continues after step `first`, dropping what a stopped run logged beyond it. `folder` None: writes nothing."""
-        from torch.utils.tensorboard import SummaryWriter  # slow to import, and evaluation never writes curves
-
-        self._writer = SummaryWriter(folder, purge_step=first + 1) if folder else None
-
-    def __enter__(self) -> "TensorBoard":
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if self._writer:
-            self._writer.close()
-
-    def numbers(self, group: str, values: Mapping[str, float], step: int) -> None:
-        """Adds a point to each named curve."""
-        if self._writer is None:
-            return
-        for name, value in values.items():
-            self._writer.add_scalar(f"{group}/{name}", value, step)
-
-    def picture(self, name: str, file: Path, step: int) -> None:
-        """Adds a picture file."""
-        if self._writer is None:
-            return
-        with Image.open(file) as picture:
-            self._writer.add_image(name, np.asarray(picture.convert("RGB")), step, dataformats="HWC")
-
-    def flush(self) -> None:
-        """Writes out what is buffered."""
-        if self._writer:
-            self._writer.flush()

@@ -1,37 +1,47 @@
 """A training run: DAMSM, then the GAN, with checkpoints from which it resumes exactly."""
 
-from collections.abc import Sequence
+import math
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch.utils.tensorboard import SummaryWriter
 
 from t2i_engine.bundle import ModelSizes
-from t2i_engine.errors import MissingExtra
-from t2i_engine.sampler import Sampler
+from t2i_engine.errors import Interrupted, MissingExtra, UserError
 from t2i_engine.tokenizer import Tokenizer
 from training import distributed
 from training.checkpoint import not_finite, save_checkpoint
 from training.config import ConfigError, RunConfig, load_config, parse_config
 from training.damsm import DamsmTrainer
-from training.data.loading import TrainingData, load_training_data
+from training.data.loading import load_training_data
 from training.data.source import summary
-from training.distributed import joined, world
+from training.distributed import agreed, joined, world
 from training.gan import GanTrainer
 from training.initial import InitialModel, starting_model
 from training.models.text_to_image import TextToImage
 from training.progress import Progress
 from training.provenance import describe_run
 from training.run_folder import RunFolder, RunFolderError
-from training.sampling import network_sampler, save_sample_grid
-from training.schedule import Actions, Position, Schedule
+from training.sampling import network_sampler, sample_grid
+from training.stepping import Losses, Phase, Trainer
 
 if TYPE_CHECKING:
     from training.periodic_fid import PeriodicFid
 
-
+REPORT_EVERY = 50
 GO_ON = "fix that, and go on with --resume"
+
+
+class DivergedError(UserError):
+    """A loss or weight has become NaN or infinite."""
 
 
 @dataclass(frozen=True)
@@ -48,68 +58,245 @@ class Plan:
         """An initial text encoder stays frozen without `finetune`; DAMSM then trains only a missing image encoder."""
         if initial is None or config.damsm.finetune:
             return cls(True, True, initial.origin if initial else None)
-        needed = config.gan.contrastive.enabled and initial.auxiliary.image_encoder is None
+        needed = config.gan.contrastive.enabled and initial.image_encoder is None
         return cls(False, needed, initial.origin)
 
 
-def train(config: RunConfig, folder: RunFolder, progress: Progress, initial: InitialModel | None = None) -> None:
-    """Trains into `folder`, resuming if it holds a checkpoint: first the DAMSM encoders, then the GAN.
+@dataclass
+class Position:
+    """The progress of a run: completed steps of each phase, and the seconds they took."""
 
-    `initial` brings vocabulary, text encoder and generator to start from (see `Plan`). Everything is validated before
-    the folder is written to. Raises `UserError` for config and data, and `DivergedError`.
+    steps: dict[Phase, int]
+    seconds: float
+    losses: dict[Phase, Losses]
+    """As last reported."""
+    recent: list[Losses]
+    """Of the steps since."""
+    fid: dict[str, Any] | None = None
+    """As last measured: value, numbers of pictures, features, and step."""
+    best_fid: float | None = None
+
+
+class Run:
+    """A run that is ready to start, or to go on from the checkpoint in its folder."""
+
+    def __init__(self, config: RunConfig, folder: RunFolder, progress: Progress, initial: InitialModel | None) -> None:
+        """Validates everything; the folder is not written to yet. Raises `UserError` for config, data and checkpoint.
+
+        `initial` brings vocabulary, text encoder and generator to start from (see `Plan`).
+        """
+        self.config, self.folder, self.progress = config, folder, progress
+        torch.manual_seed(config.seed)
+        device = distributed.device()
+        stored = folder.load_checkpoint()
+        self.data = load_training_data(
+            config.data, lambda count: progress.start("pictures", count), lambda done: progress.report(done, {})
+        )
+        if problems := self.data.problems:
+            progress.note(f"skipping in {config.data.source}: {summary(problems)}; t2i-engine data check names them")
+        if initial and config.damsm.finetune:
+            initial = initial.knowing(self.data.words)
+        words = stored["words"] if stored else initial.words if initial else self.data.words
+        self.tokenizer = Tokenizer(words)
+        for caption in config.sample_captions:
+            self.tokenizer.encode(caption)  # fail now, not at the first sample
+        corpus = self.data.batches(self.tokenizer)
+        corpus.require(max(config.damsm.batch_size, config.gan.batch_size) * world())  # nor after the first phase
+        model = TextToImage(model_sizes(config, len(self.tokenizer.words)))
+        self.sizes = model.sizes
+        self.plan = Plan(**stored["state"]["plan"]) if stored else Plan.of(config, initial)
+        self.damsm = DamsmTrainer(
+            config, corpus, model.text_encoder, device, self.plan.train_text_encoder, pretrained=stored is None
+        )
+        if initial:
+            initial.require_fits(model.sizes)
+            initial = initial.grown(config.data.resolution, corpus)
+            initial.load_model_into(model)  # before the trainer copies the generator for its average
+        self.gan = GanTrainer(
+            config, corpus, self.damsm.text_encoder, self.damsm.image_encoder, model.generator, device
+        )
+        if initial:
+            initial.load_auxiliary_into(self.damsm.image_encoder, self.gan.discriminator)
+        self.position = Position(steps={"damsm": 0, "gan": 0}, seconds=0.0, losses={}, recent=[])
+        if stored:
+            folder.require_same_run(stored["provenance"], config, self.data.provenance)
+            self.position = Position(**stored["state"]["position"])
+            self.damsm.load_state(stored["state"]["damsm"])
+            self.gan.load_state(stored["state"]["gan"])
+        self.sampler = network_sampler(self.sizes, self.tokenizer, self.gan.text_encoder, self.gan.averaged_generator)
+        self.fid = self._periodic_fid(device) if config.fid.every and folder.writes else None
+
+    def _periodic_fid(self, device: torch.device) -> "PeriodicFid":
+        try:
+            from training.periodic_fid import PeriodicFid
+        except ModuleNotFoundError as error:
+            raise MissingExtra("fid.every", f"the package {error.name}", "evaluate") from None
+        return PeriodicFid(self.config, self.sampler, device, self.progress)
+
+    def train(self) -> None:
+        """Trains up to the last step of both phases. Raises `DivergedError`, and `Interrupted` after a signal."""
+        self.folder.begin(self.config)  # all processes have seen that it is new: they met when making the trainers
+        damsm, gan = self.config.damsm, self.config.gan
+        if self.plan.train_image_encoder:
+            self._train_phase("damsm", self.damsm, damsm.steps, damsm.batch_size * world())
+        self.gan.freeze_encoders()
+        self._train_phase("gan", self.gan, gan.steps, gan.batch_size * gan.gradient_accumulation * world())
+
+    def _train_phase(self, phase: Phase, trainer: Trainer, steps: int, batch_size: int) -> None:
+        config, position = self.config, self.position
+        first = position.steps[phase]
+        self.progress.start(phase, steps, first)
+        unmeasured = phase == "gan" and first > 0 and self._fid_due(first)  # the run was stopped while measuring
+        if first >= steps and not unmeasured:
+            return
+        curves = self.folder.path / "tensorboard" / phase
+        with (
+            SummaryWriter(curves, purge_step=first + 1) if self.folder.writes else nullcontext() as self.board,
+            caught_signals(self.progress.note) as self.signals,
+        ):
+            if unmeasured:
+                self._measure_fid(first)
+                self._save(phase, first, agreed(sum(self.signals)))
+            for number in range(first, steps):
+                started = time.monotonic()
+                losses = trainer.step(number)
+                broken = [name for name, value in losses.items() if not math.isfinite(value)]
+                self._require_finite(f"{phase} step {number}", broken)
+                position.recent.append(losses)
+                done = position.steps[phase] = number + 1
+                position.seconds += time.monotonic() - started
+                if _due(REPORT_EVERY, done, steps):
+                    rates = {name: optimizer.param_groups[0]["lr"] for name, optimizer in trainer.optimizers.items()}
+                    self._report(phase, done, batch_size, rates)
+                if phase == "gan" and _due(config.sample_every, done, steps):
+                    self._draw_samples(done)
+                if phase == "gan" and self._fid_due(done):
+                    self._measure_fid(done)
+                signalled = agreed(sum(self.signals))
+                if _due(config.checkpoint_every, done, steps) or signalled:
+                    self._save(phase, done, signalled)
+
+    def _report(self, phase: Phase, done: int, batch_size: int, rates: dict[str, float]) -> None:
+        """Reports the mean of each loss over the steps that computed it since the last report."""
+        recent = self.position.recent
+        values: dict[str, list[float]] = {}
+        for losses in recent:
+            for name, value in losses.items():
+                values.setdefault(name, []).append(value)
+        means = {name: sum(found) / len(found) for name, found in values.items()}
+        recent.clear()
+        self.position.losses[phase] = means
+        self.progress.report(done, means, batch_size)
+        self.folder.log({"phase": phase, "step": done, "seconds": round(self.position.seconds, 1), **means})
+        if self.board:
+            for group, numbers in (("losses", means), ("learning rates", rates)):
+                for name, value in numbers.items():
+                    self.board.add_scalar(f"{group}/{name}", value, done)
+
+    def _draw_samples(self, done: int) -> None:
+        if not self.board:
+            return
+        samples = sample_grid(self.config.sample_captions, self.sampler, f"{done:06d}")
+        samples.save(self.folder.path / "samples" / f"{done:06d}.png")
+        self.board.add_image("samples", samples.pixels, done, dataformats="HWC")
+
+    def _fid_due(self, done: int) -> bool:
+        """Whether FID is due after step `done` of the GAN, and not measured yet."""
+        measured = self.position.fid is not None and self.position.fid["step"] == done
+        every = self.config.fid.every
+        return every > 0 and _due(every, done, self.config.gan.steps) and not measured
+
+    def _measure_fid(self, done: int) -> None:
+        """Measures FID, unless a signal comes, and keeps the checkpoint if it is the best.
+
+        The first process measures; the others wait for it at their next collective.
+        """
+        position = self.position
+        if not (self.board and self.fid):
+            return
+        self.progress.note(f"measuring FID after step {done:,}")
+        found = self.fid.measure(lambda: bool(self.signals))
+        if found is None:
+            return
+        value = found["value"]
+        position.fid = {"step": done, **found}
+        self.folder.log({"phase": "gan", "step": done, "fid": value})
+        self.board.add_scalar("quality/FID", value, done)
+        better = position.best_fid is None or value < position.best_fid
+        self.progress.note(f"FID {value:.2f}" + (", the best so far" if better else ""))
+        if better:
+            position.best_fid = value
+            self._write(self.folder.best, "gan", done)
+
+    def _save(self, phase: Phase, done: int, signalled: int) -> None:
+        """Saves the run after step `done`. Raises `Interrupted` if a signal reached any process."""
+        folder = self.folder
+        self._write(folder.checkpoint, phase, done)
+        folder.keep_checkpoint(phase, done, self.config.keep_checkpoints)
+        if signalled:
+            self.progress.note(f"stopped after {phase} step {done:,}, saved in {folder.checkpoint}")
+            self.progress.note(f"Resume:  {folder.how_to_go_on}")
+            raise Interrupted(signalled)
+
+    def _write(self, path: Path, phase: Phase, done: int) -> None:
+        """Writes a checkpoint, after the curves up to it."""
+        if not self.board:
+            return
+        self.board.flush()
+        position = asdict(self.position)
+        state = {
+            "plan": asdict(self.plan),
+            "position": position,
+            "damsm": self.damsm.state(),
+            "gan": self.gan.state(),
+        }
+        self._require_finite(f"after {phase} step {done:,}", not_finite(state))
+        provenance = describe_run(self.config, self.data.provenance, position, self.plan.initial)
+        words, weights = self.tokenizer.words, self.gan.exported()
+        save_checkpoint(path, self.sizes, words, weights, provenance | {"processes": world()}, state, GO_ON)
+
+    def _require_finite(self, where: str, broken: Sequence[str]) -> None:
+        if not broken:
+            return
+        names = ", ".join(broken[:5]) + (f" and {len(broken) - 5} more" if len(broken) > 5 else "")
+        checkpoint = self.folder.checkpoint
+        cure = "there is no checkpoint yet; start again with"
+        if checkpoint.exists():
+            cure = f"the last good checkpoint is {checkpoint}; go on from it with --resume and"
+        raise DivergedError(
+            f"{where}: {names} {'is' if len(broken) == 1 else 'are'} not finite; "
+            f"{cure} lower learning rates, or with precision: fp32"
+        )
+
+
+def _due(every: int, done: int, steps: int) -> bool:
+    return done % every == 0 or done == steps
+
+
+@contextmanager
+def caught_signals(note: Callable[[str], None]) -> Iterator[list[int]]:
+    """Records the first SIGINT (Ctrl-C) or SIGTERM in the list it yields, for a run to check between steps.
+
+    The second ends the process at once. `note` prints a line for the user.
     """
-    torch.manual_seed(config.seed)
-    device = distributed.device()
-    stored = folder.load_checkpoint()
-    data = _load_data(config, progress)
-    if initial and config.damsm.finetune:
-        initial = initial.knowing(data.words)
-    tokenizer = Tokenizer(stored["words"] if stored else initial.words if initial else data.words)
-    corpus = data.batches(tokenizer)
-    corpus.require(max(config.damsm.batch_size, config.gan.batch_size) * world())  # fail now, not after the first phase
-    model = TextToImage(model_sizes(config, len(tokenizer.words)))
-    plan = Plan(**stored["state"]["plan"]) if stored else Plan.of(config, initial)
-    damsm = DamsmTrainer(config, corpus, model.text_encoder, device, plan.train_text_encoder, stored is None)
-    if initial:
-        initial.require_fits(model.sizes)
-        initial = initial.grown(config.data.resolution, corpus)
-        initial.load_model_into(model)  # before the trainer copies the generator for its average
-    gan = GanTrainer(config, corpus, damsm.text_encoder, damsm.image_encoder, model.generator, device)
-    if initial:
-        initial.load_auxiliary_into(damsm.image_encoder, gan.discriminator)
-    position = Position(steps={"damsm": 0, "gan": 0}, seconds=0.0, losses={}, recent=[])
-    if stored:
-        folder.require_checkpoint_of(stored["provenance"], config)
-        _require_as_many_processes(folder, stored["provenance"].get("processes", 1))
-        _require_same_data(folder, stored["provenance"]["dataset"], data.provenance)
-        position = Position(**stored["state"]["position"])
-        damsm.load_state(stored["state"]["damsm"])
-        gan.load_state(stored["state"]["gan"])
+    received: list[int] = []
+    process = os.getpid()
 
-    def save(path: Path) -> list[str]:
-        state = {"plan": asdict(plan), "position": asdict(position), "damsm": damsm.state(), "gan": gan.state()}
-        if broken := not_finite(state):
-            return broken
-        provenance = describe_run(config, data.provenance, asdict(position), plan.initial) | {"processes": world()}
-        save_checkpoint(path, model.sizes, tokenizer.words, gan.exported(), provenance, state, GO_ON)
-        return []
+    def take(number: int, frame: FrameType | None) -> None:
+        if received:
+            raise SystemExit(128 + number)
+        received.append(number)
+        if os.getpid() == process:  # data loading workers inherit the handler and receive Ctrl-C too
+            note("finishing the step, then saving; press again to stop at once")
 
-    sampler = network_sampler(model.sizes, tokenizer, gan.text_encoder, gan.averaged_generator)
-
-    def sample(path: Path) -> None:
-        save_sample_grid(path, config.sample_captions, sampler)
-
-    for caption in config.sample_captions:
-        tokenizer.encode(caption)  # fail now, not at the first sample
-    fid = None
-    if config.fid.every and folder.writes:
-        fid = _periodic_fid(config, sampler, device, progress)
-    folder.begin(config)  # all processes have seen that it is new: they met when making the trainers
-    schedule = Schedule(config, folder, progress, position, Actions(save, sample, fid.measure if fid else None))
-    if plan.train_image_encoder:
-        schedule.run("damsm", damsm, config.damsm.steps, config.damsm.batch_size * world())
-    gan.freeze_encoders()
-    schedule.run("gan", gan, config.gan.steps, config.gan.batch_size * config.gan.gradient_accumulation * world())
+    before: dict[int, Any] = {}
+    with suppress(ValueError):  # only the main thread can handle signals
+        before = {number: signal.signal(number, take) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield received
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)  # None: not installed by Python
 
 
 @joined()
@@ -130,7 +317,7 @@ def train_files(
     start = None if folder.checkpoint.exists() else starting_model(settings)
     try:
         with Progress() as progress:
-            train(settings, folder, progress, start)
+            Run(settings, folder, progress, start).train()
     except OSError as error:
         raise RunFolderError(f"{error.filename or folder.path}: {error.strerror or error}; {GO_ON}") from error
     return folder.checkpoint
@@ -150,37 +337,3 @@ def model_sizes(config: RunConfig, vocabulary_size: int) -> ModelSizes:
         )
     except ValueError as error:
         raise ConfigError(f"config '{config.name}': {error}") from error
-
-
-def _require_as_many_processes(folder: RunFolder, before: int) -> None:
-    if before != world():
-        raise RunFolderError(
-            f"'{folder.path}' was trained by {before} processes, which share each batch, not by {world()}; "
-            "start as many, or start a new run from its weights with --init"
-        )
-
-
-def _require_same_data(folder: RunFolder, before: dict[str, Any], now: dict[str, Any]) -> None:
-    changed = sorted(key for key in before.keys() | now.keys() if before.get(key) != now.get(key))
-    if changed:
-        raise RunFolderError(
-            f"'{folder.path}' was trained on other data ({', '.join(changed)} differ); "
-            "start a new run, with --init to keep its weights"
-        )
-
-
-def _periodic_fid(config: RunConfig, sampler: Sampler, device: torch.device, progress: Progress) -> "PeriodicFid":
-    try:
-        from training.periodic_fid import PeriodicFid
-    except ModuleNotFoundError as error:
-        raise MissingExtra("fid.every", f"the package {error.name}", "evaluate") from None
-    return PeriodicFid(config, sampler, device, progress)
-
-
-def _load_data(config: RunConfig, progress: Progress) -> TrainingData:
-    data = load_training_data(
-        config.data, lambda count: progress.start("pictures", count), lambda done: progress.report(done, {})
-    )
-    if data.problems:
-        progress.note(f"skipping in {config.data.source}: {summary(data.problems)}; t2i-engine data check names them")
-    return data

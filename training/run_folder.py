@@ -21,7 +21,7 @@ from t2i_engine.errors import UserError
 from t2i_engine.files import write_atomically
 from training.checkpoint import load_checkpoint
 from training.config import RunConfig, load_config
-from training.distributed import is_first
+from training.distributed import is_first, world
 from training.provenance import tool_versions, working_commit
 
 CHANGEABLE = {
@@ -71,29 +71,38 @@ class RunFolder:
             raise RunFolderError(f"'{self.path}' holds no run to resume; omit --resume to start one")
         before = load_config(self._config)
         config = config.model_copy(update={"init_from": config.init_from or before.init_from})
-        changed = set(_differing(before.model_dump(), config.model_dump())) - CHANGEABLE
-        if changed:
+        if changed := _changed(before.model_dump(), config.model_dump()):
             raise RunFolderError(
-                f"'{self.path}' is a run of another config ({', '.join(sorted(changed))} differ); "
+                f"'{self.path}' is a run of another config ({changed} differ); "
                 "resume it with its own config.yaml, or start a new one with --out"
             )
         return config
 
-    def require_checkpoint_of(self, provenance: dict[str, Any], config: RunConfig) -> None:
-        """Raises `RunFolderError`, naming the keys, if checkpoint and run differ in their configs."""
-        now = config.model_dump(mode="json")
-        changed = set(_differing(provenance["config"], now)) - CHANGEABLE
-        if changed:
+    def require_same_run(self, provenance: dict[str, Any], config: RunConfig, dataset: dict[str, Any]) -> None:
+        """Raises `RunFolderError` if the checkpoint is of another config, number of processes, or data set."""
+        if changed := _changed(provenance["config"], config.model_dump(mode="json")):
             raise RunFolderError(
-                f"'{self.checkpoint}' is a checkpoint of another config ({', '.join(sorted(changed))} differ); "
+                f"'{self.checkpoint}' is a checkpoint of another config ({changed} differ); "
                 "restore the run's own, or start a new run from it with --init"
+            )
+        processes = provenance.get("processes", 1)
+        if processes != world():
+            raise RunFolderError(
+                f"'{self.path}' was trained by {processes} processes, which share each batch, not by {world()}; "
+                "start as many, or start a new run from its weights with --init"
+            )
+        before = provenance["dataset"]
+        differing = sorted(key for key in before.keys() | dataset.keys() if before.get(key) != dataset.get(key))
+        if differing:
+            raise RunFolderError(
+                f"'{self.path}' was trained on other data ({', '.join(differing)} differ); "
+                "start a new run, with --init to keep its weights"
             )
 
     @property
     def how_to_go_on(self) -> str:
         """The command that resumes the run, however it was started."""
-        folder, config = shlex.quote(str(self.path)), shlex.quote(str(self._config))
-        return f"t2i-engine train {config} --out {folder} --resume"
+        return shlex.join(["t2i-engine", "train", str(self._config), "--out", str(self.path), "--resume"])
 
     def begin(self, config: RunConfig) -> None:
         """Creates the folder with config and versions. Raises `RunFolderError`."""
@@ -136,14 +145,6 @@ class RunFolder:
         for old in sorted(folder.glob("*.pt"))[:-count]:  # damsm comes before gan
             old.unlink(missing_ok=True)
 
-    def tensorboard(self, phase: str) -> Path:
-        """The folder for TensorBoard's curves of a phase."""
-        return self.path / "tensorboard" / phase
-
-    def sample(self, step: int) -> Path:
-        """The file for the sample grid of a step."""
-        return self.path / "samples" / f"{step:06d}.png"
-
     def log(self, row: dict[str, Any]) -> None:
         """Appends a row to losses.jsonl."""
         if not self.writes:
@@ -169,11 +170,14 @@ def _link(path: Path, name: Path) -> None:
         shutil.copyfile(path, name)
 
 
-def _differing(before: dict[str, Any], now: dict[str, Any], prefix: str = "") -> list[str]:
-    keys: list[str] = []
-    for key in before.keys() & now.keys():
-        if isinstance(before[key], dict):
-            keys += _differing(before[key], now[key], f"{prefix}{key}.")
-        elif before[key] != now[key]:
-            keys.append(prefix + key)
-    return keys
+def _changed(before: dict[str, Any], now: dict[str, Any]) -> str:
+    """The keys of a config that differ but may not change, of those that both versions have."""
+    old, new = _flat(before), _flat(now)
+    return ", ".join(sorted(key for key in old.keys() & new.keys() - CHANGEABLE if old[key] != new[key]))
+
+
+def _flat(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    values: dict[str, Any] = {}
+    for key, value in config.items():
+        values |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
+    return values

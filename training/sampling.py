@@ -1,12 +1,11 @@
 """Networks in training, or of a checkpoint, as a `Sampler`; and the grid of samples by which one watches them learn."""
 
 from collections.abc import Sequence
-from pathlib import Path
 
 from t2i_engine.backends.pytorch import ModuleRunner
 from t2i_engine.bundle import ModelSizes, graphs_of
 from t2i_engine.formats import GENERATOR, TEXT_ENCODER
-from t2i_engine.pictures import Picture, grid
+from t2i_engine.pictures import Grid, Picture, grid
 from t2i_engine.sampler import Sampler
 from t2i_engine.tokenizer import Tokenizer
 from training.models.generator import Generator
@@ -25,10 +24,10 @@ def network_sampler(
     )
 
 
-def save_sample_grid(path: Path, captions: Sequence[str], sampler: Sampler) -> None:
-    """Draws every caption with the seeds 0 to 7, a row for each caption, into one PNG."""
+def sample_grid(captions: Sequence[str], sampler: Sampler, name: str) -> Grid:
+    """Draws every caption with the seeds 0 to 7, a row for each caption; `name` goes where a bundle's would."""
     pictures = []
     for caption in captions:
         pixels = sampler.draw(sampler.encode([caption]).repeat(len(SEEDS), axis=0), SEEDS)
-        pictures += [Picture(pixels[i], caption, seed, path.stem) for i, seed in enumerate(SEEDS)]
-    grid(pictures, len(SEEDS)).save(path)
+        pictures += [Picture(pixels[i], caption, seed, name) for i, seed in enumerate(SEEDS)]
+    return grid(pictures, len(SEEDS))

@@ -1,10 +1,10 @@
 """What the steps of both training phases share: batch, randomness, precision, and state."""
 
 import zlib
-from collections.abc import Iterable
+from abc import ABC, abstractmethod
 from contextlib import AbstractContextManager
 from functools import cache
-from typing import Any, Literal, Protocol, TypeVar
+from typing import Any, ClassVar, Literal, TypeVar
 
 import torch
 from torch import Tensor
@@ -69,30 +69,27 @@ def channels_last(network: Network, device: torch.device) -> Network:
     return network.to(device=device).to(memory_format=torch.channels_last)
 
 
-def states(trainer: object, names: Iterable[str]) -> dict[str, Any]:
-    """The state dicts of a trainer's attributes, by name."""
-    return {name: getattr(trainer, name).state_dict() for name in names}
-
-
-def load_states(trainer: object, names: Iterable[str], state: dict[str, Any]) -> None:
-    """Restores what `states` returned; a disabled loss scaler has no state."""
-    for name in names:
-        if state.get(name):
-            getattr(trainer, name).load_state_dict(state[name])
-
-
-class Trainer(Protocol):
+class Trainer(ABC):
     """One phase of training: runs steps, and can be saved and restored."""
 
+    stateful: ClassVar[tuple[str, ...]]
+    """The attributes that hold everything the next step depends on."""
+
+    @abstractmethod
     def step(self, number: int) -> Losses:
         """Runs step `number`, from 0; returns its losses by name."""
 
     @property
-    def learning_rates(self) -> dict[str, float]:
-        """The rates of the next step, by name."""
+    @abstractmethod
+    def optimizers(self) -> dict[str, torch.optim.Optimizer]:
+        """The optimizers by the names of what they train."""
 
     def state(self) -> dict[str, Any]:
-        """Everything that the next step depends on, as tensors and plain values."""
+        """The state dicts of the `stateful` attributes, by name."""
+        return {name: getattr(self, name).state_dict() for name in self.stateful}
 
     def load_state(self, state: dict[str, Any]) -> None:
         """Restores what `state` returned."""
+        for name in self.stateful:
+            if state.get(name):  # a disabled loss scaler has none
+                getattr(self, name).load_state_dict(state[name])

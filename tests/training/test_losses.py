@@ -9,7 +9,6 @@ from torch.distributions import Normal, kl_divergence
 
 from training.losses import (
     HardNegatives,
-    Smoothing,
     fake_hinge,
     generator_loss,
     matching_aware_gradient_penalty,
@@ -71,8 +70,7 @@ def encoded(lengths: list[int]) -> tuple[EncodedImage, EncodedText, Tensor]:
 
 def test_word_similarity_is_attngans_attention_spelled_out() -> None:
     image, text, lengths = encoded([4, 2, 3])
-    smoothing = Smoothing(gamma1=4.0, gamma2=5.0)
-    similarities = word_similarities(image, text, lengths, smoothing)
+    similarities = word_similarities(image, text, lengths, gamma1=4.0, gamma2=5.0)
     for picture in range(3):
         for caption in range(3):
             words = text.words[caption, :, : lengths[caption]]  # (S, T)
@@ -86,32 +84,32 @@ def test_word_similarity_is_attngans_attention_spelled_out() -> None:
 
 
 def test_damsm_losses_are_small_where_pictures_and_captions_match() -> None:
-    smoothing, related = Smoothing(), torch.eye(4, dtype=torch.bool)
+    related = torch.eye(4, dtype=torch.bool)
     vectors = torch.eye(4)
     matching = EncodedImage(vectors[:, :, None].expand(-1, -1, 6), vectors)
     swapped = EncodedImage(matching.regions.flip(0), vectors.flip(0))
     text, lengths = EncodedText(vectors[:, :, None].expand(-1, -1, 3), vectors), torch.full((4,), 3)
-    assert word_loss(matching, text, lengths, related, smoothing) < 0.1
-    assert word_loss(swapped, text, lengths, related, smoothing) > 10
-    assert sentence_loss(matching, text, related, smoothing) < 0.1
-    assert sentence_loss(swapped, text, related, smoothing) > 10
+    assert word_loss(matching, text, lengths, related) < 0.1
+    assert word_loss(swapped, text, lengths, related) > 10
+    assert sentence_loss(matching, text, related) < 0.1
+    assert sentence_loss(swapped, text, related) > 10
 
 
 def test_a_picture_must_be_told_from_captions_that_nearly_fit() -> None:
-    smoothing, related, vectors = Smoothing(), torch.eye(4, dtype=torch.bool), torch.eye(4)
+    related, vectors = torch.eye(4, dtype=torch.bool), torch.eye(4)
     image, text = EncodedImage(vectors[:, :, None], vectors), EncodedText(vectors[:, :, None], vectors)
-    alone = sentence_loss(image, text, related, smoothing)
+    alone = sentence_loss(image, text, related)
     alike = HardNegatives(vectors[:, None], torch.ones(4, 1, dtype=torch.bool))
-    assert sentence_loss(image, text, related, smoothing, alike) == pytest.approx(float(alone) + math.log(2), abs=1e-3)
+    assert sentence_loss(image, text, related, hard=alike) == pytest.approx(float(alone) + math.log(2), abs=1e-3)
     absent = alike._replace(valid=~alike.valid)
-    assert sentence_loss(image, text, related, smoothing, absent) == pytest.approx(float(alone))
+    assert sentence_loss(image, text, related, hard=absent) == pytest.approx(float(alone))
 
 
 def test_padding_words_count_for_nothing() -> None:
     image, text, lengths = encoded([4, 2, 3])
-    before = word_similarities(image, text, lengths, Smoothing())
+    before = word_similarities(image, text, lengths)
     text.words[1, :, 2:] = 100.0
-    assert torch.equal(before, word_similarities(image, text, lengths, Smoothing()))
+    assert torch.equal(before, word_similarities(image, text, lengths))
 
 
 def test_hinges_are_zero_beyond_their_margins() -> None:

@@ -50,7 +50,7 @@ class MatchingEncoders:
 def load_encoders(model: str) -> MatchingEncoders:
     """The encoders of a checkpoint. Raises `CheckpointError` or `EncoderError`."""
     trained = load_model(Path(model)) if model.endswith(".pt") else None
-    if trained is None or trained.auxiliary.image_encoder is None:
+    if trained is None or trained.image_encoder is None:
         raise EncoderError(
             f"r-precision needs an image encoder, which '{model}' lacks; "
             "give the checkpoint of a training run: --encoders runs/NAME/checkpoint.pt"
@@ -59,7 +59,7 @@ def load_encoders(model: str) -> MatchingEncoders:
     name = backbone_of(trained.provenance)
     backbone = open_backbone(name, pretrained=False)  # the checkpoint has the weights, also of a frozen one
     image_encoder = ImageEncoder(backbone, text_encoder.rnn.hidden_size * 2).eval()
-    image_encoder.load_state_dict(trained.auxiliary.image_encoder)
+    image_encoder.load_state_dict(trained.image_encoder)
     return MatchingEncoders(Tokenizer(trained.words), text_encoder.to(device()), image_encoder.to(device()), device())
 
 

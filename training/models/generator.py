@@ -6,6 +6,7 @@ a·x[i−1] + (b+c)·x[i], odd ones (a+b)·x[i] + c·x[i+1]. That is a transpose
 the taps [c, b+c, a+b, a]. In two dimensions the same holds along each axis: 36 multiplications become 16.
 """
 
+from collections import OrderedDict
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -49,11 +50,8 @@ class Affine(nn.Module):
         last = nn.Linear(hidden_width, channels)
         nn.init.zeros_(last.weight)
         nn.init.constant_(last.bias, bias)
-        mlp = nn.Sequential()
-        mlp.add_module("linear1", nn.Linear(condition_width, hidden_width))
-        mlp.add_module("relu", nn.ReLU())
-        mlp.add_module("linear2", last)
-        return mlp
+        first = nn.Linear(condition_width, hidden_width)
+        return nn.Sequential(OrderedDict(linear1=first, relu=nn.ReLU(), linear2=last))
 
     def forward(self, features: Tensor, condition: Tensor) -> Tensor:
         """Maps `features` (B, C, H, W) by `condition` (B, Z + S) to the same shape."""
@@ -80,11 +78,15 @@ class UpBlock(nn.Module):
     """Doubles the resolution of a feature map under a condition: shortcut + (DFBlock → conv → DFBlock → conv).
 
     With `folded`, everything up to the first 3×3 convolution runs on the small map: pointwise layers commute with
-    nearest upsampling, and the convolution is folded with it. Both forms compute the same function.
+    nearest upsampling, and the convolution is folded with it. Both forms compute the same function. Without `doubles`,
+    it is the stem of DF-GAN's first generation, which keeps the resolution.
     """
 
-    def __init__(self, in_channels: int, out_channels: int, condition_width: int, hidden_width: int | None) -> None:
+    def __init__(
+        self, in_channels: int, out_channels: int, condition_width: int, hidden_width: int | None, doubles: bool = True
+    ) -> None:
         super().__init__()
+        self.doubles = doubles
         self.fuse1 = DFBlock(condition_width, in_channels, hidden_width)
         self.c1 = nn.Conv2d(in_channels, out_channels, 3, padding=1)
         self.fuse2 = DFBlock(condition_width, out_channels, hidden_width)
@@ -93,32 +95,16 @@ class UpBlock(nn.Module):
 
     def forward(self, features: Tensor, condition: Tensor, folded: bool) -> Tensor:
         """Maps `features` (B, in, H, W) by `condition` (B, Z + S) to (B, out, 2H, 2W)."""
-        if folded:
+        if folded and self.doubles:
             shortcut = _upsample(self.c_sc(features))
             fused, kernel = self.fuse1(features, condition), folded_kernel(self.c1.weight)
             residual = F.conv_transpose2d(fused, kernel, self.c1.bias, stride=2, padding=1)
         else:
-            features = _upsample(features)
+            features = _upsample(features) if self.doubles else features
             shortcut = self.c_sc(features)
             residual = self.c1(self.fuse1(features, condition))
         refined: Tensor = self.c2(self.fuse2(residual, condition))
         return shortcut + refined
-
-
-class StemBlock(nn.Module):
-    """The extra first block of DF-GAN's first generation: an `UpBlock` that keeps resolution and channels."""
-
-    def __init__(self, channels: int, condition_width: int, hidden_width: int | None) -> None:
-        super().__init__()
-        self.fuse1 = DFBlock(condition_width, channels, hidden_width)
-        self.c1 = nn.Conv2d(channels, channels, 3, padding=1)
-        self.fuse2 = DFBlock(condition_width, channels, hidden_width)
-        self.c2 = nn.Conv2d(channels, channels, 3, padding=1)
-
-    def forward(self, features: Tensor, condition: Tensor) -> Tensor:
-        """Maps `features` (B, C, H, W) by `condition` (B, Z + S) to the same shape."""
-        refined: Tensor = self.c2(self.fuse2(self.c1(self.fuse1(features, condition)), condition))
-        return features + refined
 
 
 class GeneratedImage(NamedTuple):
@@ -146,7 +132,9 @@ class Generator(nn.Module):
         self.augmentation = ConditioningAugmentation(sizes.sentence_width) if sizes.conditioning_augmentation else None
         self.fc = nn.Linear(sizes.noise_width, widths[0] * SMALLEST_SIDE**2)
         hidden_width = sizes.sentence_width if sizes.first_generation else None
-        self.stem = StemBlock(widths[0], condition_width, hidden_width) if sizes.first_generation else None
+        self.stem = None
+        if sizes.first_generation:
+            self.stem = UpBlock(widths[0], widths[0], condition_width, hidden_width, doubles=False)
         self.GBlocks = nn.ModuleList(
             UpBlock(wide, narrow, condition_width, hidden_width) for wide, narrow in pairwise(widths)
         )
@@ -171,7 +159,7 @@ class Generator(nn.Module):
             sentence, mean, log_variance = self.augmentation(sentence, epsilon)
         features = self.fc(noise).unflatten(1, (-1, SMALLEST_SIDE, SMALLEST_SIDE))
         if self.stem is not None:
-            features = self.stem(features, torch.cat([noise, sentence], dim=1))
+            features = self.stem(features, torch.cat([noise, sentence], dim=1), self.folded)
         for i, block in enumerate(self.GBlocks):
             attended = sentence if self.adaptive_blocks is None else self.adaptive_blocks[i](features, sentence)
             features = block(features, torch.cat([noise, attended], dim=1), self.folded)
