@@ -22,8 +22,8 @@ from pydantic import (
 )
 
 from t2i_engine.errors import UserError, quoted
-from training.data.hard_negatives import MAX_HARD_NEGATIVES
 from training.data.source import check_source
+from training.data.synthbirds.hard_negatives import MAX_HARD_NEGATIVES
 from training.models.image_encoder import BackboneName
 
 

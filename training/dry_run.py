@@ -24,8 +24,8 @@ from t2i_engine.table import aligned
 from training.config import RunConfig
 from training.damsm import DamsmTrainer
 from training.data.corpus import Batch
-from training.data.hard_negatives import MAX_HARD_NEGATIVES
 from training.data.loading import read_vocabulary
+from training.data.synthbirds.hard_negatives import MAX_HARD_NEGATIVES
 from training.gan import GanTrainer
 from training.initial import starting_model
 from training.models.text_encoder import EncodedText, TextEncoder

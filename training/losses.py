@@ -61,7 +61,7 @@ def matching_aware_gradient_penalty(
 
 
 class HardNegatives(NamedTuple):
-    """Sentence vectors of the A hard negatives of each picture in a batch (data/hard_negatives.py)."""
+    """Sentence vectors of the A hard negatives of each picture in a batch (data/synthbirds/hard_negatives.py)."""
 
     vectors: Tensor
     """Float (B, A, S)."""

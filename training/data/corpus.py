@@ -12,8 +12,8 @@ from torch.nn import functional as F
 
 from t2i_engine.errors import CaptionError
 from t2i_engine.tokenizer import PADDING, Tokenizer, pad, split
-from training.data.hard_negatives import MAX_HARD_NEGATIVES, HardNegativeCaptions
 from training.data.source import DataError
+from training.data.synthbirds.hard_negatives import MAX_HARD_NEGATIVES, HardNegativeCaptions
 from training.models.pixels import to_image
 
 
@@ -29,7 +29,7 @@ class Batch(NamedTuple):
     groups: Tensor
     """Int64 (B): captions of one group are never each other's negatives (losses.py)."""
     hard_negatives: Tensor
-    """Int64 (B, A, U): hard negatives of each caption (hard_negatives.py); the caption itself if it allows none."""
+    """Int64 (B, A, U): hard negatives of each caption (synthbirds/hard_negatives.py); the caption itself if it allows none."""
     hard_negative_lengths: Tensor
     """Int64 (B, A)."""
 

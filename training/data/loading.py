@@ -8,9 +8,9 @@ from t2i_engine.files import cache_folder
 from t2i_engine.tokenizer import Tokenizer
 from training.config import DataConfig
 from training.data.corpus import Batches, Collator, Corpus, build_vocabulary
-from training.data.hard_negatives import HardNegativeCaptions
 from training.data.rendered import Rendered, render
 from training.data.source import Problem, open_source, public_name, require_usable, summary
+from training.data.synthbirds.hard_negatives import HardNegativeCaptions
 from training.data.webdataset import Shard, Stream, WebDataset, read_index
 
 CROP_MARGIN = 76 / 64

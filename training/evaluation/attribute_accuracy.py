@@ -25,8 +25,8 @@ from t2i_engine.files import cache_folder
 from t2i_engine.pictures import Pixels
 from training.data.rendered import render_synthbirds
 from training.data.synthbirds import PICTURES, SynthBirds
+from training.data.synthbirds.caption_attributes import ATTRIBUTES, caption_attributes, visible_attributes
 from training.evaluation import GeneratedBatch, Result, cached, percent, read_cached, table
-from training.evaluation.caption_attributes import ATTRIBUTES, caption_attributes, visible_attributes
 from training.evaluation.draws import in_batches
 from training.models.image_encoder import SmallCNN
 from training.models.pixels import to_image

@@ -11,8 +11,8 @@ from torch import Tensor
 from t2i_engine.pictures import Pixels
 from t2i_engine.sampler import Sampler
 from training.data.synthbirds import SynthBirds
+from training.data.synthbirds.caption_attributes import caption_attributes, visible_attributes
 from training.evaluation import Result, table
-from training.evaluation.caption_attributes import caption_attributes, visible_attributes
 from training.evaluation.draws import in_batches
 from training.evaluation.inception import FeatureNetwork
 

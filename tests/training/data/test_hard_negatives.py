@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from t2i_engine.tokenizer import Tokenizer
 from training.data.corpus import Corpus, build_vocabulary
-from training.data.hard_negatives import COLOURS, MAX_HARD_NEGATIVES, REGIONS, HardNegativeCaptions
+from training.data.synthbirds.hard_negatives import COLOURS, MAX_HARD_NEGATIVES, REGIONS, HardNegativeCaptions
 
 WORDS = (
     "a",

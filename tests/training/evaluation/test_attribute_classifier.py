@@ -7,6 +7,7 @@ import torch
 
 from training.data.rendered import render_synthbirds
 from training.data.synthbirds import SynthBirds
+from training.data.synthbirds.caption_attributes import ATTRIBUTES, visible_attributes
 from training.evaluation.attribute_accuracy import (
     RESOLUTION,
     AttributeNetwork,
@@ -17,7 +18,6 @@ from training.evaluation.attribute_accuracy import (
     train,
     trained_classifier,
 )
-from training.evaluation.caption_attributes import ATTRIBUTES, visible_attributes
 
 RECIPE = Recipe(pictures=48, steps=2, batch_size=8, tested=3)
 

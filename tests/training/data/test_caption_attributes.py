@@ -3,8 +3,13 @@ import re
 import pytest
 
 from training.data.synthbirds import SynthBirds
+from training.data.synthbirds.caption_attributes import (
+    ATTRIBUTES,
+    COLOURED_PARTS,
+    caption_attributes,
+    visible_attributes,
+)
 from training.data.synthbirds.wording import COLOUR_WORDS
-from training.evaluation.caption_attributes import ATTRIBUTES, COLOURED_PARTS, caption_attributes, visible_attributes
 
 BIRDS = SynthBirds("test", 200, 32)
 
