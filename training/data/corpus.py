@@ -29,7 +29,7 @@ class Batch(NamedTuple):
     groups: Tensor
     """Int64 (B): captions of one group are never each other's negatives (losses.py)."""
     hard_negatives: Tensor
-    """Int64 (B, A, U): hard negatives of each caption (synthbirds/hard_negatives.py); the caption itself if it allows none."""
+    """Int64 (B, A, U): hard negatives of each caption; the caption itself if it allows none."""
     hard_negative_lengths: Tensor
     """Int64 (B, A)."""
 
