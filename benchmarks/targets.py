@@ -4,10 +4,11 @@ Everything that is wrong with the command's options is reported here, before any
 """
 
 import shutil
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from itertools import product
+from pathlib import Path
 
 from benchmarks.machine import has_bf16
 from t2i_engine.backend_selection import build_needed, row_lacks
@@ -27,11 +28,7 @@ PAPER = "paper"  # the network of the paper's size with random weights
 RESOLUTIONS = (64, 128, 256)
 SCALED = ("onnx", "openvino", "openvino-bf16", EAGER)  # targets that are timed at every resolution
 
-_SLOW = {
-    COMPILED: "compiling takes longer than --quick allows",
-    "onnx-unfolded": "exporting takes longer than --quick allows",
-    "onnx-plain": "exporting takes longer than --quick allows",
-}
+_SLOW = {COMPILED: "compiling", "onnx-unfolded": "exporting", "onnx-plain": "exporting"}  # too slow for --quick
 
 Opener = Callable[[Bundle, Format, str, str, int | None], Runner]
 
@@ -134,21 +131,12 @@ class Plan:
 
     cases: tuple[Case, ...]
     fixtures: frozenset[str]
+    """Of its targets."""
     resolutions: tuple[int, ...]
     unavailable: dict[str, str]
     seconds: float
     """For the rounds; preparation comes on top."""
     quick: bool
-
-    @property
-    def largest_batch(self) -> int:
-        """Of all cases."""
-        return max(case.batch for case in self.cases)
-
-    @property
-    def devices(self) -> list[str]:
-        """Of all cases."""
-        return sorted({case.device for case in self.cases})
 
 
 def paper_name(resolution: int) -> str:
@@ -162,20 +150,15 @@ def make_plan(bundle: Bundle, options: Options) -> Plan:
     Raises `OptionError` for what is unknown or out of range, and `BackendError` where a target that was named, or
     PyTorch eager, cannot run here.
     """
-    batches = _checked("batch size", options.batch_sizes or ((1,) if options.quick else (1, 4, 16)), LARGEST_BATCH)
-    every = available_threads()
-    threads = _checked(
-        "number of threads", options.threads or ((every,) if options.quick else (1, every)), MOST_THREADS
-    )
-    minutes = options.minutes if options.minutes is not None else (0.2 if options.quick else 4.0)
+    quick, every = options.quick, available_threads()
+    batches = _checked("batch size", options.batch_sizes or ((1,) if quick else (1, 4, 16)), LARGEST_BATCH)
+    threads = _checked("number of threads", options.threads or ((every,) if quick else (1, every)), MOST_THREADS)
+    minutes = options.minutes if options.minutes is not None else (0.2 if quick else 4.0)
     if not 0 < minutes <= 24 * 60:
         raise OptionError(f"{minutes:g} minutes are out of range; more than 0, and at most 1440, expected")
-    names = [name.strip() for name in options.formats.split(",")]
-    named = {find_target(name).name for name in names if name != ALL}
-    _check_batches(map(find_target, named), max(batches))
-    available, unavailable = _available(bundle, named, ALL in names, options.quick)
-    _check_batches((target for target, _ in available), max(batches))
-    resolutions = () if options.quick else RESOLUTIONS
+    names = {name.strip() for name in options.formats.split(",")}
+    available, unavailable = _available(bundle, names, quick, max(batches))
+    resolutions = () if quick else RESOLUTIONS
     networks = [(bundle.name, bundle.sizes.resolution, batches, threads)]
     networks += [(paper_name(resolution), resolution, (1,), threads[-1:]) for resolution in resolutions]
     cases = [
@@ -187,53 +170,49 @@ def make_plan(bundle: Bundle, options: Options) -> Plan:
         if device in devices and (device == "cpu" or count == threads_there[-1])
         if network == bundle.name or target.name in SCALED
     ]
-    fixtures = frozenset(target.fixture for target, _ in available) - {BUNDLE}
-    return Plan(tuple(cases), fixtures, resolutions, unavailable, 60 * minutes, options.quick)
+    fixtures = frozenset(target.fixture for target, _ in available)
+    return Plan(tuple(cases), fixtures, resolutions, unavailable, 60 * minutes, quick)
 
 
 def _available(
-    bundle: Bundle, named: set[str], every: bool, quick: bool
+    bundle: Bundle, names: set[str], quick: bool, batch: int
 ) -> tuple[list[tuple[Target, list[str]]], dict[str, str]]:
     """Targets with the devices that they run on here, PyTorch eager first, and the others with what they lack."""
+    named = {find_target(name).name for name in names - {ALL}} | {EAGER}
     available, unavailable = [], {}
     for target in sorted(all_targets(), key=lambda target: target.name != EAGER):
-        asked = target.name in named or target.name == EAGER
-        if not asked and not every:
+        asked = target.name in named
+        if not asked and ALL not in names:
             continue
         devices, lacks = _devices(bundle, target)
-        if devices and quick and not asked and target.name in _SLOW:
-            unavailable[target.name] = _SLOW[target.name]
-        elif devices:
-            available.append((target, devices))
-        elif asked:
-            raise BackendError(f"{target.name!r} cannot be measured here: {lacks}")
-        else:
-            unavailable[target.name] = lacks
-    return available, unavailable
-
-
-def _devices(bundle: Bundle, target: Target) -> tuple[list[str], str]:
-    reasons = {device: target.missing(device) for device in target.format.devices}
-    devices = [device for device, lacks in reasons.items() if lacks is None]
-    if not devices:
-        return [], reasons.get("cpu") or next(iter(reasons.values())) or ""
-    if target.fixture == BUNDLE:
-        if target.format not in bundle.formats:
-            return [], f"not in the bundle: t2i-engine export {bundle.name} --formats {target.format.name}"
-        if needs_build := build_needed(bundle, target.format):
-            return [], needs_build
-    return devices, ""
-
-
-def _check_batches(targets: Iterable[Target], batch: int) -> None:
-    """Raises `OptionError` where a backend runs no batch that large."""
-    for target in targets:
         largest = getattr(find_backend(target.format.backend), "MAX_BATCH", batch)
-        if batch > largest:
+        if batch > largest and (asked or devices):
             raise OptionError(
                 f"a batch of {batch} is more than {target.name} runs, {largest}; give smaller --batch-sizes, or other "
                 "--formats"
             )
+        if asked and not devices:
+            raise BackendError(f"{target.name!r} cannot be measured here: {lacks}")
+        if quick and not asked and target.name in _SLOW:
+            lacks = lacks or f"{_SLOW[target.name]} takes longer than --quick allows"
+        if lacks:
+            unavailable[target.name] = lacks
+        else:
+            available.append((target, devices))
+    return available, unavailable
+
+
+def _devices(bundle: Bundle, target: Target) -> tuple[list[str], str | None]:
+    """The devices that a target runs on here; where there are none, what it lacks, with the cure."""
+    reasons = {device: target.missing(device) for device in target.format.devices}
+    devices = [device for device, lacks in reasons.items() if lacks is None]
+    lacks = None if devices else reasons.get("cpu") or next(iter(reasons.values()))
+    if devices and target.fixture == BUNDLE:
+        if target.format not in bundle.formats:
+            lacks = f"not in the bundle: t2i-engine export {bundle.name} --formats {target.format.name}"
+        else:
+            lacks = build_needed(bundle, target.format)
+    return ([], lacks) if lacks else (devices, None)
 
 
 def _checked(kind: str, numbers: Sequence[int], most: int) -> tuple[int, ...]:
@@ -288,14 +267,14 @@ def _open_bf16(bundle: Bundle, row: Format, graph: str, device: str, threads: in
 class _PlainRunner:
     """An ONNX Runtime session with default settings, except for threads."""
 
-    def __init__(self, bundle: Bundle, row: Format, device: str, threads: int | None) -> None:
+    def __init__(self, file: Path, device: str, threads: int | None) -> None:
         import onnxruntime as runtime
 
         options = runtime.SessionOptions()
         options.log_severity_level = 4
         options.intra_op_num_threads = threads or available_threads()
         provider = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}[device]
-        self._session = runtime.InferenceSession(bundle.path(row.files[GENERATOR]), options, providers=[provider])
+        self._session = runtime.InferenceSession(file, options, providers=[provider])
 
     def run(self, feeds: Mapping[str, Array], outputs: Sequence[str]) -> dict[str, Array]:
         """Computes the named outputs."""
@@ -306,4 +285,4 @@ def _open_plain(bundle: Bundle, row: Format, graph: str, device: str, threads: i
     """The text encoder, which does not export plainly, is opened as the format's own."""
     if graph == TEXT_ENCODER:
         return onnxruntime.open_runner(bundle, row, graph, device, threads)
-    return _PlainRunner(bundle, row, device, threads)
+    return _PlainRunner(bundle.path(row.files[GENERATOR]), device, threads)
