@@ -3,7 +3,7 @@
 import math
 import re
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
@@ -13,7 +13,7 @@ from tempfile import TemporaryDirectory, TemporaryFile
 from benchmarks import baseline
 from benchmarks.fixtures import open_paper, prepare
 from benchmarks.machine import Load, LoadMeter, describe_machine
-from benchmarks.measurement import Findings, Timed, Worker, WorkerError, measure, measure_cold_starts
+from benchmarks.measurement import Findings, OnProgress, Timed, Worker, WorkerError, measure, measure_cold_starts
 from benchmarks.page import as_html
 from benchmarks.quality import check_quality, measure_quality
 from benchmarks.report import FILE, ColdStart, Measured, Network, Report, Roofline, read_report
@@ -28,9 +28,6 @@ from t2i_engine.files import write_atomically
 LOAD_SECONDS = 1.0  # the machine's load is watched before anything runs
 ROOFLINE, STATIC, ROUNDS = "the machine's roofline", "differences and operators", "the rest of the rounds"
 COLD, QUALITY = "cold start", "quality"
-NAMED = 4  # cases that a warning names; it counts more than that
-
-OnProgress = Callable[[str], None]
 
 
 @dataclass(frozen=True)
@@ -233,11 +230,8 @@ def _warnings(load: Load, measured: list[Measured], missing: list[str]) -> Itera
             f"the machine was busy: others used {load.before:.2f} processors before the run{during}; "
             "measure again on a quiet machine"
         )
-    unsteady = [str(one.case) for one in measured if not one.steady]
-    if len(unsteady) > NAMED:
-        yield f"not steady when timing began: {len(unsteady)} of {len(measured)} cases, marked under warm-up calls"
-    elif unsteady:
-        yield f"not steady when timing began: {listed(unsteady)}"
+    if unsteady := sum(not one.steady for one in measured):
+        yield f"not steady when timing began: {unsteady} of {len(measured)} cases, marked under warm-up calls"
     few = min((len(one.request.rounds) for one in measured), default=FEWEST_ROUNDS)
     if few < FEWEST_ROUNDS:
         yield f"only {few} rounds were completed, so there are no confidence intervals; raise --minutes"

@@ -108,16 +108,15 @@ def has_bf16() -> bool:
 
 
 class LoadMeter:
-    """How many processors others use between two readings: all busy ones, less what this run used itself."""
+    """How many processors others use between two readings: all busy ones, less this process and its children."""
 
-    def __init__(self, own: float = 0.0) -> None:
-        self._last = time.perf_counter(), _busy_seconds(), own
+    def __init__(self) -> None:
+        self._last = time.perf_counter(), _seconds_of_others()
 
-    def read(self, own: float = 0.0) -> float:
-        """Since the last reading; `own` is the processor time in seconds that this run has used so far."""
-        before, self._last = self._last, (time.perf_counter(), _busy_seconds(), own)
-        wall, busy, ours = (new - old for new, old in zip(self._last, before, strict=True))
-        return round(max(0.0, (busy - ours) / wall), 2)
+    def read(self) -> float:
+        """Since the last reading."""
+        before, self._last = self._last, (time.perf_counter(), _seconds_of_others())
+        return round(max(0.0, (self._last[1] - before[1]) / (self._last[0] - before[0])), 2)
 
 
 def measure_peaks(device: str, threads: int) -> dict[str, float | None]:
@@ -182,12 +181,16 @@ def _best(work: Callable[[], object], device: str) -> float:
     return min(times)
 
 
-def _busy_seconds() -> float:
-    """Processor time of everything since the system booted, including what its host took for other guests."""
+def _seconds_of_others() -> float:
+    """Processor time since the system booted, with what its host took for other guests, without this run's own."""
     times = psutil.cpu_times()
     idle = times.idle + getattr(times, "iowait", 0.0)
     guest = getattr(times, "guest", 0.0) + getattr(times, "guest_nice", 0.0)  # already counted in user
-    return float(sum(times) - idle - guest)
+    own, this = 0.0, psutil.Process()
+    for process in (this, *this.children(recursive=True)):
+        with contextlib.suppress(psutil.Error):  # it has just ended
+            own += sum(process.cpu_times()[:4])  # user and system, and that of children that have ended
+    return float(sum(times) - idle - guest - own)
 
 
 @cache

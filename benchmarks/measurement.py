@@ -79,14 +79,6 @@ class Worker:
             raise WorkerError(answer["error"])
         return answer["found"]
 
-    def seconds(self) -> float:
-        """The processor time used so far."""
-        try:
-            times = psutil.Process(self._process.pid).cpu_times()
-        except psutil.Error:
-            return 0.0
-        return times.user + times.system
-
     def close(self) -> None:
         """Kills the process, whatever it is doing: it has nothing to save."""
         self._process.kill()
@@ -186,7 +178,7 @@ def _run_rounds(wave: list[Timed], fixtures: Fixtures, seconds: float, findings:
     findings.timed += wave
     slice_ = seconds / ROUNDS / max(1, len(wave))
     counts = {id(one): max(1, min(MOST_CALLS, round(1000 * slice_ / one.warm["milliseconds"]))) for one in wave}
-    started, meter, number = time.perf_counter(), LoadMeter(_own_seconds(wave)), 0
+    started, meter, number = time.perf_counter(), LoadMeter(), 0
     while wave and number < MOST_ROUNDS and (number < FEWEST_ROUNDS or time.perf_counter() - started < seconds):
         number += 1
         findings.on_progress(f"round {number}, {time.perf_counter() - started:.0f} of {seconds:.0f} s")
@@ -200,12 +192,7 @@ def _run_rounds(wave: list[Timed], fixtures: Fixtures, seconds: float, findings:
                 wave.remove(one)
                 one.worker.close()
             time.sleep(PAUSE)
-        findings.loads.append(meter.read(_own_seconds(wave)))
-
-
-def _own_seconds(wave: Sequence[Timed]) -> float:
-    times = os.times()
-    return times.user + times.system + sum(one.worker.seconds() for one in wave)
+        findings.loads.append(meter.read())
 
 
 def measure_cold_starts(findings: Findings, bundle: Path, caption: str, scratch: Path) -> None:

@@ -7,7 +7,6 @@ reader's light or dark theme. Text stays text, in the page's font, and a mark ca
 import math
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from html import escape
 from io import StringIO
 from typing import Any
@@ -58,21 +57,12 @@ Styles = Mapping[str, tuple[str, str]]
 """Colour and marker of each target."""
 
 
-@dataclass(frozen=True)
-class Plot:
-    """What is shown, and how to read it."""
-
-    title: str
-    svg: str
-    note: str
-
-
 def as_html(report: Report) -> str:
     """The page."""
     names = sorted({one.case.target for one in of_bundle(report)})
     styles = {name: (f"c{n % COLOURS}", list(MARKERS)[n % len(MARKERS)]) for n, name in enumerate(names)}
     with matplotlib.rc_context(_STYLE):
-        plots = [plot for plot in _plots(report, styles) if plot]
+        plots = [(title, _svg(title, figure), note) for title, figure, note in _plots(report, styles)]
     sections = [part.partition("\n") for part in as_markdown(report).split("\n## ")[1:]]
     render_text = MarkdownIt("commonmark", {"html": False}).enable("table").render
     tables = [(title, render_text(text)) for title, _, text in sections]
@@ -83,25 +73,36 @@ def as_html(report: Report) -> str:
     )  # fmt: skip
 
 
-def _plots(report: Report, styles: Styles) -> Iterator[Plot | None]:
-    """Every plot; None for one that has too few cases."""
+def _plots(report: Report, styles: Styles) -> Iterator[tuple[str, Figure, str]]:
+    """The title, figure and note of every plot that has enough cases."""
     cases = one_condition(report)
     if not cases:
         return
-    static = {one.case.target: report.static_metrics(one.case) for one in cases}
-    speeds = {one.case.target: _each(one) for one in cases}
     case = cases[0].case
-    where, axis = f"Batch {case.batch}, threads {case.threads}", "milliseconds per picture"
+    where = f"Batch {case.batch}, threads {case.threads}"
+    static = {one.case.target: report.static_metrics(one.case) for one in cases}
     psnrs = {name: psnr for name, one in static.items() if (psnr := one.differences.psnr) is not None and psnr < 200}
     fids = {one.target: one.fid for one in report.quality if one.fid is not None}
     for title, label, values, better in (
         ("Speed against fidelity", "PSNR against PyTorch in fp32, dB", psnrs, "Up"),
         ("Speed against quality", "FID", fids, "Down"),
     ):
-        points = {name: [(speeds[name], value)] for name, value in values.items() if name in speeds}
-        yield _chart(title, (axis, label), points, styles, f"{where}. {better} and left is better.")
-    yield _distributions(cases, where, styles)
-    yield _roofline(cases, static, report.roofline(case), where, styles)
+        points = {name: [(_each(one), values[name])] for one in cases if (name := one.case.target) in values}
+        if points:
+            yield (
+                title,
+                _chart("milliseconds per picture", label, points, styles),
+                f"{where}. {better} and left is better.",
+            )
+    note = f"{where}. A dot is a call, the bar spans p50 to p90, the tick is p99."
+    yield "Latency of whole requests", _distributions(cases, styles), note
+    roofline = report.roofline(case)
+    if roofline and roofline.bandwidth:
+        note = (
+            f"{where}, the generator. Dashed: this machine's measured peaks of matrix products and, left of the bend, "
+            f"of memory ({roofline.bandwidth:.0f} GB/s)."
+        )
+        yield "Roofline", _roofline(cases, static, roofline, roofline.bandwidth, styles), note
     alike = [one for one in of_bundle(report) if one.case.device == case.device]
     threads = max(one.case.threads for one in alike)
     for what, fixed, note in (
@@ -110,16 +111,15 @@ def _plots(report: Report, styles: Styles) -> Iterator[Plot | None]:
     ):
         series = _series((one.case.target, getattr(one.case, what), _each(one)) for one in fixed)
         if any(len(points) > 1 for points in series.values()):
-            labels = (what, "request, ms per picture")
-            yield _chart(f"Time against {what}", labels, series, styles, note, marked=True)
+            yield f"Time against {what}", _chart(what, "request, ms per picture", series, styles, marked=True), note
     scaled = [one for one in report.cases if one.case.network != report.network.name and one.case.target in styles]
-    series = _series((one.case.target, one.case.resolution, one.generator.p50) for one in scaled)
-    note = f"The paper's network with random weights, batch 1, threads {threads}."
-    labels = ("R, pixels", "generator, ms")
-    yield _chart("Time against resolution", labels, series, styles, note, marked=True, logarithmic=True)
+    if series := _series((one.case.target, one.case.resolution, one.generator.p50) for one in scaled):
+        figure = _chart("R, pixels", "generator, ms", series, styles, marked=True, logarithmic=True)
+        note = f"The paper's network with random weights, batch 1, threads {threads}."
+        yield "Time against resolution", figure, note
 
 
-def _distributions(cases: Sequence[Measured], where: str, styles: Styles) -> Plot:
+def _distributions(cases: Sequence[Measured], styles: Styles) -> Figure:
     """One strip per target: a dot per call, a bar from p50 to p90, a tick at p99."""
     figure, axes = _figure(TOP + BOTTOM + STRIP * len(cases), left=8)
     calls = {one.case.target: [call for calls in one.request.rounds for call in calls] for one in cases}
@@ -134,19 +134,12 @@ def _distributions(cases: Sequence[Measured], where: str, styles: Styles) -> Plo
         axes.barh(y, request.p90 - request.p50, 10, request.p50, color=colour, alpha=0.55, edgecolor=colour, zorder=2)
         axes.vlines(request.p99, y - 6, y + 6, colour, linewidth=1.6)
         axes.text(0, y - 9, f"{name}: {request.p50:.1f}", transform=axes.get_yaxis_transform())
-    note = f"{where}. A dot is a call, the bar spans p50 to p90, the tick is p99."
-    return _plot("Latency of whole requests", figure, note)
+    return figure
 
 
 def _roofline(
-    cases: Sequence[Measured],
-    static: Mapping[str, StaticMetrics],
-    roofline: Roofline | None,
-    where: str,
-    styles: Styles,
-) -> Plot | None:
-    if not roofline or not roofline.bandwidth:
-        return None
+    cases: Sequence[Measured], static: Mapping[str, StaticMetrics], roofline: Roofline, bandwidth: float, styles: Styles
+) -> Figure:
     points = {}
     for one in cases:
         found, batch = static[one.case.target], one.case.batch
@@ -158,11 +151,11 @@ def _roofline(
     low, high = min(xs) / 4, max(xs) * 4
     _scale(axes, "x", (1.25 * low, high / 1.25), logarithmic=True)
     _scale(axes, "y", [*ys, *rates.values()], logarithmic=True)
-    start = min(max(low, axes.get_ylim()[0] / roofline.bandwidth), high)
+    start = min(max(low, axes.get_ylim()[0] / bandwidth), high)
     below = -math.inf
     for name, rate in sorted(rates.items(), key=lambda pair: pair[1]):
-        bend = min(max(rate / roofline.bandwidth, start), high)  # memory limits what lies left of it
-        line = [(x, min(rate, x * roofline.bandwidth)) for x in (start, bend, high)]
+        bend = min(max(rate / bandwidth, start), high)  # memory limits what lies left of it
+        line = [(x, min(rate, x * bandwidth)) for x in (start, bend, high)]
         axes.plot(*zip(*line, strict=True), color=_FAINT, linestyle=(0, (5, 3)), linewidth=1.2)
         end = axes.transData.transform(line[-1])[1]
         below = max(end + 4, below + LINE)
@@ -171,27 +164,14 @@ def _roofline(
             textcoords="offset points", ha="right", color=_FAINT, fontsize=9.5,
         )  # fmt: skip
     _draw(axes, points, styles)
-    axes.set_xlabel("operations per byte")
-    axes.set_ylabel("10⁹ operations per second")
-    note = (
-        f"{where}, the generator. Dashed: this machine's measured peaks of matrix products and, left of the bend, of "
-        f"memory ({roofline.bandwidth:.0f} GB/s)."
-    )
-    return _plot("Roofline", figure, note)
+    axes.set(xlabel="operations per byte", ylabel="10⁹ operations per second")
+    return figure
 
 
 def _chart(
-    title: str,
-    labels: tuple[str, str],
-    series: Series,
-    styles: Styles,
-    note: str,
-    marked: bool = False,
-    logarithmic: bool = False,
-) -> Plot | None:
+    across: str, up: str, series: Series, styles: Styles, marked: bool = False, logarithmic: bool = False
+) -> Figure:
     """Marks joined by lines between two axes; `marked`: the axis across names just the values that there are."""
-    if not series:
-        return None
     figure, axes = _figure()
     xs, ys = ([point[axis] for points in series.values() for point in points] for axis in range(2))
     _scale(axes, "x", xs, logarithmic=marked)
@@ -199,9 +179,8 @@ def _chart(
         axes.xaxis.set_major_locator(FixedLocator(sorted(set(xs))))
     _scale(axes, "y", ys, logarithmic)
     _draw(axes, series, styles)
-    axes.set_xlabel(labels[0])
-    axes.set_ylabel(labels[1])
-    return _plot(title, figure, note)
+    axes.set(xlabel=across, ylabel=up)
+    return figure
 
 
 def _figure(height: int = HEIGHT, left: int = LEFT) -> tuple[Figure, Axes]:
@@ -233,7 +212,7 @@ def _draw(axes: Axes, series: Series, styles: Styles) -> None:
             axes.plot(x, y, marker, color=colour, clip_on=False, gid=f"{_TOOLTIP}{name}: {x:g}, {y:.4g}")
 
 
-def _plot(title: str, figure: Figure, note: str) -> Plot:
+def _svg(title: str, figure: Figure) -> str:
     """The figure as SVG: themed, sized by the page, with tooltips in place of ids, which a page must not have twice."""
     file = StringIO()
     with matplotlib.rc_context({"svg.hashsalt": title}):
@@ -246,7 +225,7 @@ def _plot(title: str, figure: Figure, note: str) -> Plot:
     svg = re.sub(r'<g id="[^"]*">', "<g>", svg)
     for name, placeholder in _PLACEHOLDERS.items():
         svg = svg.replace(placeholder, f"var(--{name})")
-    return Plot(title, f'<svg viewBox="0 0 {width} {height}" role="img" aria-label="{escape(title)}">{svg}', note)
+    return f'<svg viewBox="0 0 {width} {height}" role="img" aria-label="{escape(title)}">{svg}'
 
 
 def _series(points: Iterable[tuple[str, float, float]]) -> dict[str, list[Point]]:

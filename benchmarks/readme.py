@@ -50,14 +50,14 @@ def _choices(report: Report) -> list[Measured]:
     batch = min(one.case.batch for one in cases)
     threads = max(one.case.threads for one in cases if one.case.batch == batch)
     backends = {row.name: row.backend for row in all_formats()}
-    alike = [one for one in cases if (one.case.batch, one.case.threads) == (batch, threads)]
     found: dict[tuple[str, bool], Measured] = {}
-    for one in sorted(alike, key=lambda one: one.request.p50):
-        if backend := backends.get(one.case.target):
+    for one in cases:  # fastest first
+        backend = backends.get(one.case.target)
+        if backend and (one.case.batch, one.case.threads) == (batch, threads):
             found.setdefault((backend, False), one)
             if report.is_exact(one.case):
                 found.setdefault((backend, True), one)
-    chosen = [one for one in alike if one in found.values()]
+    chosen = sorted({one.case: one for one in found.values()}.values(), key=lambda one: one.request.p50)
     eager = [one for one in chosen if one.case.target == EAGER]
     return [one for one in chosen if one not in eager][: ROWS - len(eager)] + eager
 

@@ -10,6 +10,7 @@ from benchmarks.machine import Load, Machine
 from benchmarks.statistics import Estimate, Timing
 from benchmarks.targets import Case
 from t2i_engine.errors import UserError, quoted
+from t2i_engine.formats import Differences
 from t2i_engine.schema import SchemaError, read_dataclass
 
 SCHEMA = 3
@@ -41,16 +42,6 @@ class Measured:
 
 
 @dataclass(frozen=True)
-class Differences:
-    """The largest differences from PyTorch's pictures; None where one is not finite."""
-
-    sentence: float | None
-    image: float | None
-    pixels: int | None
-    psnr: float | None
-
-
-@dataclass(frozen=True)
 class StaticMetrics:
     """What holds for a target on a network at any batch size; GFLOP and MB are of one picture or caption."""
 
@@ -61,7 +52,7 @@ class StaticMetrics:
     form: str  # how its graph computes upsample + convolution
     first_opening: float  # milliseconds with empty caches, compilation included
     file_size: int  # of all its files, in bytes
-    differences: Differences
+    differences: Differences  # from PyTorch's pictures, the largest
     gflop: float  # the generator's, `int8_gflop` of them with 8-bit operands
     int8_gflop: float
     megabytes: float  # moved by the generator's products, `weight_megabytes` of them shared by a whole batch

@@ -16,10 +16,10 @@ from onnx import helper, shape_inference
 
 from benchmarks.fixtures import Fixtures
 from benchmarks.measurement import Worker, WorkerError, open_case
-from benchmarks.report import Differences, Roofline, StaticMetrics
+from benchmarks.report import Roofline, StaticMetrics
 from benchmarks.targets import EAGER, Case, find_target
 from t2i_engine.bundle import Bundle, ModelSizes, graphs_of
-from t2i_engine.formats import GENERATOR, Form
+from t2i_engine.formats import GENERATOR, Differences, Form
 
 _WIDTHS = {"bf16": 2, "fp16": 2}  # bytes that a float32 of the file, or of PyTorch, takes in computation
 

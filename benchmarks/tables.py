@@ -93,15 +93,15 @@ def ratio(estimate: Estimate | None, digits: str = ".2f") -> str:
     return f"{value} ({low}–{high})" if low else value
 
 
-def figure(value: float | None, digits: str, none: str = "") -> str:
-    """A formatted figure, or `none`; percentages have a space."""
-    return none if value is None else format(value, digits).replace("%", " %")
+def figure(value: float | None, digits: str) -> str:
+    """A formatted figure, or nothing; percentages have a space."""
+    return "" if value is None else format(value, digits).replace("%", " %")
 
 
 def psnr(static: StaticMetrics) -> str:
     """Of the worst picture, or that all are equal to the last bit."""
     found = static.differences.psnr
-    return "equal" if found is not None and found >= 200 else figure(found, ".1f", "−∞")
+    return "equal" if found is not None and found >= 200 else figure(found, ".1f")
 
 
 def _cell(text: str) -> str:

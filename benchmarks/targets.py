@@ -8,16 +8,15 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from itertools import product
-from pathlib import Path
 
 from benchmarks.machine import has_bf16
 from t2i_engine.backend_selection import build_needed, row_lacks
-from t2i_engine.backends import find_backend, onnxruntime, pytorch
+from t2i_engine.backends import find_backend, pytorch
 from t2i_engine.backends.base import Array, Runner, available_threads
 from t2i_engine.bundle import Bundle
 from t2i_engine.engine import LARGEST_BATCH, MOST_THREADS
 from t2i_engine.errors import BackendError, OptionError, unknown
-from t2i_engine.formats import GENERATOR, TEXT_ENCODER, Format, all_formats, find
+from t2i_engine.formats import GENERATOR, Format, all_formats, find
 
 EAGER = "pytorch"  # PyTorch eager in fp32, which differences and speed-ups are relative to
 COMPILED = "torch-compile"
@@ -30,7 +29,7 @@ SCALED = ("onnx", "openvino", "openvino-bf16", EAGER)  # targets that are timed 
 
 _SLOW = {COMPILED: "compiling", "onnx-unfolded": "exporting", "onnx-plain": "exporting"}  # too slow for --quick
 
-Opener = Callable[[Bundle, Format, str, str, int | None], Runner]
+Opener = Callable[[Bundle, Format, str, int | None], Runner]
 
 
 @dataclass(frozen=True)
@@ -40,27 +39,19 @@ class Target:
     name: str
     format: Format
     precision: str
-    description: str = ""
+    title: str  # for people
     fixture: str = BUNDLE
     """The bundle with its files (benchmarks/fixtures.py)."""
     lacks: Callable[[str], str | None] = lambda device: None
     """What a variant lacks on a device of this machine, with the cure."""
     opener: Opener | None = None
-    """A variant's, in place of the backend's `open_runner`."""
-
-    @property
-    def title(self) -> str:
-        """What it is, for people."""
-        return self.description or f"{find_backend(self.format.backend).TITLE}, {self.precision}"
-
-    def missing(self, device: str) -> str | None:
-        """What this machine lacks to run it on a device, with the cure; None where nothing is."""
-        return row_lacks(self.format, device) or self.lacks(device)
+    """A variant's way to open the generator, in place of the backend's."""
 
     def open(self, bundle: Bundle, graph: str, device: str, threads: int) -> Runner:
         """Opens a graph of a bundle. Raises as the backend's `open_runner`."""
-        opener = self.opener or find_backend(self.format.backend).open_runner
-        return opener(bundle, self.format, graph, device, threads)
+        if self.opener and graph == GENERATOR:
+            return self.opener(bundle, self.format, device, threads)
+        return find_backend(self.format.backend).open_runner(bundle, self.format, graph, device, threads)
 
 
 @cache
@@ -68,7 +59,10 @@ def all_targets() -> tuple[Target, ...]:
     """Every format of the table, then the variants."""
     eager, onnx = find(EAGER), find("onnx")
     return (
-        *(Target(row.name, row, row.precision) for row in all_formats()),
+        *(
+            Target(row.name, row, row.precision, f"{find_backend(row.backend).TITLE}, {row.precision}")
+            for row in all_formats()
+        ),
         Target(
             "pytorch-bf16", eager, "bf16", "PyTorch eager, generator in bf16, channels-last",
             lacks=_lacks_bf16, opener=_open_bf16,
@@ -80,7 +74,7 @@ def all_targets() -> tuple[Target, ...]:
         Target("onnx-unfolded", onnx, "fp32", "ONNX Runtime, exported without the fold", UNFOLDED),
         Target(
             "onnx-plain", onnx, "fp32", "ONNX Runtime with default settings, exported without the fold",
-            UNFOLDED, opener=_open_plain,
+            UNFOLDED, opener=_PlainRunner,
         ),
     )  # fmt: skip
 
@@ -131,7 +125,6 @@ class Plan:
 
     cases: tuple[Case, ...]
     fixtures: frozenset[str]
-    """Of its targets."""
     resolutions: tuple[int, ...]
     unavailable: dict[str, str]
     seconds: float
@@ -204,7 +197,7 @@ def _available(
 
 def _devices(bundle: Bundle, target: Target) -> tuple[list[str], str | None]:
     """The devices that a target runs on here; where there are none, what it lacks, with the cure."""
-    reasons = {device: target.missing(device) for device in target.format.devices}
+    reasons = {device: row_lacks(target.format, device) or target.lacks(device) for device in target.format.devices}
     devices = [device for device, lacks in reasons.items() if lacks is None]
     lacks = None if devices else reasons.get("cpu") or next(iter(reasons.values()))
     if devices and target.fixture == BUNDLE:
@@ -234,55 +227,46 @@ def _lacks_compiler(device: str) -> str | None:
     return None
 
 
-def _open_compiled(bundle: Bundle, row: Format, graph: str, device: str, threads: int | None) -> Runner:
-    """The generator is compiled at its first call; the text encoder is not, as packed sequences do not compile."""
-    runner = pytorch.open_runner(bundle, row, graph, device, threads)
-    if graph == GENERATOR:
-        runner.module.compile()
+def _open_compiled(bundle: Bundle, row: Format, device: str, threads: int | None) -> Runner:
+    runner = pytorch.open_runner(bundle, row, GENERATOR, device, threads)
+    runner.module.compile()  # at its first call
     return runner
 
 
-def _open_bf16(bundle: Bundle, row: Format, graph: str, device: str, threads: int | None) -> Runner:
+def _open_bf16(bundle: Bundle, row: Format, device: str, threads: int | None) -> Runner:
     """The generator computes in bf16 and channels-last, between float32 inputs and image."""
-    runner = pytorch.open_runner(bundle, row, graph, device, threads)
-    if graph == GENERATOR:
-        import torch
-        from torch import Tensor, nn
+    import torch
+    from torch import Tensor, nn
 
-        from training.models.generator import GeneratedImage
+    from training.models.generator import GeneratedImage
 
-        class Bf16(nn.Module):
-            def __init__(self, generator: nn.Module) -> None:
-                super().__init__()
-                self.generator = generator.to(torch.bfloat16).to(memory_format=torch.channels_last)
+    class Bf16(nn.Module):
+        def __init__(self, generator: nn.Module) -> None:
+            super().__init__()
+            self.generator = generator.to(torch.bfloat16).to(memory_format=torch.channels_last)
 
-            def forward(self, *feeds: Tensor | None) -> GeneratedImage:
-                image = self.generator(*(None if feed is None else feed.to(torch.bfloat16) for feed in feeds)).image
-                return GeneratedImage(image.float(), None, None)
+        def forward(self, *feeds: Tensor | None) -> GeneratedImage:
+            image = self.generator(*(None if feed is None else feed.to(torch.bfloat16) for feed in feeds)).image
+            return GeneratedImage(image.float(), None, None)
 
-        runner.module = Bf16(runner.module)
+    runner = pytorch.open_runner(bundle, row, GENERATOR, device, threads)
+    runner.module = Bf16(runner.module)
     return runner
 
 
 class _PlainRunner:
     """An ONNX Runtime session with default settings, except for threads."""
 
-    def __init__(self, file: Path, device: str, threads: int | None) -> None:
-        import onnxruntime as runtime
+    def __init__(self, bundle: Bundle, row: Format, device: str, threads: int | None) -> None:
+        import onnxruntime
 
-        options = runtime.SessionOptions()
+        options = onnxruntime.SessionOptions()
         options.log_severity_level = 4
         options.intra_op_num_threads = threads or available_threads()
         provider = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}[device]
-        self._session = runtime.InferenceSession(file, options, providers=[provider])
+        file = bundle.path(row.files[GENERATOR])
+        self._session = onnxruntime.InferenceSession(file, options, providers=[provider])
 
     def run(self, feeds: Mapping[str, Array], outputs: Sequence[str]) -> dict[str, Array]:
         """Computes the named outputs."""
         return dict(zip(outputs, self._session.run(list(outputs), dict(feeds)), strict=True))
-
-
-def _open_plain(bundle: Bundle, row: Format, graph: str, device: str, threads: int | None) -> Runner:
-    """The text encoder, which does not export plainly, is opened as the format's own."""
-    if graph == TEXT_ENCODER:
-        return onnxruntime.open_runner(bundle, row, graph, device, threads)
-    return _PlainRunner(bundle.path(row.files[GENERATOR]), device, threads)

@@ -26,7 +26,7 @@ from t2i_engine.backends import find_backend
 from t2i_engine.backends.base import Array, Runner
 from t2i_engine.bundle import Bundle
 from t2i_engine.engine import Engine
-from t2i_engine.errors import UserError
+from t2i_engine.errors import ParityError, UserError
 from t2i_engine.formats import GENERATOR, TEXT_ENCODER
 
 STEADY = 0.05  # warm once three calls take as long, within this fraction, as the three before
@@ -92,15 +92,17 @@ class OpenCase:
             steady = len(times) >= 6 and abs(statistics.median(last) / statistics.median(before) - 1) < STEADY
         return {"first": first, "calls": len(times), "steady": steady, "milliseconds": statistics.median(times[-3:])}
 
-    def differences(self, expected: str, batch: int) -> dict[str, float | None]:
+    def differences(self, expected: str, batch: int) -> dict[str, float]:
         """The largest differences from PyTorch's pictures in the file `expected`, drawn `batch` at a time."""
         from benchmarks.fixtures import read_cases
         from t2i_engine.parity import OpenFormat, as_parity, compare
 
         row = replace(self.row, tolerance=replace(self.row.tolerance, psnr=0.0))  # PSNR for every target
         opened = OpenFormat(row, {TEXT_ENCODER: self.text_encoder, GENERATOR: self.generator})
-        worst = asdict(as_parity(compare([opened], read_cases(Path(expected), batch), "PyTorch"), row).worst)
-        return {name: value if math.isfinite(value) else None for name, value in worst.items()}
+        findings = compare([opened], read_cases(Path(expected), batch), "PyTorch")
+        if not all(math.isfinite(one.difference) for one in findings):
+            raise ParityError("it draws NaN, or pictures of another shape")
+        return asdict(as_parity(findings, row).worst)
 
     def operators(self, expected: str, batch: int) -> dict[str, float]:
         """Milliseconds per kind of operator in one call of the generator, longest first, if the backend has them."""
