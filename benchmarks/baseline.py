@@ -1,6 +1,5 @@
 """`--baseline`: what is slower than in an earlier report, and whether by more than noise."""
 
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from benchmarks.machine import Machine
@@ -23,11 +22,21 @@ class Change:
     estimate: Estimate
 
     def is_regression(self, limit: float) -> bool:
-        """True where it is slower by more than `limit` percent and its interval excludes zero.
+        """Whether it is slower by more than `limit` percent and its interval excludes zero.
 
         Fewer than three rounds give no interval, and so prove nothing.
         """
         return self.estimate.low is not None and self.estimate.low > 0 and 100 * self.estimate.value > limit
+
+    def cells(self, limit: float) -> tuple[str, ...]:
+        """Its row for the terminal."""
+        value, low, high = self.estimate.value, self.estimate.low, self.estimate.high
+        interval, verdict = "too few rounds for an interval", "within noise"
+        if low is not None and high is not None:
+            interval = f"{100 * low:+.1f} to {100 * high:+.1f}"
+            verdict = verdict if low <= 0 <= high else "SLOWER" if self.is_regression(limit) else ""
+        times = f"{self.before:.2f} ms", f"{self.after:.2f} ms"
+        return str(self.case), self.part.replace("_", " "), *times, f"{100 * value:+.1f} % ({interval})", verdict
 
 
 def check_comparable(baseline: Report, machine: Machine, network: Network, anyway: bool) -> list[str]:
@@ -41,54 +50,42 @@ def check_comparable(baseline: Report, machine: Machine, network: Network, anywa
         raise BaselineError(
             f"{' and '.join(problems)}: times cannot be compared; add --compare-anyway to compare them regardless"
         )
-    names = sorted({*baseline.machine.versions, *machine.versions})
-    for name in names:
-        before, after = baseline.machine.versions.get(name, "none"), machine.versions.get(name, "none")
-        if before != after:
-            problems.append(f"{name} {before} in the baseline, {after} now")
-    return problems
+    before, after = baseline.machine.versions, machine.versions
+    return problems + [
+        f"{name} {before.get(name, 'none')} in the baseline, {after.get(name, 'none')} now"
+        for name in sorted({*before, *after})
+        if before.get(name) != after.get(name)
+    ]
 
 
 def changes(baseline: Report, current: Report) -> list[Change]:
     """Of every case in both reports. The network's name is ignored: a bundle may have been renamed."""
-    before = {_key(one.case, baseline): one for one in baseline.cases}
+    before, after = _by_case(baseline), _by_case(current)
     return [
-        found
-        for one in current.cases
-        if _key(one.case, current) in before
-        for found in _of_case(before[_key(one.case, current)], one)
+        Change(after[key].case, part, old.p50, new.p50, change(old.rounds, new.rounds))
+        for key in after
+        if key in before
+        for part in PARTS
+        for old, new in [(getattr(before[key], part), getattr(after[key], part))]
     ]
 
 
 def not_compared(baseline: Report, current: Report) -> list[str]:
     """The baseline's cases that this run lacks."""
-    there = {_key(one.case, current) for one in current.cases}
-    return [str(one.case) for one in baseline.cases if _key(one.case, baseline) not in there]
+    there = _by_case(current)
+    return [str(one.case) for key, one in _by_case(baseline).items() if key not in there]
 
 
 def as_lines(found: list[Change], limit: float) -> list[str]:
     """A table for the terminal, ending with the verdict."""
-    regressions = [one for one in found if one.is_regression(limit)]
-    rows = [("case", "part", "before", "after", "change of the median (95 %)", "")]
-    for one in found:
-        verdict = "SLOWER" if one in regressions else ("within noise" if _within_noise(one.estimate) else "")
-        times = f"{one.before:.2f} ms", f"{one.after:.2f} ms"
-        rows.append((str(one.case), one.part.replace("_", " "), *times, one.estimate.percent(), verdict))
     if not found:
         return ["FAILED: the baseline and this run have no case in common"]
-    verdict = f"FAILED: {len(regressions)} slower by more than {limit:g} % and the noise" if regressions else "PASSED"
-    return [*aligned(rows), verdict]
+    head = ("case", "part", "before", "after", "change of the median (95 %)", "")
+    slower = sum(one.is_regression(limit) for one in found)
+    verdict = f"FAILED: {slower} slower by more than {limit:g} % and the noise" if slower else "PASSED"
+    return [*aligned([head, *(one.cells(limit) for one in found)]), verdict]
 
 
-def _of_case(before: Measured, after: Measured) -> Iterator[Change]:
-    for part in PARTS:
-        old, new = getattr(before, part), getattr(after, part)
-        yield Change(after.case, part, old.p50, new.p50, change(old.rounds, new.rounds))
-
-
-def _key(case: Case, report: Report) -> Case:
-    return replace(case, network="") if case.network == report.network.name else case
-
-
-def _within_noise(estimate: Estimate) -> bool:
-    return estimate.low is None or estimate.high is None or estimate.low <= 0 <= estimate.high
+def _by_case(report: Report) -> dict[Case, Measured]:
+    own = report.network.name
+    return {replace(one.case, network="") if one.case.network == own else one.case: one for one in report.cases}

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from benchmarks.targets import BUNDLE, PAPER, UNFOLDED, Target, find_target, paper_name
+from benchmarks.targets import ALL, BUNDLE, PAPER, UNFOLDED, Target, find_target, paper_name
 from t2i_engine.backends.pytorch import reference_runners
 from t2i_engine.bundle import VOCABULARY, Bundle, Manifest, ModelSizes, write_bundle
 from t2i_engine.errors import BundleError
@@ -44,35 +44,32 @@ class Fixtures:
     """The captions of the largest request, and where everything is."""
 
     captions: tuple[str, ...]
-    folders: dict[str, Path]
-    """The user's bundle and its unfolded export."""
-    papers: dict[str, Path]
-    """The paper's network at other resolutions."""
+    folders: dict[tuple[str, str], Path]
+    """Bundles by network and fixture."""
     scratch: Path
 
     def folder(self, network: str, target: Target) -> Path:
         """The bundle with a target's files."""
-        return self.papers.get(network) or self.folders[target.fixture]
+        return self.folders[network, target.fixture]
 
     def expected(self, network: str) -> Path:
         """PyTorch's pictures of a network."""
-        paper = self.papers.get(network)
-        return _beside(paper) if paper else self.scratch / "expected.npz"
+        return self.scratch / f"{network}.npz"
 
 
 def prepare(bundle: Bundle, fixtures: Iterable[str], resolutions: Iterable[int], batch: int, scratch: Path) -> Fixtures:
     """Makes what is needed in `scratch`: captions for a batch, the named `fixtures`, and `paper` at `resolutions`."""
     from training.models.text_to_image import read_model
 
-    model, tokenizer = read_model(bundle), bundle.tokenizer()
-    made = Fixtures(make_captions(tokenizer, batch), {BUNDLE: bundle.folder.absolute()}, {}, scratch)
-    _write_expected(made.expected(bundle.name), model, tokenizer)
+    model, tokenizer, name = read_model(bundle), bundle.tokenizer(), bundle.name
+    made = Fixtures(make_captions(tokenizer, batch), {(name, BUNDLE): bundle.folder.absolute()}, scratch)
+    _write_expected(made.expected(name), model, tokenizer)
     if UNFOLDED in fixtures:
-        made.folders[UNFOLDED] = _write_onnx(scratch / UNFOLDED, model, tokenizer, Form.TRAINED)
+        made.folders[name, UNFOLDED] = _write_onnx(scratch / UNFOLDED, model, tokenizer, Form.TRAINED)
     for resolution in resolutions:
-        folder, paper = scratch / f"{PAPER}-{resolution}", make_paper_model(len(tokenizer.words), resolution)
-        _write_expected(_beside(folder), paper, tokenizer)
-        made.papers[paper_name(resolution)] = _write_onnx(folder, paper, tokenizer, Form.PHASES)
+        name, model = paper_name(resolution), make_paper_model(len(tokenizer.words), resolution)
+        _write_expected(made.expected(name), model, tokenizer)
+        made.folders[name, BUNDLE] = _write_onnx(scratch / f"{PAPER}-{resolution}", model, tokenizer, Form.PHASES)
     return made
 
 
@@ -86,18 +83,17 @@ def make_captions(tokenizer: Tokenizer, count: int) -> tuple[str, ...]:
 def read_cases(expected: Path, batch: int) -> Iterator[Case]:
     """PyTorch's pictures, `batch` at a time: the text encoder's inputs and outputs, then the generator's."""
     with np.load(expected, allow_pickle=False) as file:
-        arrays = dict(file.items())
-    feeds = {
-        TEXT_ENCODER: ("tokens", "lengths"),
-        GENERATOR: tuple(name for name in ("noise", "sentence", "condition_noise") if name in arrays),
-    }
-    outputs = {TEXT_ENCODER: ("sentence",), GENERATOR: ("image", "pixels")}
-    for graph, inputs in feeds.items():
-        for first in range(0, PICTURES, batch):
-            part = {name: array[first : first + batch] for name, array in arrays.items()}
-            if len(part["noise"]) == min(batch, PICTURES):  # not compiled, or built, for a smaller last batch
-                given, wanted = ({name: part[name] for name in names} for names in (inputs, outputs[graph]))
-                yield Case(graph, f"pictures from {first}", given, wanted)
+        arrays = dict(file)
+    feeds = {TEXT_ENCODER: {"tokens", "lengths"}, GENERATOR: {"noise", "sentence", "condition_noise"} & arrays.keys()}
+    outputs = {TEXT_ENCODER: {"sentence"}, GENERATOR: {"image", "pixels"}}
+    size = min(batch, PICTURES)
+    for graph in feeds:
+        for first in range(
+            0, PICTURES - size + 1, size
+        ):  # formats are not compiled, or built, for a smaller last batch
+            part = {name: array[first : first + size] for name, array in arrays.items()}
+            given, wanted = ({name: part[name] for name in names[graph]} for names in (feeds, outputs))
+            yield Case(graph, f"pictures from {first}", given, wanted)
 
 
 def open_paper(formats: str, on_progress: Callable[[str], None]) -> Bundle:
@@ -108,10 +104,13 @@ def open_paper(formats: str, on_progress: Callable[[str], None]) -> Bundle:
     """
     from export.pipeline import export_bundle
 
-    names = [name.strip() for name in formats.split(",")]
-    wanted = {name if name == "all" else find_target(name).format.name for name in names}
+    wanted = {ALL if name == ALL else find_target(name).format.name for name in map(str.strip, formats.split(","))}
     folder, version = cache_folder() / "benchmark" / PAPER, _exporter_version()
-    if _version_of(folder) != version:
+    try:
+        found = Bundle.open(folder).manifest.provenance.get("exporter")
+    except BundleError:
+        found = None
+    if found != version:
         on_progress(f"making {PAPER!r} in {folder}")
         _write_paper(folder, version)
     export_bundle(folder, None, None, on_progress, ",".join(wanted), gate_size=_GATE)
@@ -177,13 +176,6 @@ def _write(folder: Path, model: "TextToImage", tokenizer: Tokenizer, files: list
     return write_bundle(folder, listing, {file.name: file.content for file in files})
 
 
-def _version_of(folder: Path) -> object:
-    try:
-        return Bundle.open(folder).manifest.provenance.get("exporter")
-    except BundleError:
-        return None
-
-
 def _exporter_version() -> str:
     """The SHA-256 of the code that makes `paper`."""
     root = Path(__file__).parents[1]
@@ -200,7 +192,3 @@ def _write_expected(file: Path, model: "TextToImage", tokenizer: Tokenizer) -> N
     drawn = picture_case(pytorch, model.sizes, text.expected["sentence"], range(PICTURES))
     arrays: dict[str, Any] = {**text.feeds, **drawn.feeds, **drawn.expected}
     np.savez(file, **arrays)
-
-
-def _beside(folder: Path) -> Path:
-    return folder.with_name(f"{folder.name}.npz")

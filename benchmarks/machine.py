@@ -5,10 +5,10 @@ MatMulInteger (8 bits, unsigned times signed, in its own kernel on every CPU), a
 than the caches. On an NVIDIA GPU: PyTorch's products in fp32 without TF32, fp16, bf16 and int8, and its copy.
 """
 
+import contextlib
 import os
 import platform
 import re
-import shutil
 import subprocess
 import time
 from collections.abc import Callable, Mapping
@@ -34,6 +34,10 @@ PEAKS = {
 }
 
 _BF16 = {"avx512_bf16", "amx_bf16", "bf16"}  # the last is Arm's name
+_GPU_FIELDS = (
+    "name", "driver_version", "memory.total", "clocks.sm", "clocks.max.sm", "clocks.applications.graphics",
+    "power.limit",
+)  # fmt: skip
 _SECONDS = 0.6  # per peak
 _COPIED = 256 << 20  # bytes
 
@@ -68,8 +72,6 @@ class Load:
     before: float
     during: tuple[float, ...]
     """One figure per round."""
-    average: tuple[float, ...]
-    """The system's load averages over 1, 5 and 15 minutes when the run began."""
 
     @property
     def busy(self) -> bool:
@@ -85,7 +87,7 @@ def describe_machine() -> Machine:
         cpu=info.get("model name") or platform.processor() or uname.machine,
         processors=psutil.cpu_count() or 1,
         usable_processors=available_threads(),
-        flags=info.get("flags") or info.get("Features", ""),
+        flags=info["flags"],
         governor=_text("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor"),
         memory=psutil.virtual_memory().total,
         system=f"{uname.system} {uname.release} {uname.machine}",
@@ -102,22 +104,19 @@ def describe_machine() -> Machine:
 
 def has_bf16() -> bool:
     """Whether the CPU has bf16 instructions."""
-    info = _cpu_info()
-    return bool(_BF16 & set((info.get("flags") or info.get("Features", "")).split()))
+    return not _BF16.isdisjoint(_cpu_info()["flags"].split())
 
 
 class LoadMeter:
-    """How many processors others use between two readings: all busy ones, less what this run used itself."""
+    """How many processors others use between two readings: all busy ones, less this process and its children."""
 
-    def __init__(self, own: float = 0.0) -> None:
-        self._last = (time.perf_counter(), _busy_seconds(), own)
+    def __init__(self) -> None:
+        self._last = time.perf_counter(), _seconds_of_others()
 
-    def read(self, own: float = 0.0) -> float:
-        """Since the last reading; `own` is the processor time in seconds that this run has used so far."""
-        before, now = self._last, (time.perf_counter(), _busy_seconds(), own)
-        self._last = now
-        wall, busy, ours = (new - old for new, old in zip(now, before, strict=True))
-        return round(max(0.0, (busy - ours) / wall), 2) if wall > 0 else 0.0
+    def read(self) -> float:
+        """Since the last reading."""
+        before, self._last = self._last, (time.perf_counter(), _seconds_of_others())
+        return round(max(0.0, (self._last[1] - before[1]) / (self._last[0] - before[0])), 2)
 
 
 def measure_peaks(device: str, threads: int) -> dict[str, float | None]:
@@ -153,16 +152,12 @@ def _onnx_integer_product(width: int, threads: int) -> Callable[[], object]:
     import numpy as np
     import onnx
     import onnxruntime
-    from onnx import TensorProto, helper
 
-    graph = helper.make_graph(
-        [helper.make_node("MatMulInteger", ["a", "b"], ["c"])],
-        "product",
-        [helper.make_tensor_value_info("a", TensorProto.UINT8, [width, width])],
-        [helper.make_tensor_value_info("c", TensorProto.INT32, [width, width])],
-        [onnx.numpy_helper.from_array(np.ones((width, width), np.int8), "b")],
+    model = onnx.parser.parse_model(
+        f"""<ir_version: 10, opset_import: ["": 18]>
+        product (uint8[{width}, {width}] a) => (int32[{width}, {width}] c) {{ c = MatMulInteger(a, b) }}"""
     )
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
+    model.graph.initializer.append(onnx.numpy_helper.from_array(np.ones((width, width), np.int8), "b"))
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads, options.log_severity_level = threads, 4
     session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
@@ -174,31 +169,35 @@ def _best(work: Callable[[], object], device: str) -> float:
     """The shortest time in seconds, after one untimed run."""
     import torch
 
+    wait: Callable[[], object] = torch.cuda.synchronize if device == "cuda" else lambda: None
     work()
     times: list[float] = []
     while sum(times) < _SECONDS or len(times) < 3:
-        if device == "cuda":
-            torch.cuda.synchronize()
+        wait()
         started = time.perf_counter()
         work()
-        if device == "cuda":
-            torch.cuda.synchronize()
+        wait()
         times.append(time.perf_counter() - started)
     return min(times)
 
 
-def _busy_seconds() -> float:
-    """Processor time of everything since the system booted, including what its host took for other guests."""
+def _seconds_of_others() -> float:
+    """Processor time since the system booted, with what its host took for other guests, without this run's own."""
     times = psutil.cpu_times()
     idle = times.idle + getattr(times, "iowait", 0.0)
     guest = getattr(times, "guest", 0.0) + getattr(times, "guest_nice", 0.0)  # already counted in user
-    return float(sum(times) - idle - guest)
+    own, this = 0.0, psutil.Process()
+    for process in (this, *this.children(recursive=True)):
+        with contextlib.suppress(psutil.Error):  # it has just ended
+            own += sum(process.cpu_times()[:4])  # user and system, and that of children that have ended
+    return float(sum(times) - idle - guest - own)
 
 
 @cache
 def _cpu_info() -> dict[str, str]:
     pairs = (line.partition(":") for line in _text("/proc/cpuinfo").splitlines())
-    return {name.strip(): value.strip() for name, _, value in pairs}
+    found = {name.strip(): value.strip() for name, _, value in pairs}
+    return {"flags": found.get("Features", "")} | found  # Arm's name for them
 
 
 def _text(path: str) -> str:
@@ -210,25 +209,17 @@ def _text(path: str) -> str:
 
 def _versions() -> dict[str, str]:
     found = {}
-    backends = [package for name in backend_names() for package in find_backend(name).PACKAGES]
-    for package in dict.fromkeys((*PACKAGES, *backends)):
-        try:
+    for package in (*PACKAGES, *(package for name in backend_names() for package in find_backend(name).PACKAGES)):
+        with contextlib.suppress(PackageNotFoundError):
             found[package] = version(package)
-        except PackageNotFoundError:
-            continue
     return found
 
 
 def _gpus() -> tuple[Mapping[str, str], ...]:
     """Name, driver and clocks of each NVIDIA GPU; a pinned clock shows as the application clock."""
-    fields = ("name", "driver_version", "memory.total", "clocks.sm", "clocks.max.sm", "clocks.applications.graphics",
-              "power.limit")  # fmt: skip
-    tool = shutil.which("nvidia-smi")
-    if not tool:
-        return ()
+    query = ["nvidia-smi", f"--query-gpu={','.join(_GPU_FIELDS)}", "--format=csv,noheader"]
     try:
-        query = [tool, f"--query-gpu={','.join(fields)}", "--format=csv,noheader"]
         lines = subprocess.run(query, capture_output=True, text=True, check=True, timeout=20).stdout.splitlines()
     except (OSError, subprocess.SubprocessError):
         return ()
-    return tuple(dict(zip(fields, (part.strip() for part in line.split(",")), strict=False)) for line in lines)
+    return tuple(dict(zip(_GPU_FIELDS, map(str.strip, line.split(",")), strict=False)) for line in lines)

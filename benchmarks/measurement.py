@@ -5,7 +5,6 @@ ratios are taken within rounds. Cases that do not fit into memory together are m
 case always shares its wave with the PyTorch eager it is compared with.
 """
 
-import contextlib
 import json
 import os
 import shlex
@@ -23,8 +22,7 @@ import psutil
 
 from benchmarks.fixtures import Fixtures
 from benchmarks.machine import LoadMeter
-from benchmarks.report import ColdStart
-from benchmarks.statistics import summarise
+from benchmarks.report import Quality, Roofline, StaticMetrics
 from benchmarks.targets import Case, find_target
 from benchmarks.worker import Call
 
@@ -38,10 +36,7 @@ MEMORY_RESERVE = 0.1  # of the machine's memory, to stay free when the next bloc
 
 _ROOT = Path(__file__).parents[1]
 _MAIN = "from t2i_engine.cli import main; main()"
-_GENERATE = "t2i-engine generate"
 
-Times = dict[str, list[list[float]]]
-"""Milliseconds of each command, one per round."""
 OnProgress = Callable[[str], None]
 
 
@@ -63,7 +58,6 @@ class Worker:
             cwd=scratch,
             encoding="utf-8",
         )
-        self._usage = psutil.Process(self._process.pid)
 
     def ask(self, do: str, **request: Any) -> Any:  # noqa: ANN401  (JSON)
         """Sends a request and waits for the result. Raises `WorkerError` where it fails or the process dies."""
@@ -76,35 +70,20 @@ class Worker:
         except BrokenPipeError:
             line = ""
         if not line:
-            raise WorkerError(self._last_words())
+            code = self._process.wait()
+            self._log.seek(0)
+            lines = self._log.read().decode("utf-8", "replace").strip().splitlines()
+            raise WorkerError(f"the process ended with {code}" + (f": {lines[-1][:300]}" if lines else ""))
         answer: Mapping[str, Any] = json.loads(line)
         if "error" in answer:
             raise WorkerError(answer["error"])
         return answer["found"]
 
-    def seconds(self) -> float:
-        """The processor time used so far."""
-        try:
-            times = self._usage.cpu_times()
-        except psutil.Error:
-            return 0.0
-        return times.user + times.system
-
     def close(self) -> None:
         """Kills the process, whatever it is doing: it has nothing to save."""
         self._process.kill()
-        self._process.wait()
-        for pipe in (self._process.stdin, self._process.stdout):
-            if pipe:
-                with contextlib.suppress(OSError):  # an unread request
-                    pipe.close()
+        self._process.communicate()  # closes the pipes, too
         self._log.close()
-
-    def _last_words(self) -> str:
-        code = self._process.wait()
-        self._log.seek(0)
-        lines = self._log.read().decode("utf-8", "replace").strip().splitlines()
-        return f"the process ended with {code}" + (f": {lines[-1][:300]}" if lines else "")
 
 
 @dataclass
@@ -123,55 +102,61 @@ class Timed:
 class Findings:
     """What has been measured so far; an interruption leaves it intact."""
 
+    on_progress: OnProgress
+    rooflines: list[Roofline] = field(default_factory=list)
+    static: list[StaticMetrics] = field(default_factory=list)
     timed: list[Timed] = field(default_factory=list)
+    loads: list[float] = field(default_factory=list)
+    cold: dict[str, list[list[float]]] = field(default_factory=dict)
+    """Milliseconds of each command, one per round."""
+    quality: list[Quality] = field(default_factory=list)
     failed: dict[str, str] = field(default_factory=dict)
     """Cases that failed, and why."""
-    loads: list[float] = field(default_factory=list)
+
+    def fail(self, what: object, reason: object) -> None:
+        """Notes that a case failed."""
+        self.failed[str(what)] = str(reason)
+        self.on_progress(f"failed: {what}: {reason}")
 
 
-def measure(
-    cases: Sequence[Case], fixtures: Fixtures, seconds: float, findings: Findings, on_progress: OnProgress
-) -> None:
+def measure(cases: Sequence[Case], fixtures: Fixtures, seconds: float, findings: Findings) -> None:
     """Times all cases into `findings`, in rounds that take about `seconds`; there are at least three."""
     blocks = [list(block) for _, block in groupby(cases, lambda case: case.block)]
     while blocks:
         wave: list[Timed] = []
         try:
-            wave += _open_blocks(blocks, fixtures, findings, on_progress)
-            rest = sum(map(len, blocks))
-            share = len(wave) / max(1, len(wave) + rest)
-            _run_rounds(wave, fixtures, share * seconds, findings, on_progress)
+            wave += _open_blocks(blocks, fixtures, findings)
+            share = len(wave) / max(1, len(wave) + sum(map(len, blocks)))
+            _run_rounds(wave, fixtures, share * seconds, findings)
             seconds -= share * seconds
         finally:
             for timed in wave:
                 timed.worker.close()
 
 
-def _open_blocks(
-    blocks: list[list[Case]], fixtures: Fixtures, findings: Findings, on_progress: OnProgress
-) -> Iterator[Timed]:
+def _open_blocks(blocks: list[list[Case]], fixtures: Fixtures, findings: Findings) -> Iterator[Timed]:
     """Takes blocks off the list, opens and warms them up, as long as the next one fits into memory."""
     needed = 0.0
     while blocks:
         free = psutil.virtual_memory().available
         if needed and free - 1.5 * needed < MEMORY_RESERVE * psutil.virtual_memory().total:
-            on_progress(f"{len(blocks)} blocks of cases do not fit into memory as well: they follow in another wave")
+            findings.on_progress(
+                f"{len(blocks)} blocks of cases do not fit into memory as well: they follow in another wave"
+            )
             return
         for case in blocks.pop(0):
-            on_progress(f"warming up {case}")
+            findings.on_progress(f"warming up {case}")
             try:
                 yield _open(case, fixtures)
             except WorkerError as error:
-                findings.failed[str(case)] = str(error)
-                on_progress(f"failed: {case}: {error}")
+                findings.fail(case, error)
         needed = max(needed, free - psutil.virtual_memory().available)
 
 
 def _open(case: Case, fixtures: Fixtures) -> Timed:
     worker = Worker(fixtures.scratch, case.threads)
     try:
-        folder = fixtures.folder(case.network, find_target(case.target))
-        opened = worker.ask("open", folder=str(folder), target=case.target, device=case.device, threads=case.threads)
+        opened = open_case(worker, case, fixtures)
         warm = worker.ask("warm", captions=fixtures.captions[: case.batch], seconds=WARM_UP_SECONDS)
     except BaseException:
         worker.close()
@@ -179,63 +164,59 @@ def _open(case: Case, fixtures: Fixtures) -> Timed:
     return Timed(case, worker, opened, warm)
 
 
-def _run_rounds(
-    wave: list[Timed], fixtures: Fixtures, seconds: float, findings: Findings, on_progress: OnProgress
-) -> None:
+def open_case(worker: Worker, case: Case, fixtures: Fixtures) -> dict[str, float]:
+    """Has a worker open a case; returns the milliseconds of `importing` and `opening`. Raises `WorkerError`."""
+    folder = fixtures.folder(case.network, find_target(case.target))
+    opened: dict[str, float] = worker.ask(
+        "open", folder=str(folder), target=case.target, device=case.device, threads=case.threads
+    )
+    return opened
+
+
+def _run_rounds(wave: list[Timed], fixtures: Fixtures, seconds: float, findings: Findings) -> None:
     """Calls every case in turn until the time is up. An interrupted slice leaves no trace."""
     findings.timed += wave
     slice_ = seconds / ROUNDS / max(1, len(wave))
     counts = {id(one): max(1, min(MOST_CALLS, round(1000 * slice_ / one.warm["milliseconds"]))) for one in wave}
-    started, meter, number = time.perf_counter(), LoadMeter(_own_seconds(wave)), 0
+    started, meter, number = time.perf_counter(), LoadMeter(), 0
     while wave and number < MOST_ROUNDS and (number < FEWEST_ROUNDS or time.perf_counter() - started < seconds):
         number += 1
-        on_progress(f"round {number}, {time.perf_counter() - started:.0f} of {seconds:.0f} s")
+        findings.on_progress(f"round {number}, {time.perf_counter() - started:.0f} of {seconds:.0f} s")
         for one in list(wave):
             try:
-                calls = one.worker.ask("calls", captions=fixtures.captions[: one.case.batch], count=counts[id(one)])
-                one.rounds.append(calls)
-                one.peak_memory = one.worker.ask("memory")
+                found = one.worker.ask("calls", captions=fixtures.captions[: one.case.batch], count=counts[id(one)])
+                one.rounds.append(found["calls"])
+                one.peak_memory = found["memory"]
             except WorkerError as error:
-                findings.failed[str(one.case)] = str(error)
+                findings.fail(one.case, error)
                 wave.remove(one)
                 one.worker.close()
             time.sleep(PAUSE)
-        findings.loads.append(meter.read(_own_seconds(wave)))
+        findings.loads.append(meter.read())
 
 
-def _own_seconds(wave: Sequence[Timed]) -> float:
-    times = os.times()
-    return times.user + times.system + sum(one.worker.seconds() for one in wave)
+def measure_cold_starts(findings: Findings, bundle: Path, caption: str, scratch: Path) -> None:
+    """Runs whole commands, each once per round; an extra first round warms the system's file cache.
 
-
-def measure_cold_starts(times: Times, bundle: str, caption: str, scratch: Path, on_progress: OnProgress) -> None:
-    """Runs whole commands, each once per round, into `times`; an extra first round warms the system's file cache.
-
-    A command that fails is dropped, and `on_progress` gets a line.
+    A command that fails is dropped with a line for `on_progress`.
     """
-    main, out = [sys.executable, "-P", "-c", _MAIN], str(scratch / "cold.png")
+    main, generate = [sys.executable, "-P", "-c", _MAIN], ["generate", caption, "--out", "cold.png"]
     commands = {
-        _GENERATE: [*main, "generate", caption, "--bundle", bundle, "--out", out],
+        f"t2i-engine {shlex.join(generate)}": [*main, *generate, "--bundle", str(bundle.absolute())],
         "t2i-engine --version": [*main, "--version"],
         'python -c "import torch"': [sys.executable, "-c", "import torch"],
         'python -c "pass"': [sys.executable, "-c", "pass"],
     }
     for number in range(COLD_ROUNDS + 1):
-        on_progress(f"cold start, round {number} of {COLD_ROUNDS}")
+        findings.on_progress(f"cold start, round {number} of {COLD_ROUNDS}")
         for name, command in list(commands.items()):
             started = time.perf_counter()
             done = subprocess.run(command, cwd=scratch, env=_environment(scratch), capture_output=True, check=False)
             if done.returncode:
-                on_progress(f"cold start: {name} fails and is dropped")
+                findings.on_progress(f"cold start: {name} fails and is dropped")
                 del commands[name]
             elif number:
-                times.setdefault(name, []).append([1000 * (time.perf_counter() - started)])
-
-
-def cold_starts(times: Times, caption: str) -> list[ColdStart]:
-    """The commands' figures; `caption` is what was generated."""
-    shown = {_GENERATE: f"{_GENERATE} {shlex.quote(caption)} --out cold.png"}
-    return [ColdStart(name, shown.get(name, name), summarise(found)) for name, found in times.items()]
+                findings.cold.setdefault(name, []).append([1000 * (time.perf_counter() - started)])
 
 
 def _environment(scratch: Path, threads: int | None = None) -> dict[str, str]:

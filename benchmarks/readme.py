@@ -4,10 +4,11 @@ import sys
 from pathlib import Path
 
 from benchmarks.report import FILE, Measured, Report, read_report
-from benchmarks.tables import Table, interval, markdown_rows, of_bundle, optional, psnr, ratio
+from benchmarks.tables import figure, interval, of_bundle, psnr, ratio
 from benchmarks.targets import EAGER
 from t2i_engine.formats import all_formats
 from t2i_engine.table import size
+from training.evaluation import table
 
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
@@ -19,16 +20,15 @@ ROWS = 5
 
 def section(report: Report) -> str:
     """What belongs between the markers: a table to choose a format by, and one sentence of conditions."""
-    shown = _choices(report)
+    head = ["format", "request, ms", "pictures/s", "× PyTorch", "% of roofline", "memory", "PSNR, dB"]
     quality = {one.target: one for one in report.quality}
-    head = ("format", "request, ms", "pictures/s", "× PyTorch", "% of roofline", "memory", "PSNR, dB")
-    rows = []
+    shown, rows = _choices(report), []
     for one in shown:
-        name, figures = one.case.target, quality.get(one.case.target)
-        cells = [f"`{name}`", interval(one.request), f"{one.pictures_per_second:.1f}", ratio(one.speedup)]
-        cells += [optional(one.roofline_share, ".0%"), size(one.peak_memory), psnr(report.static_metrics(one.case))]
+        cells = [f"`{one.case.target}`", interval(one.request), f"{one.pictures_per_second:.1f}", ratio(one.speedup)]
+        cells += [figure(one.roofline_share, ".0%"), size(one.peak_memory), psnr(report.static_metrics(one.case))]
         if quality:
-            cells += [optional(getattr(figures, name, None), ".1f") for name in ("fid", "consistency")]
+            found = quality.get(one.case.target)
+            cells += [figure(value, ".1f") for value in ((found.fid, found.consistency) if found else (None, None))]
         rows.append(tuple(cells))
     machine, sizes, case = report.machine, report.network.sizes, shown[0].case
     conditions = (
@@ -39,9 +39,9 @@ def section(report: Report) -> str:
         "the worst picture against PyTorch in fp32. Each backend's fastest format, and its fastest with PyTorch's "
         "pictures; [all targets, batches and conditions](docs/benchmarks/report.md)."
     )
-    gpus = any(one.case.device != "cpu" for one in of_bundle(report))
-    table = markdown_rows(Table("", (*head, "FID", "attributes seen, %") if quality else head, rows))
-    return "\n\n".join([table, conditions if gpus else f"{conditions} {NO_GPU}"])
+    gpus = any(one.case.device != "cpu" for one in report.cases)
+    lines = table(head + (["FID", "attributes seen, %"] if quality else []), rows)
+    return f"{lines}\n\n{conditions}{'' if gpus else f' {NO_GPU}'}"
 
 
 def _choices(report: Report) -> list[Measured]:
@@ -49,39 +49,37 @@ def _choices(report: Report) -> list[Measured]:
     cases = of_bundle(report)
     batch = min(one.case.batch for one in cases)
     threads = max(one.case.threads for one in cases if one.case.batch == batch)
-    formats = {row.name: row for row in all_formats()}
+    backends = {row.name: row.backend for row in all_formats()}
     found: dict[tuple[str, bool], Measured] = {}
     for one in cases:  # fastest first
-        row = formats.get(one.case.target)
-        if row and (one.case.batch, one.case.threads) == (batch, threads):
-            found.setdefault((row.backend, False), one)
+        backend = backends.get(one.case.target)
+        if backend and (one.case.batch, one.case.threads) == (batch, threads):
+            found.setdefault((backend, False), one)
             if report.is_exact(one.case):
-                found.setdefault((row.backend, True), one)
+                found.setdefault((backend, True), one)
     chosen = sorted({one.case: one for one in found.values()}.values(), key=lambda one: one.request.p50)
     eager = [one for one in chosen if one.case.target == EAGER]
-    return [one for one in chosen if one.case.target != EAGER][: ROWS - len(eager)] + eager
+    return [one for one in chosen if one not in eager][: ROWS - len(eager)] + eager
 
 
-def updated(readme: str, report: Report | None) -> str:
-    """The README with its table; without a report, it says that nothing has been measured."""
+def updated(readme: str, report: Report) -> str:
+    """The README with its table."""
     before, _, rest = readme.partition(BEGIN)
     _, mark, after = rest.partition(END)
     if not mark:
         raise SystemExit(f"{README.name} has no place for the table: {BEGIN} and {END} expected")
-    return f"{before}{BEGIN}\n\n{section(report) if report else f'Not measured yet. {NO_GPU}'}\n\n{END}{after}"
+    return f"{before}{BEGIN}\n\n{section(report)}\n\n{END}{after}"
 
 
 def main(arguments: list[str]) -> int:
     """Writes the README, or with --check exits with 1 where it is out of date."""
     readme = README.read_text(encoding="utf-8")
-    wanted = updated(readme, read_report(REPORT) if REPORT.exists() else None)
-    if arguments == ["--check"]:
-        if readme != wanted:
-            print("README.md does not match docs/benchmarks/report.json; run: python -m benchmarks.readme")
-        return int(readme != wanted)
-    if arguments:
-        raise SystemExit("usage: python -m benchmarks.readme [--check]")
-    README.write_text(wanted, encoding="utf-8")
+    wanted = updated(readme, read_report(REPORT))
+    if arguments != ["--check"]:
+        README.write_text(wanted, encoding="utf-8")
+    elif readme != wanted:
+        print("README.md does not match docs/benchmarks/report.json; run: python -m benchmarks.readme")
+        return 1
     return 0
 
 

@@ -4,17 +4,17 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 from benchmarks.machine import Load, Machine
 from benchmarks.statistics import Estimate, Timing
 from benchmarks.targets import Case
 from t2i_engine.errors import UserError, quoted
+from t2i_engine.formats import Differences
 from t2i_engine.schema import SchemaError, read_dataclass
 
-SCHEMA = 2
+SCHEMA = 3
 FILE = "report.json"
-
-_LARGEST = 256 << 20
 
 
 class BaselineError(UserError):
@@ -38,18 +38,7 @@ class Measured:
     peak_memory: int  # the process's peak resident memory in bytes
     speedup: Estimate | None  # of the whole request over PyTorch eager's, paired within rounds
     generator_speedup: Estimate | None
-    roofline: float | None  # milliseconds that the generator would take on this machine's measured roofline
-    roofline_share: float | None  # `roofline` over the generator's median
-
-
-@dataclass(frozen=True)
-class Differences:
-    """The largest differences from PyTorch's pictures; None where one is not finite."""
-
-    sentence: float | None
-    image: float | None
-    pixels: int | None
-    psnr: float | None
+    roofline_share: float | None  # the generator's time on this machine's measured roofline over its median
 
 
 @dataclass(frozen=True)
@@ -59,19 +48,20 @@ class StaticMetrics:
     target: str
     title: str
     network: str
-    resolution: int
     precision: str
     form: str  # how its graph computes upsample + convolution
     first_opening: float  # milliseconds with empty caches, compilation included
     file_size: int  # of all its files, in bytes
-    differences: Differences
+    differences: Differences  # from PyTorch's pictures, the largest
     gflop: float  # the generator's, `int8_gflop` of them with 8-bit operands
     int8_gflop: float
     megabytes: float  # moved by the generator's products, `weight_megabytes` of them shared by a whole batch
     weight_megabytes: float
-    text_encoder_gflop: float | None  # none for PyTorch's, which is not counted
-    operators: tuple[tuple[str, ...], ...] = ()
-    """Kinds of operators, and the milliseconds each takes per generator call, as strings."""
+    operators: Mapping[str, float]  # milliseconds per generator call of each kind of operator, longest first
+
+    def moved(self, batch: int) -> float:
+        """The megabytes moved for a batch."""
+        return self.weight_megabytes + batch * (self.megabytes - self.weight_megabytes)
 
 
 @dataclass(frozen=True)
@@ -91,7 +81,6 @@ class Roofline:
 class ColdStart:
     """A whole process, from start to exit, in milliseconds."""
 
-    name: str
     command: str
     timing: Timing
 
@@ -116,9 +105,9 @@ class Quality:
         return self._figure("attribute_accuracy", "attributes", "everything asked for", "generated")
 
     def _figure(self, *path: str) -> float | None:
-        found: object = self.figures
+        found: Any = self.figures
         for name in path:
-            found = found.get(name) if isinstance(found, Mapping) else None
+            found = found.get(name, {})
         return float(found) if isinstance(found, int | float) else None
 
 
@@ -140,7 +129,6 @@ class Report:
     commit: str | None  # of the checkout, with `-dirty` appended if it was changed
     machine: Machine
     network: Network
-    words: int  # in each caption
     load: Load
     rooflines: tuple[Roofline, ...] = ()
     static: tuple[StaticMetrics, ...] = ()
@@ -155,15 +143,13 @@ class Report:
         """The file's content."""
         return json.dumps({"schema": SCHEMA, **asdict(self)}, ensure_ascii=False, allow_nan=False).encode() + b"\n"
 
-    def static_metrics(self, case: Case) -> StaticMetrics | None:
+    def static_metrics(self, case: Case) -> StaticMetrics:
         """Those of a case's target on its network."""
-        key = case.target, case.network
-        return next((one for one in self.static if (one.target, one.network) == key), None)
+        return next(one for one in self.static if (one.target, one.network) == (case.target, case.network))
 
     def is_exact(self, case: Case) -> bool:
         """Whether a case's pictures are PyTorch's, within one level."""
-        static = self.static_metrics(case)
-        return static is not None and static.differences.pixels in (0, 1)
+        return self.static_metrics(case).differences.pixels in (0, 1)
 
     def roofline(self, case: Case) -> Roofline | None:
         """The machine's peaks on a case's device, with its threads."""
@@ -173,21 +159,18 @@ class Report:
 
 def read_report(file: Path, any_schema: bool = False) -> Report:
     """Reads a report. Raises `BaselineError` where it is none, or has another schema and `any_schema` is not set."""
-    shown = quoted(str(file), 200)
+    shown, cure = quoted(str(file), 200), "measure the baseline again"
     try:
-        if file.stat().st_size > _LARGEST:
-            raise BaselineError(f"{shown} is too large for a report; give a {FILE}")
         found = json.loads(file.read_bytes())
         schema = found.pop("schema")
+        if schema != SCHEMA and not any_schema:
+            raise BaselineError(
+                f"{shown} has schema {quoted(str(schema))}, but this t2i-engine reads {SCHEMA}: {cure}, or add "
+                "--compare-anyway"
+            )
+        return read_dataclass(Report, found)
+    except SchemaError as error:
+        raise BaselineError(f"{shown} cannot be read as a report: {error}; {cure}") from None
     except (OSError, ValueError, AttributeError, KeyError, TypeError, RecursionError) as error:
         reason = getattr(error, "strerror", None) or "not a report of t2i-engine benchmark"
         raise BaselineError(f"{shown} cannot be read ({reason}); give a {FILE}") from None
-    if schema != SCHEMA and not any_schema:
-        raise BaselineError(
-            f"{shown} has schema {quoted(str(schema))}, but this t2i-engine reads {SCHEMA}: measure the baseline "
-            "again, or add --compare-anyway"
-        )
-    try:
-        return read_dataclass(Report, found)
-    except SchemaError as error:
-        raise BaselineError(f"{shown} cannot be read as a report: {error}; measure the baseline again") from None

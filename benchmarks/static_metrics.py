@@ -6,6 +6,7 @@ arithmetic asks for, not what a runtime does.
 """
 
 from collections.abc import Callable, Mapping
+from contextlib import closing
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -13,28 +14,24 @@ from pathlib import Path
 import onnx
 from onnx import helper, shape_inference
 
-from benchmarks.fixtures import WORDS, Fixtures
-from benchmarks.measurement import Worker, WorkerError
-from benchmarks.report import Differences, Roofline, StaticMetrics
+from benchmarks.fixtures import Fixtures
+from benchmarks.measurement import Worker, WorkerError, open_case
+from benchmarks.report import Roofline, StaticMetrics
 from benchmarks.targets import EAGER, Case, find_target
 from t2i_engine.bundle import Bundle, ModelSizes, graphs_of
-from t2i_engine.formats import GENERATOR, TEXT_ENCODER, Form
+from t2i_engine.formats import GENERATOR, Differences, Form
 
 _WIDTHS = {"bf16": 2, "fp16": 2}  # bytes that a float32 of the file, or of PyTorch, takes in computation
-
-Shapes = Mapping[str, tuple[int, ...]]
 
 
 @dataclass(frozen=True)
 class Work:
-    """Of one call."""
+    """Of one call; `int8_flop` are those whose operands have 8 bits, `weight_bytes` do not grow with the batch."""
 
     flop: float
     int8_flop: float
-    """The part of `flop` whose operands are 8 bits wide."""
     bytes: float
     weight_bytes: float
-    """The part of `bytes` that does not grow with the batch."""
 
 
 class UncountedError(ValueError):
@@ -47,36 +44,35 @@ def measure_static(case: Case, fixtures: Fixtures, on_progress: Callable[[str], 
     A failing profiler costs the target nothing but its profile; `on_progress` gets a line.
     """
     target = find_target(case.target)
-    folder = fixtures.folder(case.network, target)
     pictures = {"expected": str(fixtures.expected(case.network)), "batch": case.batch}
-    operators: list[tuple[str, float]] = []
-    worker = Worker(fixtures.scratch, case.threads)
-    try:
-        opened = worker.ask("open", folder=str(folder), target=case.target, device=case.device, threads=case.threads)
+    operators: dict[str, float] = {}
+    with closing(Worker(fixtures.scratch, case.threads)) as worker:
+        opened = open_case(worker, case, fixtures)
         differences = worker.ask("differences", **pictures)
         try:
             operators = worker.ask("operators", **pictures)
         except WorkerError as error:
             on_progress(f"no profile of {case.target}: {error}")
-    finally:
-        worker.close()
-    work, form = _generator_work(case, folder)
+    bundle, width = Bundle.open(fixtures.folder(case.network, target)), _WIDTHS.get(case.precision, 4)
+    if target.format.backend == EAGER:
+        work, form = count_pytorch(bundle.sizes, 1, width), Form.TRAINED
+    else:
+        file = bundle.folder / target.format.files[GENERATOR]
+        work, form = count_work(file, {"B": 1}, width), form_of(file)
     return StaticMetrics(
         target=case.target,
         title=target.title,
         network=case.network,
-        resolution=case.resolution,
         precision=case.precision,
         form=form,
         first_opening=opened["importing"] + opened["opening"],
-        file_size=sum(Bundle.open(folder).manifest.files[name].size for name in target.format.all_files),
+        file_size=sum(bundle.manifest.files[name].size for name in target.format.all_files),
         differences=Differences(**differences),
         gflop=work.flop / 1e9,
         int8_gflop=work.int8_flop / 1e9,
         megabytes=work.bytes / 1e6,
         weight_megabytes=work.weight_bytes / 1e6,
-        text_encoder_gflop=_text_encoder_gflop(case, folder),
-        operators=tuple((kind, f"{milliseconds:.3f}") for kind, milliseconds in operators),
+        operators={kind: round(milliseconds, 3) for kind, milliseconds in operators.items()},
     )
 
 
@@ -87,59 +83,45 @@ def roofline_time(static: StaticMetrics, case: Case, roofline: Roofline) -> floa
     """
     fp32 = case.precision == "int8" or (case.precision, case.device) == ("fp16", "cpu")
     rate: float | None = getattr(roofline, "fp32" if fp32 else case.precision)
-    bandwidth = roofline.bandwidth
-    if not rate or not bandwidth or (static.int8_gflop and not roofline.int8):
+    if not rate or not roofline.bandwidth or (static.int8_gflop and not roofline.int8):
         return None
     seconds = case.batch * (static.gflop - static.int8_gflop) / rate
-    if static.int8_gflop and roofline.int8:
+    if roofline.int8:
         seconds += case.batch * static.int8_gflop / roofline.int8
-    moved = static.weight_megabytes + case.batch * (static.megabytes - static.weight_megabytes)
-    return 1000 * max(seconds, moved / 1000 / bandwidth)
-
-
-def _generator_work(case: Case, folder: Path) -> tuple[Work, str]:
-    """For one picture, counted from the file, or from the model for PyTorch; and the form of the graph."""
-    format_, width = find_target(case.target).format, _WIDTHS.get(case.precision, 4)
-    if format_.backend == EAGER:
-        return count_pytorch(Bundle.open(folder).sizes, 1, width), Form.TRAINED
-    file = folder / format_.files[GENERATOR]
-    return count_work(file, {"B": 1}, width), form_of(file)
-
-
-def _text_encoder_gflop(case: Case, folder: Path) -> float | None:
-    format_ = find_target(case.target).format
-    if format_.backend == EAGER:
-        return None
-    return count_work(folder / format_.files[TEXT_ENCODER], {"B": 1, "T": WORDS}).flop / 1e9
+    return 1000 * max(seconds, static.moved(case.batch) / 1000 / roofline.bandwidth)
 
 
 def count_work(file: Path, sizes: Mapping[str, int], float_bytes: int = 4) -> Work:
-    """Counts a graph with its symbolic dimensions set, such as `{"B": 1, "T": 12}`. Raises `UncountedError`.
+    """Counts a graph with its symbolic dimensions set, such as `{"B": 1}`. Raises `UncountedError`.
 
     `float_bytes` is what a float32 takes where the file is computed in fewer bits.
     """
     graph = _sized(onnx.load(file), sizes)
-    shapes = {value.name: _shape(value) for value in (*graph.input, *graph.output, *graph.value_info)}
     weights = {tensor.name for tensor in graph.initializer}
+    values = {value.name: value.type.tensor_type for value in (*graph.input, *graph.output, *graph.value_info)}
+    shapes = {name: tuple(size.dim_value for size in kind.shape.dim) for name, kind in values.items()}
     shapes |= {tensor.name: tuple(tensor.dims) for tensor in graph.initializer}
-    widths = {tensor.name: _width(tensor.data_type) for tensor in graph.initializer}
-    widths |= {value.name: _width(value.type.tensor_type.elem_type) for value in graph.value_info}
+    kinds = {name: kind.elem_type for name, kind in values.items()}
+    kinds |= {tensor.name: tensor.data_type for tensor in graph.initializer}
     quantized = {node.output[0]: node.input[0] for node in graph.node if node.op_type == "DequantizeLinear"}
     constants = weights | {output for output, source in quantized.items() if source in weights}
 
+    def shape(name: str) -> tuple[int, ...]:
+        if 0 in shapes.get(name, (0,)):
+            raise UncountedError(f"the shape of {name!r} is unknown")
+        return shapes[name]
+
     def moved(name: str) -> float:
-        width = widths.get(quantized.get(name, name), 4)
-        return prod(_known(shapes, name)) * (float_bytes if width == 4 else width)
+        width = helper.tensor_dtype_to_np_dtype(kinds.get(quantized.get(name, name), onnx.TensorProto.FLOAT)).itemsize
+        return prod(shape(name)) * (float_bytes if width == 4 else width)
 
     flop = int8 = moving = constant = 0.0
     for node in graph.node:
-        products = _flop(node, shapes)
-        if products:
+        if products := _flop(node, shape):
             flop += products
             int8 += products if all(name in quantized for name in node.input[:2]) else 0
-            read = [name for name in node.input if name and _is_data(name, shapes)]
-            moving += sum(map(moved, [*read, *(name for name in node.output if name)]))
-            constant += sum(moved(name) for name in read if name in constants)
+            moving += sum(map(moved, filter(None, (*node.input, *node.output))))
+            constant += sum(moved(name) for name in node.input if name in constants)
     return Work(flop, int8, moving, constant)
 
 
@@ -173,27 +155,21 @@ def count_pytorch(sizes: ModelSizes, batch: int, float_bytes: int = 4) -> Work:
 def form_of(file: Path) -> Form:
     """How a generator's graph computes upsample + convolution."""
     nodes = onnx.load(file, load_external_data=False).graph.node
-    kernels = [
-        list(attribute.ints) for node in nodes for attribute in node.attribute if attribute.name == "kernel_shape"
-    ]
+    kernels = [helper.get_node_attr_value(node, "kernel_shape") for node in nodes if node.op_type == "Conv"]
     if [2, 2] in kernels:  # a phase sees 2 × 2 pixels of the map before upsampling
         return Form.PHASES
     return Form.TRANSPOSED if any(node.op_type == "ConvTranspose" for node in nodes) else Form.TRAINED
 
 
-def _flop(node: onnx.NodeProto, shapes: Shapes) -> float:
-    if node.op_type == "Conv":
-        return 2 * prod(_known(shapes, node.output[0])) * prod(_known(shapes, node.input[1])[1:])
-    if node.op_type == "ConvTranspose":
-        return 2 * prod(_known(shapes, node.input[0])) * prod(_known(shapes, node.input[1])[1:])
-    if node.op_type == "MatMul":
-        return 2 * prod(_known(shapes, node.output[0])) * _known(shapes, node.input[0])[-1]
-    if node.op_type == "Gemm":
-        transposed = any(attribute.name == "transA" and attribute.i for attribute in node.attribute)
-        return 2 * prod(_known(shapes, node.output[0])) * _known(shapes, node.input[0])[0 if transposed else 1]
-    if node.op_type == "LSTM":
-        steps, batch, _ = _known(shapes, node.input[0])
-        return 2 * steps * batch * sum(prod(_known(shapes, name)) for name in node.input[1:3])
+def _flop(node: onnx.NodeProto, shape: Callable[[str], tuple[int, ...]]) -> float:
+    """Two per multiply-add: of a product, one per output and per element that it sums over."""
+    match node.op_type:
+        case "Conv":
+            return 2 * prod(shape(node.output[0])) * prod(shape(node.input[1])[1:])
+        case "ConvTranspose":
+            return 2 * prod(shape(node.input[0])) * prod(shape(node.input[1])[1:])
+        case "MatMul" | "Gemm":  # the exporter transposes no first operand
+            return 2 * prod(shape(node.output[0])) * shape(node.input[0])[-1]
     return 0
 
 
@@ -201,34 +177,11 @@ def _sized(model: onnx.ModelProto, sizes: Mapping[str, int]) -> onnx.GraphProto:
     """The graph with its symbolic dimensions set, and the shapes of all its values."""
     for value in model.graph.input:
         for dimension in value.type.tensor_type.shape.dim:
-            if dimension.dim_param:
-                dimension.dim_value = _size(sizes, dimension.dim_param)
+            if letter := dimension.dim_param:
+                if letter not in sizes:
+                    raise UncountedError(f"the size of dimension {letter} is not given")
+                dimension.dim_value = sizes[letter]
     for value in model.graph.output:  # inferred anew
         value.type.tensor_type.ClearField("shape")
     del model.graph.value_info[:]
     return shape_inference.infer_shapes(model, data_prop=True).graph
-
-
-def _size(sizes: Mapping[str, int], letter: str) -> int:
-    if letter not in sizes:
-        raise UncountedError(f"the size of dimension {letter} is not given")
-    return sizes[letter]
-
-
-def _known(shapes: Shapes, name: str) -> tuple[int, ...]:
-    shape = shapes.get(name)
-    if shape is None or 0 in shape:
-        raise UncountedError(f"the shape of {name!r} is unknown")
-    return shape
-
-
-def _shape(value: onnx.ValueInfoProto) -> tuple[int, ...]:
-    return tuple(dimension.dim_value for dimension in value.type.tensor_type.shape.dim)
-
-
-def _width(kind: int) -> int:
-    return int(helper.tensor_dtype_to_np_dtype(kind).itemsize)
-
-
-def _is_data(name: str, shapes: Shapes) -> bool:
-    return 0 not in shapes.get(name, (0,))

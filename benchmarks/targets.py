@@ -4,19 +4,19 @@ Everything that is wrong with the command's options is reported here, before any
 """
 
 import shutil
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from itertools import product
 
 from benchmarks.machine import has_bf16
 from t2i_engine.backend_selection import build_needed, row_lacks
-from t2i_engine.backends import find_backend, onnxruntime, pytorch
+from t2i_engine.backends import find_backend, pytorch
 from t2i_engine.backends.base import Array, Runner, available_threads
 from t2i_engine.bundle import Bundle
 from t2i_engine.engine import LARGEST_BATCH, MOST_THREADS
 from t2i_engine.errors import BackendError, OptionError, unknown
-from t2i_engine.formats import GENERATOR, TEXT_ENCODER, Format, all_formats, find
+from t2i_engine.formats import GENERATOR, Format, all_formats, find
 
 EAGER = "pytorch"  # PyTorch eager in fp32, which differences and speed-ups are relative to
 COMPILED = "torch-compile"
@@ -27,13 +27,9 @@ PAPER = "paper"  # the network of the paper's size with random weights
 RESOLUTIONS = (64, 128, 256)
 SCALED = ("onnx", "openvino", "openvino-bf16", EAGER)  # targets that are timed at every resolution
 
-_SLOW = {
-    COMPILED: "compiling takes longer than --quick allows",
-    "onnx-unfolded": "exporting takes longer than --quick allows",
-    "onnx-plain": "exporting takes longer than --quick allows",
-}
+_SLOW = {COMPILED: "compiling", "onnx-unfolded": "exporting", "onnx-plain": "exporting"}  # too slow for --quick
 
-Opener = Callable[[Bundle, Format, str, str, int | None], Runner]
+Opener = Callable[[Bundle, Format, str, int | None], Runner]
 
 
 @dataclass(frozen=True)
@@ -43,27 +39,19 @@ class Target:
     name: str
     format: Format
     precision: str
-    description: str = ""
+    title: str  # for people
     fixture: str = BUNDLE
     """The bundle with its files (benchmarks/fixtures.py)."""
     lacks: Callable[[str], str | None] = lambda device: None
     """What a variant lacks on a device of this machine, with the cure."""
     opener: Opener | None = None
-    """A variant's, in place of the backend's `open_runner`."""
-
-    @property
-    def title(self) -> str:
-        """What it is, for people."""
-        return self.description or f"{find_backend(self.format.backend).TITLE}, {self.precision}"
-
-    def missing(self, device: str) -> str | None:
-        """What this machine lacks to run it on a device, with the cure; None where nothing is."""
-        return row_lacks(self.format, device) or self.lacks(device)
+    """A variant's way to open the generator, in place of the backend's."""
 
     def open(self, bundle: Bundle, graph: str, device: str, threads: int) -> Runner:
         """Opens a graph of a bundle. Raises as the backend's `open_runner`."""
-        opener = self.opener or find_backend(self.format.backend).open_runner
-        return opener(bundle, self.format, graph, device, threads)
+        if self.opener and graph == GENERATOR:
+            return self.opener(bundle, self.format, device, threads)
+        return find_backend(self.format.backend).open_runner(bundle, self.format, graph, device, threads)
 
 
 @cache
@@ -71,7 +59,10 @@ def all_targets() -> tuple[Target, ...]:
     """Every format of the table, then the variants."""
     eager, onnx = find(EAGER), find("onnx")
     return (
-        *(Target(row.name, row, row.precision) for row in all_formats()),
+        *(
+            Target(row.name, row, row.precision, f"{find_backend(row.backend).TITLE}, {row.precision}")
+            for row in all_formats()
+        ),
         Target(
             "pytorch-bf16", eager, "bf16", "PyTorch eager, generator in bf16, channels-last",
             lacks=_lacks_bf16, opener=_open_bf16,
@@ -83,7 +74,7 @@ def all_targets() -> tuple[Target, ...]:
         Target("onnx-unfolded", onnx, "fp32", "ONNX Runtime, exported without the fold", UNFOLDED),
         Target(
             "onnx-plain", onnx, "fp32", "ONNX Runtime with default settings, exported without the fold",
-            UNFOLDED, opener=_open_plain,
+            UNFOLDED, opener=_PlainRunner,
         ),
     )  # fmt: skip
 
@@ -140,16 +131,6 @@ class Plan:
     """For the rounds; preparation comes on top."""
     quick: bool
 
-    @property
-    def largest_batch(self) -> int:
-        """Of all cases."""
-        return max(case.batch for case in self.cases)
-
-    @property
-    def devices(self) -> list[str]:
-        """Of all cases."""
-        return sorted({case.device for case in self.cases})
-
 
 def paper_name(resolution: int) -> str:
     """What `paper` at another resolution is called; no bundle can have that name."""
@@ -162,20 +143,15 @@ def make_plan(bundle: Bundle, options: Options) -> Plan:
     Raises `OptionError` for what is unknown or out of range, and `BackendError` where a target that was named, or
     PyTorch eager, cannot run here.
     """
-    batches = _checked("batch size", options.batch_sizes or ((1,) if options.quick else (1, 4, 16)), LARGEST_BATCH)
-    every = available_threads()
-    threads = _checked(
-        "number of threads", options.threads or ((every,) if options.quick else (1, every)), MOST_THREADS
-    )
-    minutes = options.minutes if options.minutes is not None else (0.2 if options.quick else 4.0)
+    quick, every = options.quick, available_threads()
+    batches = _checked("batch size", options.batch_sizes or ((1,) if quick else (1, 4, 16)), LARGEST_BATCH)
+    threads = _checked("number of threads", options.threads or ((every,) if quick else (1, every)), MOST_THREADS)
+    minutes = options.minutes if options.minutes is not None else (0.2 if quick else 4.0)
     if not 0 < minutes <= 24 * 60:
         raise OptionError(f"{minutes:g} minutes are out of range; more than 0, and at most 1440, expected")
-    names = [name.strip() for name in options.formats.split(",")]
-    named = {find_target(name).name for name in names if name != ALL}
-    _check_batches(map(find_target, named), max(batches))
-    available, unavailable = _available(bundle, named, ALL in names, options.quick)
-    _check_batches((target for target, _ in available), max(batches))
-    resolutions = () if options.quick else RESOLUTIONS
+    names = {name.strip() for name in options.formats.split(",")}
+    available, unavailable = _available(bundle, names, quick, max(batches))
+    resolutions = () if quick else RESOLUTIONS
     networks = [(bundle.name, bundle.sizes.resolution, batches, threads)]
     networks += [(paper_name(resolution), resolution, (1,), threads[-1:]) for resolution in resolutions]
     cases = [
@@ -187,53 +163,49 @@ def make_plan(bundle: Bundle, options: Options) -> Plan:
         if device in devices and (device == "cpu" or count == threads_there[-1])
         if network == bundle.name or target.name in SCALED
     ]
-    fixtures = frozenset(target.fixture for target, _ in available) - {BUNDLE}
-    return Plan(tuple(cases), fixtures, resolutions, unavailable, 60 * minutes, options.quick)
+    fixtures = frozenset(target.fixture for target, _ in available)
+    return Plan(tuple(cases), fixtures, resolutions, unavailable, 60 * minutes, quick)
 
 
 def _available(
-    bundle: Bundle, named: set[str], every: bool, quick: bool
+    bundle: Bundle, names: set[str], quick: bool, batch: int
 ) -> tuple[list[tuple[Target, list[str]]], dict[str, str]]:
     """Targets with the devices that they run on here, PyTorch eager first, and the others with what they lack."""
+    named = {find_target(name).name for name in names - {ALL}} | {EAGER}
     available, unavailable = [], {}
     for target in sorted(all_targets(), key=lambda target: target.name != EAGER):
-        asked = target.name in named or target.name == EAGER
-        if not asked and not every:
+        asked = target.name in named
+        if not asked and ALL not in names:
             continue
         devices, lacks = _devices(bundle, target)
-        if devices and quick and not asked and target.name in _SLOW:
-            unavailable[target.name] = _SLOW[target.name]
-        elif devices:
-            available.append((target, devices))
-        elif asked:
-            raise BackendError(f"{target.name!r} cannot be measured here: {lacks}")
-        else:
-            unavailable[target.name] = lacks
-    return available, unavailable
-
-
-def _devices(bundle: Bundle, target: Target) -> tuple[list[str], str]:
-    reasons = {device: target.missing(device) for device in target.format.devices}
-    devices = [device for device, lacks in reasons.items() if lacks is None]
-    if not devices:
-        return [], reasons.get("cpu") or next(iter(reasons.values())) or ""
-    if target.fixture == BUNDLE:
-        if target.format not in bundle.formats:
-            return [], f"not in the bundle: t2i-engine export {bundle.name} --formats {target.format.name}"
-        if needs_build := build_needed(bundle, target.format):
-            return [], needs_build
-    return devices, ""
-
-
-def _check_batches(targets: Iterable[Target], batch: int) -> None:
-    """Raises `OptionError` where a backend runs no batch that large."""
-    for target in targets:
         largest = getattr(find_backend(target.format.backend), "MAX_BATCH", batch)
-        if batch > largest:
+        if batch > largest and (asked or devices):
             raise OptionError(
                 f"a batch of {batch} is more than {target.name} runs, {largest}; give smaller --batch-sizes, or other "
                 "--formats"
             )
+        if asked and not devices:
+            raise BackendError(f"{target.name!r} cannot be measured here: {lacks}")
+        if quick and not asked and target.name in _SLOW:
+            lacks = lacks or f"{_SLOW[target.name]} takes longer than --quick allows"
+        if lacks:
+            unavailable[target.name] = lacks
+        else:
+            available.append((target, devices))
+    return available, unavailable
+
+
+def _devices(bundle: Bundle, target: Target) -> tuple[list[str], str | None]:
+    """The devices that a target runs on here; where there are none, what it lacks, with the cure."""
+    reasons = {device: row_lacks(target.format, device) or target.lacks(device) for device in target.format.devices}
+    devices = [device for device, lacks in reasons.items() if lacks is None]
+    lacks = None if devices else reasons.get("cpu") or next(iter(reasons.values()))
+    if devices and target.fixture == BUNDLE:
+        if target.format not in bundle.formats:
+            lacks = f"not in the bundle: t2i-engine export {bundle.name} --formats {target.format.name}"
+        else:
+            lacks = build_needed(bundle, target.format)
+    return ([], lacks) if lacks else (devices, None)
 
 
 def _checked(kind: str, numbers: Sequence[int], most: int) -> tuple[int, ...]:
@@ -255,33 +227,30 @@ def _lacks_compiler(device: str) -> str | None:
     return None
 
 
-def _open_compiled(bundle: Bundle, row: Format, graph: str, device: str, threads: int | None) -> Runner:
-    """The generator is compiled at its first call; the text encoder is not, as packed sequences do not compile."""
-    runner = pytorch.open_runner(bundle, row, graph, device, threads)
-    if graph == GENERATOR:
-        runner.module.compile()
+def _open_compiled(bundle: Bundle, row: Format, device: str, threads: int | None) -> Runner:
+    runner = pytorch.open_runner(bundle, row, GENERATOR, device, threads)
+    runner.module.compile()  # at its first call
     return runner
 
 
-def _open_bf16(bundle: Bundle, row: Format, graph: str, device: str, threads: int | None) -> Runner:
+def _open_bf16(bundle: Bundle, row: Format, device: str, threads: int | None) -> Runner:
     """The generator computes in bf16 and channels-last, between float32 inputs and image."""
-    runner = pytorch.open_runner(bundle, row, graph, device, threads)
-    if graph == GENERATOR:
-        import torch
-        from torch import Tensor, nn
+    import torch
+    from torch import Tensor, nn
 
-        from training.models.generator import GeneratedImage
+    from training.models.generator import GeneratedImage
 
-        class Bf16(nn.Module):
-            def __init__(self, generator: nn.Module) -> None:
-                super().__init__()
-                self.generator = generator.to(torch.bfloat16).to(memory_format=torch.channels_last)
+    class Bf16(nn.Module):
+        def __init__(self, generator: nn.Module) -> None:
+            super().__init__()
+            self.generator = generator.to(torch.bfloat16).to(memory_format=torch.channels_last)
 
-            def forward(self, *feeds: Tensor | None) -> GeneratedImage:
-                image = self.generator(*(None if feed is None else feed.to(torch.bfloat16) for feed in feeds)).image
-                return GeneratedImage(image.float(), None, None)
+        def forward(self, *feeds: Tensor | None) -> GeneratedImage:
+            image = self.generator(*(None if feed is None else feed.to(torch.bfloat16) for feed in feeds)).image
+            return GeneratedImage(image.float(), None, None)
 
-        runner.module = Bf16(runner.module)
+    runner = pytorch.open_runner(bundle, row, GENERATOR, device, threads)
+    runner.module = Bf16(runner.module)
     return runner
 
 
@@ -289,21 +258,15 @@ class _PlainRunner:
     """An ONNX Runtime session with default settings, except for threads."""
 
     def __init__(self, bundle: Bundle, row: Format, device: str, threads: int | None) -> None:
-        import onnxruntime as runtime
+        import onnxruntime
 
-        options = runtime.SessionOptions()
+        options = onnxruntime.SessionOptions()
         options.log_severity_level = 4
         options.intra_op_num_threads = threads or available_threads()
         provider = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}[device]
-        self._session = runtime.InferenceSession(bundle.path(row.files[GENERATOR]), options, providers=[provider])
+        file = bundle.path(row.files[GENERATOR])
+        self._session = onnxruntime.InferenceSession(file, options, providers=[provider])
 
     def run(self, feeds: Mapping[str, Array], outputs: Sequence[str]) -> dict[str, Array]:
         """Computes the named outputs."""
         return dict(zip(outputs, self._session.run(list(outputs), dict(feeds)), strict=True))
-
-
-def _open_plain(bundle: Bundle, row: Format, graph: str, device: str, threads: int | None) -> Runner:
-    """The text encoder, which does not export plainly, is opened as the format's own."""
-    if graph == TEXT_ENCODER:
-        return onnxruntime.open_runner(bundle, row, graph, device, threads)
-    return _PlainRunner(bundle, row, device, threads)

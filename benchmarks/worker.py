@@ -5,17 +5,19 @@ with its input. It imports nothing that its case does not need.
 """
 
 import json
+import math
 import os
+import re
 import signal
 import statistics
 import sys
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, replace
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from benchmarks.machine import measure_peaks
 from benchmarks.targets import find_target
@@ -24,7 +26,7 @@ from t2i_engine.backends import find_backend
 from t2i_engine.backends.base import Array, Runner
 from t2i_engine.bundle import Bundle
 from t2i_engine.engine import Engine
-from t2i_engine.errors import UserError
+from t2i_engine.errors import ParityError, UserError
 from t2i_engine.formats import GENERATOR, TEXT_ENCODER
 
 STEADY = 0.05  # warm once three calls take as long, within this fraction, as the three before
@@ -75,9 +77,9 @@ class OpenCase:
         whole = 1000 * (time.perf_counter() - started)
         return self.text_encoder.milliseconds, self.generator.milliseconds, whole
 
-    def calls(self, captions: Sequence[str], count: int) -> list[Call]:
-        """`count` calls, one after the other."""
-        return [self.call(captions) for _ in range(count)]
+    def calls(self, captions: Sequence[str], count: int) -> dict[str, Any]:
+        """`count` calls, one after the other, and the process's peak memory so far."""
+        return {"calls": [self.call(captions) for _ in range(count)], "memory": peak_memory()}
 
     def warm(self, captions: Sequence[str], seconds: float) -> dict[str, Any]:
         """Calls until call times settle, for `seconds` at most; the first call counts apart."""
@@ -90,47 +92,44 @@ class OpenCase:
             steady = len(times) >= 6 and abs(statistics.median(last) / statistics.median(before) - 1) < STEADY
         return {"first": first, "calls": len(times), "steady": steady, "milliseconds": statistics.median(times[-3:])}
 
-    def differences(self, expected: str, batch: int) -> dict[str, float | None]:
+    def differences(self, expected: str, batch: int) -> dict[str, float]:
         """The largest differences from PyTorch's pictures in the file `expected`, drawn `batch` at a time."""
         from benchmarks.fixtures import read_cases
         from t2i_engine.parity import OpenFormat, as_parity, compare
 
         row = replace(self.row, tolerance=replace(self.row.tolerance, psnr=0.0))  # PSNR for every target
         opened = OpenFormat(row, {TEXT_ENCODER: self.text_encoder, GENERATOR: self.generator})
-        worst = asdict(as_parity(compare([opened], read_cases(Path(expected), batch), "PyTorch"), row).worst)
-        return {
-            name: value if value is not None and abs(value) < float("inf") else None for name, value in worst.items()
-        }
+        findings = compare([opened], read_cases(Path(expected), batch), "PyTorch")
+        if not all(math.isfinite(one.difference) for one in findings):
+            raise ParityError("it draws NaN, or pictures of another shape")
+        return asdict(as_parity(findings, row).worst)
 
-    def operators(self, expected: str, batch: int) -> list[tuple[str, float]]:
+    def operators(self, expected: str, batch: int) -> dict[str, float]:
         """Milliseconds per kind of operator in one call of the generator, longest first, if the backend has them."""
         from benchmarks.fixtures import read_cases
 
         profile = getattr(find_backend(self.row.backend), "profile", None)
         if profile is None or self.device != "cpu":
-            return []
+            return {}
         feeds = next(case.feeds for case in read_cases(Path(expected), batch) if case.graph == GENERATOR)
         sums: dict[str, float] = defaultdict(float)
         for kind, milliseconds in profile(self.bundle, self.row, feeds, self.threads):
             sums[kind] += milliseconds
-        return sorted(sums.items(), key=lambda pair: -pair[1])
+        return dict(sorted(sums.items(), key=lambda pair: -pair[1]))
 
 
 def peak_memory() -> int:
     """The process's peak resident memory in bytes."""
-    try:
-        status = Path("/proc/self/status").read_text(encoding="ascii")
-        # Not ru_maxrss, which on Linux starts with the memory of the process that executed this program.
-        return next(int(line.split()[1]) << 10 for line in status.splitlines() if line.startswith("VmHWM"))
-    except (OSError, StopIteration):
-        import resource
+    if sys.platform == "linux":  # where ru_maxrss starts with the memory of the process that executed this program
+        kilobytes = re.search(r"VmHWM:\s*(\d+)", Path("/proc/self/status").read_text(encoding="ascii"))
+        return int(kilobytes[1]) << 10 if kilobytes else 0
+    import resource
 
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
-def serve(requests: Iterator[str], answer: Callable[[str], object]) -> None:
-    """Answers line by line; `open` comes before what the case does. A failure is an answer, too."""
-    from_start: dict[str, Callable[..., Any]] = {"peaks": measure_peaks, "memory": peak_memory}
+def serve(requests: Iterable[str], answers: IO[str]) -> None:
+    """Answers line by line; a case is opened before it is asked for anything. A failure is an answer, too."""
     case: OpenCase | None = None
     for line in requests:
         request = json.loads(line)
@@ -140,22 +139,16 @@ def serve(requests: Iterator[str], answer: Callable[[str], object]) -> None:
                 case = OpenCase(**request)
                 found: Any = {"importing": case.importing, "opening": case.opening}
             else:
-                found = (from_start.get(do) or getattr(case, do))(**request)
-            result = {"found": found}
-        except UserError as error:
-            result = {"error": error.message}
+                found = measure_peaks(**request) if do == "peaks" else getattr(case, do)(**request)
+            answer = {"found": found}
         except Exception as error:  # whatever a backend raises: the report gives it as the reason
-            result = {"error": " ".join(f"{type(error).__name__}: {error}".split())[:500]}
-        answer(json.dumps(result))
-
-
-def main() -> None:
-    """Serves standard input. What libraries print goes to standard error, and Ctrl-C is the parent's to handle."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    with os.fdopen(os.dup(1), "w", encoding="utf-8") as answers:
-        os.dup2(2, 1)
-        serve(iter(sys.stdin), lambda line: print(line, file=answers, flush=True))
+            reason = error.message if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
+            answer = {"error": " ".join(reason.split())[:500]}
+        print(json.dumps(answer), file=answers, flush=True)
 
 
 if __name__ == "__main__":
-    main()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
+    with os.fdopen(os.dup(1), "w", encoding="utf-8") as answers:
+        os.dup2(2, 1)  # what libraries print goes to standard error
+        serve(sys.stdin, answers)

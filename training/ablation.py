@@ -10,8 +10,9 @@ import json
 import re
 import sys
 import textwrap
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -22,9 +23,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from t2i_engine.errors import UserError
 from t2i_engine.files import cache_folder
-from t2i_engine.pictures import Pixels
 from training.checkpoint import load_model
-from training.config import RunConfig, load_config
+from training.config import ConfigError, RunConfig, load_config
 from training.data.rendered import render
 from training.data.source import open_source
 from training.evaluation import GeneratedBatch, table
@@ -39,10 +39,6 @@ CURVES = ("fid", "G adversarial", "D real", "D fake", "D mismatch")
 HEAD = ("row", "seed", "FID", "R-precision, %", "generator's parameters", "trained, images/s", "hours")
 
 
-class AblationError(UserError):
-    """A file of rows that cannot be read or does not fit the schema."""
-
-
 class Row(BaseModel):
     """One row of the table: a name, and the config keys that it sets."""
 
@@ -51,10 +47,6 @@ class Row(BaseModel):
     name: Annotated[str, Field(min_length=1)]
     set: dict[str, Any] = {}
     seeds: Annotated[tuple[int, ...], Field(min_length=1)] = (0,)
-
-    def folder(self, seed: int) -> str:
-        """The name of its run's folder."""
-        return f"{re.sub(r'[^a-z0-9]+', '-', self.name.lower()).strip('-')}-{seed}"
 
 
 class Ablation(BaseModel):
@@ -77,26 +69,18 @@ class Result:
     folder: Path
     figures: Mapping[str, Any]
     """As `t2i-engine evaluate --json` gives them, with `count`, `parameters` and `provenance`."""
-
-    @property
-    def name(self) -> str:
-        """Row and seed."""
-        return f"{self.row}, seed {self.seed}"
-
-    def logged(self) -> list[dict[str, Any]]:
-        """Losses and FID by GAN step."""
-        lines = (self.folder / "losses.jsonl").read_text(encoding="utf-8").splitlines()
-        return [row for row in map(json.loads, lines) if row["phase"] == "gan"]
+    log: Sequence[Mapping[str, Any]]
+    """Losses and FID by GAN step."""
 
 
 def load_ablation(path: Path) -> Ablation:
-    """Reads a YAML file of rows; its config's path is relative to it. Raises `AblationError`."""
+    """Reads a YAML file of rows; its config's path is relative to it. Raises `ConfigError`."""
     try:
         ablation = Ablation.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
     except (OSError, ValueError, yaml.YAMLError) as error:  # ValueError: not UTF-8, or pydantic's
         details = error.errors() if isinstance(error, ValidationError) else []
-        reasons = [f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in details] or [str(error)]
-        raise AblationError(f"ablation '{path}' cannot be read: {' '.join('; '.join(reasons).split())}") from error
+        reason = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in details) or str(error)
+        raise ConfigError(f"ablation '{path}' cannot be read: {reason}") from error
     return ablation.model_copy(update={"config": path.parent / ablation.config})
 
 
@@ -111,26 +95,26 @@ class AblationRun:
     count: int
     """Pictures drawn for FID and R-precision, the same for every row."""
 
-    def train_encoders(self) -> None:
-        """Trains the encoders that all rows share, and those for evaluation, each with a single, unused GAN step."""
+    def results(self) -> Iterator[Result]:
+        """Trains and evaluates every row with its first seed, to compare rows early, then with the other seeds.
+
+        First come the encoders that all rows share, and those for evaluation, each with a single, unused GAN step.
+        """
         if load_config(self.ablation.config, self.assignments).damsm.init_from is None:
             self._train(ENCODERS, [*self.assignments, "gan.steps=1"])
         if changes := self.ablation.evaluation_encoders:
             self._train(EVALUATION_ENCODERS, [*self.assignments, *_assignments(changes), "gan.steps=1"])
-
-    def results(self) -> Iterator[Result]:
-        """Trains and evaluates every row with its first seed, to compare rows early, then with the other seeds."""
-        rows = self.ablation.rows
-        for turn in range(max(len(row.seeds) for row in rows)):
-            for row in rows:
-                if turn < len(row.seeds):
-                    yield self._result(row, row.seeds[turn])
+        for seeds in zip_longest(*(row.seeds for row in self.ablation.rows)):
+            for row, seed in zip(self.ablation.rows, seeds, strict=True):
+                if seed is not None:
+                    yield self._result(row, seed)
 
     def _result(self, row: Row, seed: int) -> Result:
         encoders = json.dumps(str(self.out / ENCODERS / "checkpoint.pt"))
         assignments = [f"damsm.init_from={encoders}", *self.assignments, f"seed={seed}", *_assignments(row.set)]
-        checkpoint = self._train(row.folder(seed), assignments)
-        file = checkpoint.parent / "evaluation.json"
+        name = re.sub(r"[^a-z0-9]+", "-", row.name.lower()).strip("-")
+        checkpoint = self._train(f"{name}-{seed}", assignments)
+        file, log = checkpoint.with_name("evaluation.json"), checkpoint.with_name("losses.jsonl")
         figures = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
         conditions = {
             "provenance": load_model(checkpoint).provenance,
@@ -140,7 +124,8 @@ class AblationRun:
         if any(figures.get(key) != value for key, value in conditions.items()):
             figures = self._evaluate(checkpoint, load_config(self.ablation.config, assignments)) | conditions
             file.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
-        return Result(row.name, seed, checkpoint.parent, figures)
+        logged = map(json.loads, log.read_text(encoding="utf-8").splitlines())
+        return Result(row.name, seed, checkpoint.parent, figures, [line for line in logged if line["phase"] == "gan"])
 
     def _train(self, folder: str, assignments: list[str]) -> Path:
         out = self.out / folder
@@ -165,10 +150,8 @@ def write_results(folder: Path, results: Sequence[Result]) -> Path:
     """
     folder.mkdir(parents=True, exist_ok=True)
     _curves(results).savefig(folder / "curves.png", dpi=120)
-    ends = dict.fromkeys((results[0].row, results[-1].row))
-    _comparison([next(one for one in results if one.row == row) for row in ends]).savefig(
-        folder / "figure.png", dpi=120
-    )
+    ends = [next(one for one in results if one.row == row) for row in dict.fromkeys((results[0].row, results[-1].row))]
+    _comparison(ends).savefig(folder / "figure.png", dpi=120)
     for result in results:
         with Image.open(max((result.folder / "samples").glob("*.png"))) as grid:
             grid.convert("RGB").save(folder / f"samples-{result.folder.name}.jpg", quality=90)
@@ -177,61 +160,51 @@ def write_results(folder: Path, results: Sequence[Result]) -> Path:
     return path
 
 
-def _table(results: Iterable[Result]) -> str:
-    rows, conditions = [], ""
+def _table(results: Sequence[Result]) -> str:
+    rows = []
     for result in results:
         figures, provenance = result.figures, result.figures["provenance"]
-        fid, precision, settings = figures["fid"], figures["r_precision"], provenance["config"]["gan"]
+        settings = provenance["config"]["gan"]
         images = provenance["steps"]["gan"] * settings["batch_size"] * settings["gradient_accumulation"]
-        rows.append(
-            (
-                result.row,
-                str(result.seed),
-                f"{fid['value']:.2f}",
-                f"{precision['generated']:.1f}",
-                f"{figures['parameters']['generator']:,}",
-                f"{images / result.logged()[-1]['seconds']:.0f}",
-                f"{provenance['hours']:.2f}",
-            )
-        )
-        conditions = (
-            f"FID of {fid['pictures']:,} pictures against {fid['real']:,}; real pictures reach an R-precision of "
-            f"{precision['real']:.1f} %. {figures['note']}".strip()
-        )
+        measured = f"{figures['fid']['value']:.2f}", f"{figures['r_precision']['generated']:.1f}"
+        cost = f"{figures['parameters']['generator']:,}", f"{images / result.log[-1]['seconds']:.0f}"
+        rows.append((result.row, str(result.seed), *measured, *cost, f"{provenance['hours']:.2f}"))
+    last = results[-1].figures
+    conditions = (
+        f"FID of {last['fid']['pictures']:,} pictures against {last['fid']['real']:,}; real pictures reach an "
+        f"R-precision of {last['r_precision']['real']:.1f} %. {last['note']}".strip()
+    )
     return f"{table(HEAD, rows)}\n\n{conditions}"
 
 
 def _curves(results: Sequence[Result]) -> Figure:
-    logs = {result.name: result.logged() for result in results}
-    names = [name for name in CURVES if any(name in row for log in logs.values() for row in log)]
+    names = [name for name in CURVES if any(name in line for result in results for line in result.log)]
     figure = Figure(figsize=(3.6 * len(names), 3.2), layout="constrained")
-    axes = figure.subplots(1, len(names), squeeze=False)
-    for axis, name in zip(axes[0], names, strict=True):
-        for number, (label, log) in enumerate(logs.items()):
-            points = [(row["step"], row[name]) for row in log if name in row]
+    axes = figure.subplots(1, len(names), squeeze=False)[0]
+    for axis, name in zip(axes, names, strict=True):
+        for number, result in enumerate(results):
+            points = [(line["step"], line[name]) for line in result.log if name in line]
             marker = "o" if len(points) < FEW else ""  # a single point has no line
             if points:
+                label = f"{result.row}, seed {result.seed}"
                 axis.plot(*zip(*points, strict=True), label=label, color=f"C{number}", linewidth=1, marker=marker)
-        axis.set_title("FID" if name == "fid" else name)
-        axis.set_xlabel("step")
+        axis.set(title="FID" if name == "fid" else name, xlabel="step")
         axis.grid(alpha=0.3)
-    figure.legend(*axes[0][0].get_legend_handles_labels(), loc="outside lower center", ncols=4, fontsize="small")
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=4, fontsize="small")
     return figure
 
 
 def _comparison(results: Sequence[Result]) -> Figure:
     """As in papers: under each caption the real picture, then each row's, all with the same seed."""
     samples = [_first_samples(result) for result in results]
-    lines: list[tuple[str, Pixels]] = [("real", samples[0].real)]
+    lines = [("real", samples[0].real)]
     lines += [(result.row, sample.pixels) for result, sample in zip(results, samples, strict=True)]
     figure = Figure(figsize=(1.3 * CAPTIONS, 1.35 * len(lines) + 0.8), layout="constrained")
-    axes = figure.subplots(len(lines), CAPTIONS, squeeze=False)
+    axes = figure.subplots(len(lines), CAPTIONS, squeeze=False, subplot_kw={"xticks": [], "yticks": []})
     for line, (name, pixels) in zip(axes, lines, strict=True):
         line[0].set_ylabel(textwrap.fill(name, 14), fontsize=8)
-        for axis, picture in zip(line, pixels[:CAPTIONS], strict=True):
+        for axis, picture in zip(line, pixels, strict=False):
             axis.imshow(picture)
-            axis.set_xticks([])
-            axis.set_yticks([])
     for axis, caption in zip(axes[0], samples[0].captions, strict=False):
         axis.set_title(textwrap.fill(textwrap.shorten(caption, 90, placeholder=" …"), 20), fontsize=6)
     return figure
@@ -263,7 +236,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     try:
         run = AblationRun(load_ablation(options.rows), options.out, tuple(options.assignments), options.count)
-        run.train_encoders()
         names = [row.name for row in run.ablation.rows]
         results: list[Result] = []
         for result in run.results():

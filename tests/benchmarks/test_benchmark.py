@@ -52,8 +52,8 @@ def test_pictures_are_those_of_pytorch(outcome: Outcome) -> None:
 
 def test_operators_of_onnx_runtime_are_listed(outcome: Outcome) -> None:
     operators = next(row.operators for row in outcome.report.static if row.target == "onnx")
-    assert any("Conv" in kind for kind, _ in operators)
-    assert all(float(milliseconds) >= 0 for _, milliseconds in operators)
+    assert any("Conv" in kind for kind in operators)
+    assert all(milliseconds >= 0 for milliseconds in operators.values())
 
 
 def test_the_report_is_read_as_it_was_written(outcome: Outcome) -> None:
@@ -168,7 +168,7 @@ def test_bad_input_is_one_line(tmp_path: Path, plain_bundle: Path, outcome: Outc
     file = tmp_path / "file"
     file.write_text("{}", encoding="utf-8")
     newer = tmp_path / "newer.json"
-    newer.write_bytes(outcome.paths[0].read_bytes().replace(b'{"schema": 2', b'{"schema": 99', 1))
+    newer.write_bytes(outcome.paths[0].read_bytes().replace(b'{"schema": 3', b'{"schema": 99', 1))
     elsewhere = tmp_path / "elsewhere.json"
     elsewhere.write_bytes(replace(outcome.report, machine=replace(outcome.report.machine, cpu="Z80")).to_json())
     assert "did you mean 'onnx'" in bad(bundle, "--formats", "onxn")

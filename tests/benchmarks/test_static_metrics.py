@@ -66,9 +66,3 @@ def test_the_fold_saves_work_and_int8_is_told_apart(tiny_bundle: Path) -> None:
     assert 0 < quantized.int8_flop < quantized.flop == folded.flop
     assert quantized.bytes < folded.bytes
     assert form_of(tiny_bundle / "generator.onnx") == Form.PHASES
-
-
-def test_an_lstm_is_counted_for_every_token_and_direction(tiny_bundle: Path) -> None:
-    hidden = SIZES.sentence_width // 2
-    per_token = 2 * 2 * 4 * hidden * (SIZES.embedding_width + hidden)
-    assert count_work(tiny_bundle / "text_encoder.onnx", {"B": 2, "T": 5}).flop == 2 * 5 * per_token
