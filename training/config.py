@@ -50,7 +50,7 @@ class DataConfig(_Section):
     """The training data and how pictures and captions enter a batch."""
 
     source: Annotated[str, AfterValidator(check_source)] = "synthbirds"
-    """`synthbirds`, `cub:PATH`, `cub+attributes:PATH`, `coco:PATH`, `folder:PATH`, `webdataset:PATTERN`, or a bare
+    """`synthbirds`, `cub:PATH`, `coco:PATH`, `folder:PATH`, `webdataset:PATTERN`, or a bare
     path, which is recognised by what it holds."""
     synthbirds_count: PositiveInt = 20_000
     """Number of synthbirds to draw for training; ignored for other sources."""

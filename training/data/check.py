@@ -30,7 +30,6 @@ class SplitCheck:
     words: frozenset[str]
     problems: dict[str, list[str]]
     """Names by kind."""
-    note: str
     version: str
     trouble: str
     """Why it cannot be used; empty if it can."""
@@ -82,8 +81,6 @@ class DataCheck:
             f"vocabulary: {len(self.splits['train'].words):,} words; {len(self.untaught):,} test words are not in it"
         )
         for split, found in self.splits.items():
-            if found.note:
-                lines.append(f"{split}: {found.note}")
             for kind, names in found.problems.items():
                 lines += [f"{split} skips {len(names):,}: {kind}", *(f"  {name}" for name in names[:MOST_NAMED])]
                 if len(names) > MOST_NAMED:
@@ -129,6 +126,6 @@ def _check_split(name: str, source: Source, split: Split, on_progress: Callable[
         named.setdefault(kind, []).append(item)
     captions_a_picture = (min(counts, default=0), max(counts, default=0))
     return SplitCheck(
-        pictures, sum(counts), captions_a_picture, len(groups), frozenset(words), named, listing.note, listing.version,
+        pictures, sum(counts), captions_a_picture, len(groups), frozenset(words), named, listing.version,
         trouble,
     )  # fmt: skip

@@ -104,9 +104,7 @@ def read_text(file: Path, cure: str) -> str:
         raise DataError(f"'{file}' is not UTF-8 (byte {error.start}); convert it: iconv -f latin1 -t utf-8") from None
 
 
-def list_files(
-    kind: str, split: Split, files: Iterable[PictureFile], problems: Sequence[Problem] = (), note: str = ""
-) -> Listing:
+def list_files(kind: str, split: Split, files: Iterable[PictureFile], problems: Sequence[Problem] = ()) -> Listing:
     """Lists the files that exist; missing ones become problems.
 
     The version covers everything that determines pictures and captions, and each file's size; the fingerprint covers
@@ -126,4 +124,4 @@ def list_files(
         version.update(described)
         fingerprint.update(described + str(found.st_mtime_ns).encode())
     name = f"{kind}-{split}-{fingerprint.hexdigest()[:24]}"
-    return Listing(present, name, version.hexdigest()[:24], (*absent, *problems), note)
+    return Listing(present, name, version.hexdigest()[:24], (*absent, *problems))

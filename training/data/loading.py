@@ -64,7 +64,7 @@ def load_training_data(
     captions = [caption for texts in rendered.captions for caption in texts]
     problems = (*listing.problems, *rendered.broken)
     counts = {"pictures": len(rendered.keys), "captions": len(captions)}
-    provenance = _provenance(config, listing.version, counts, problems, listing.note)
+    provenance = _provenance(config, listing.version, counts, problems)
     return TrainingData(config, rendered, build_vocabulary(captions), provenance, problems)
 
 
@@ -100,11 +100,10 @@ def _index_shards(config: DataConfig, source: WebDataset) -> TrainingData:
 
 
 def _provenance(
-    config: DataConfig, version: str, counts: dict[str, int], problems: Sequence[Problem], note: str = ""
+    config: DataConfig, version: str, counts: dict[str, int], problems: Sequence[Problem]
 ) -> dict[str, Any]:
     found: dict[str, Any] = {"source": public_name(config.source), "version": version, "split": "train", **counts}
-    optional = {"left out": summary(problems), "note": note}
-    return found | {key: text for key, text in optional.items() if text}
+    return found | ({"left out": summary(problems)} if problems else {})
 
 
 def _loaded_resolution(config: DataConfig) -> int:

@@ -1,6 +1,6 @@
 """Data sources: a source has splits; a split lists items, which load as examples. They are opened by name.
 
-Names are `cub:PATH`, `cub+attributes:PATH`, `coco:PATH`, `folder:PATH`, `webdataset:PATTERN` and `synthbirds`; a bare
+Names are `cub:PATH`, `coco:PATH`, `folder:PATH`, `webdataset:PATTERN` and `synthbirds`; a bare
 path is recognised by what it holds.
 """
 
@@ -20,7 +20,7 @@ SPLITS: tuple[Split, ...] = get_args(Split)
 
 SYNTHBIRDS = "synthbirds"
 SYNTHBIRDS_COUNT = 20_000
-KINDS = ("cub", "cub+attributes", "coco", "folder", "webdataset")
+KINDS = ("cub", "coco", "folder", "webdataset")
 """What a name can begin with, before a path or pattern."""
 
 Kind = Literal[
@@ -90,8 +90,6 @@ class Listing:
     """Identifies the data; a copy elsewhere has the same."""
     problems: tuple[Problem, ...] = ()
     """What is skipped."""
-    note: str = ""
-    """A caveat to be shown with every result obtained from this data."""
 
 
 class Source(Protocol):
@@ -135,8 +133,8 @@ def open_source(name: str, synthbirds_count: int = SYNTHBIRDS_COUNT) -> Source:
 
     kind, path = _parse(name)
     match kind:
-        case "cub" | "cub+attributes":
-            return cub.Cub(Path(path).expanduser(), attributes=kind == "cub+attributes")
+        case "cub":
+            return cub.Cub(Path(path).expanduser())
         case "coco":
             return coco.Coco(Path(path).expanduser())
         case "folder":

@@ -117,14 +117,13 @@ def evaluate(
             progress.start("diversity", len(CAPTIONS))
             results.append(measure_diversity(model.sampler, network, instruments.seeds, progress.report))
     problems = summary((*listing.problems, *real.broken))
-    notes = [listing.note, f"left out of the data: {problems}" if problems else ""]
     conditions = Conditions(
         model=model.name,
         runs_as=model.runs_as,
         resolution=resolution,
         data=public_name(data),
         split="test",
-        note="; ".join(note for note in notes if note),
+        note=f"left out of the data: {problems}" if problems else "",
         captions=drawn or 0,
         skipped=0 if drawn is None else count - drawn,
     )

@@ -11,7 +11,6 @@ from PIL import Image
 SHARED = Path(__file__).parents[3].parent / "shared" / "data"
 
 CUB_CLASSES = ("001.Red_Bird", "002.Blue_Bird", "003.Green_Bird")
-ATTRIBUTES = ("has_wing_color::red", "has_wing_color::black", "has_bill_shape::cone", "has_size::small_(5_-_9_in)")
 
 
 def shared(name: str) -> Path:
@@ -43,15 +42,7 @@ def make_cub(folder: Path, pictures: int = 4, captioned: tuple[str, ...] = CUB_C
     lines = {
         "images.txt": [f"{number} {name}.jpg" for number, name in enumerate(names, 1)],
         "bounding_boxes.txt": [f"{number} 10.0 10.0 20.0 20.0" for number in range(1, len(names) + 1)],
-        "classes.txt": [f"{number} {kind}" for number, kind in enumerate(CUB_CLASSES, 1)],
-        "attributes/attributes.txt": [f"{number} {name}" for number, name in enumerate(ATTRIBUTES, 1)],
-        "attributes/class_attribute_labels_continuous.txt": [
-            "90.0 10.0 80.0 95.0",
-            "5.0 80.0 0.0 0.0",
-            "60.0 50.0 0 0",
-        ],
     }
-    (root / "attributes").mkdir()
     for file, content in lines.items():
         (root / file).write_text("\n".join(content) + "\n", encoding="utf-8")
     for split, kinds in (("train", CUB_CLASSES[:2]), ("test", CUB_CLASSES[2:])):

@@ -52,10 +52,6 @@ def test_long_lists_are_cut_for_a_person_but_not_for_a_program(tmp_path: Path) -
     assert len(json.loads(check(folder, "--json").stdout)["splits"]["train"]["problems"]["no caption"]) == 4
 
 
-def test_a_note_on_where_captions_come_from_is_shown(tmp_path: Path) -> None:
-    assert "class attributes" in check(f"cub+attributes:{make_cub(tmp_path, captioned=())}").stdout
-
-
 @pytest.mark.parametrize("damage", ["all broken", "no captions", "another encoding"])
 def test_what_cannot_be_trained_with_exits_with_1_and_the_reason(tmp_path: Path, damage: str) -> None:
     folder = make_folder(tmp_path, ".txt")

@@ -64,30 +64,6 @@ def test_cub_leaves_out_and_names_what_is_absent_or_without_captions(tmp_path: P
     assert f"text/{name}1_1.txt" in {problem.name for problem in found.problems}
 
 
-def test_cub_describes_classes_by_their_attributes_only_when_asked_to(tmp_path: Path) -> None:
-    folder = make_cub(tmp_path, captioned=CUB_CLASSES[1:])
-    assert kinds(open_source(f"cub:{folder}").listing("train")) == {"no caption": 4}
-    found = open_source(f"cub+attributes:{folder}").listing("train")
-    examples = [item.load(32) for item in found.items]
-    assert len(examples) == 8
-    assert Counter(example.group for example in examples) == {"cub/001.Red_Bird": 4, "": 4}
-    described = next(example.captions for example in examples if example.group)
-    assert len(described) == 10
-    assert all("red wings" in caption or "cone shaped bill" in caption for caption in described)
-    assert not any("black" in caption for caption in described)  # too rare in this class
-    assert any("small" in caption for caption in described)
-    assert "4 of 8" in found.note
-    assert "class attributes" in found.note
-
-
-def test_one_class_captioned_picture_makes_its_class_a_group(tmp_path: Path) -> None:
-    folder = make_cub(tmp_path)
-    (folder / "text" / "001.Red_Bird" / "Red_Bird_0000_0.txt").unlink()
-    examples = [item.load(32) for item in open_source(f"cub+attributes:{folder}").listing("train").items]
-    assert Counter(example.group for example in examples) == {"cub/001.Red_Bird": 4, "": 4}
-    assert Counter(len(example.captions) for example in examples) == {10: 1, 2: 7}
-
-
 class Payload:
     """Makes a folder when it is unpickled."""
 
@@ -121,17 +97,15 @@ def test_a_list_of_anything_but_names_is_refused(tmp_path: Path, names: object) 
         ("train/filenames.pickle", b"\x80\x02]q\x00", "refused"),
         ("CUB_200_2011/bounding_boxes.txt", b"1 2 3\n", "do not match"),
         ("CUB_200_2011/bounding_boxes.txt", b"\xff\xfe", "not UTF-8"),
-        ("CUB_200_2011/attributes/class_attribute_labels_continuous.txt", b"1 2\n", "attributes cannot be read"),
-        ("CUB_200_2011/classes.txt", None, "classes.txt"),
     ],
 )
 def test_incomplete_cub_is_one_line_with_the_cure(tmp_path: Path, file: str, content: bytes | None, named: str) -> None:
-    folder = make_cub(tmp_path, captioned=())
+    folder = make_cub(tmp_path)
     (folder / file).unlink()
     if content is not None:
         (folder / file).write_bytes(content)
     with pytest.raises(DataError, match=named):
-        open_source(f"cub+attributes:{folder}").listing("train")
+        open_source(f"cub:{folder}").listing("train")
 
 
 @pytest.mark.parametrize("year", ["2014", "2017"])
@@ -305,7 +279,7 @@ def test_names_that_mean_nothing_are_errors_with_what_there_is(name: str, named:
         check_source(name)
 
 
-@pytest.mark.parametrize("name", ["cub:none", "cub+attributes:none", "coco:none", "folder:none", "webdataset:none.tar"])
+@pytest.mark.parametrize("name", ["cub:none", "coco:none", "folder:none", "webdataset:none.tar"])
 def test_paths_that_are_not_there_are_errors_that_name_them(name: str) -> None:
     with pytest.raises(DataError, match="none"):
         open_source(name)
@@ -319,7 +293,7 @@ def test_a_folder_that_holds_no_data_set_is_an_error(tmp_path: Path) -> None:
 
 
 def test_public_names_hold_no_folders_of_this_machine() -> None:
-    assert public_name("cub+attributes:/home/me/birds") == "cub+attributes:birds"
+    assert public_name("cub:/home/me/birds") == "cub:birds"
     assert public_name("synthbirds") == "synthbirds"
 
 

@@ -49,9 +49,9 @@ def make_shards(folder: Path) -> Path:
 
 @pytest.mark.parametrize(
     ("prefix", "make", "pictures"),
-    [("cub:", make_cub, 8), ("cub+attributes:", make_cub, 8), ("", make_coco, 4), ("", make_folder, 4),
+    [("cub:", make_cub, 8), ("", make_coco, 4), ("", make_folder, 4),
      ("", make_shards, 8)],
-    ids=["cub", "cub+attributes", "coco", "folder", "webdataset"],
+    ids=["cub", "coco", "folder", "webdataset"],
 )  # fmt: skip
 def test_ten_steps_on_every_format(tmp_path: Path, prefix: str, make: Callable[[Path], Path], pictures: int) -> None:
     folder = tmp_path / "data"
@@ -104,14 +104,6 @@ def test_a_run_goes_on_where_its_data_have_moved_but_not_with_others(tmp_path: P
     assert "was trained on other data" in other.stderr
 
 
-def test_figures_made_with_class_captions_can_say_so(tmp_path: Path) -> None:
-    result = train(tmp_path, f"cub+attributes:{make_cub(tmp_path / 'data', captioned=('001.Red_Bird',))}")
-    assert result.exit_code == 0, result.output
-    dataset = load_model(tmp_path / "run" / "checkpoint.pt").provenance["dataset"]
-    assert dataset["source"] == "cub+attributes:data"
-    assert dataset["note"] == "human captions for 4 of 8 pictures, in 1 of 2 classes, class attributes for the others"
-
-
 def test_what_is_left_out_is_said_at_the_start_and_kept_in_the_checkpoint(tmp_path: Path) -> None:
     folder = make_folder(tmp_path / "data", ".txt", pictures=6)
     (folder / "train" / "0.png").write_bytes(b"no picture")
@@ -139,7 +131,7 @@ def test_unusable_data_are_one_line_before_anything_is_trained(tmp_path: Path) -
         (tmp_path / "run" / "config.yaml").unlink(missing_ok=True)
 
 
-@pytest.mark.parametrize("source", ["cub+attributes:{cub}", "coco:{coco-mini}"])
+@pytest.mark.parametrize("source", ["cub:{cub}", "coco:{coco-mini}"])
 def test_ten_steps_on_the_real_data_sets(tmp_path: Path, source: str) -> None:
     name = source.partition("{")[2][:-1]
     result = train(tmp_path, source.replace(f"{{{name}}}", str(shared(name))), batch_size=8)
