@@ -15,7 +15,7 @@ import torch
 from torch.utils.tensorboard import SummaryWriter
 
 from t2i_engine.bundle import ModelSizes
-from t2i_engine.errors import Interrupted, MissingExtra, UserError
+from t2i_engine.errors import Interrupted, UserError, needs_extra
 from t2i_engine.tokenizer import Tokenizer
 from training import distributed
 from training.checkpoint import not_finite, save_checkpoint
@@ -90,7 +90,7 @@ class Run:
         device = distributed.device()
         stored = folder.load_checkpoint()
         self.data = load_training_data(
-            config.data, lambda count: progress.start("pictures", count), lambda done: progress.report(done, {})
+            config.data, lambda count: progress.start("pictures", count), lambda done: progress.report(done)
         )
         if problems := self.data.problems:
             progress.note(f"skipping in {config.data.source}: {summary(problems)}; t2i-engine data check names them")
@@ -127,10 +127,8 @@ class Run:
         self.fid = self._periodic_fid(device) if config.fid.every and folder.writes else None
 
     def _periodic_fid(self, device: torch.device) -> "PeriodicFid":
-        try:
+        with needs_extra("fid.every", "evaluate"):
             from training.periodic_fid import PeriodicFid
-        except ModuleNotFoundError as error:
-            raise MissingExtra("fid.every", f"the package {error.name}", "evaluate") from None
         return PeriodicFid(self.config, self.sampler, device, self.progress)
 
     def train(self) -> None:
