@@ -26,7 +26,7 @@ from t2i_engine.errors import OptionError, OutputError, UserError, listed, quote
 from t2i_engine.files import write_atomically
 
 LOAD_SECONDS = 1.0  # the machine's load is watched before anything runs
-ROOFLINE, STATIC, ROUNDS = "the machine's roofline", "differences and operators", "the rest of the rounds"
+ROOFLINE, STATIC, ROUNDS = "the machine's roofline", "static metrics", "the rest of the rounds"
 COLD, QUALITY = "cold start", "quality"
 
 
@@ -163,7 +163,7 @@ def _measure(
     cases: set[Case] = set()
     for alike in by_target.values():
         case = max(alike, key=lambda case: (-case.batch, case.device == "cuda", case.threads))
-        on_progress(f"examining {case.target}, {case.network}")
+        on_progress(f"static metrics of {case.target}, {case.network}")
         try:
             findings.static.append(measure_static(case, fixtures, on_progress))
             cases.update(alike)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from benchmarks.targets import ALL, BUNDLE, PAPER, UNFOLDED, Target, find_target, paper_name
-from t2i_engine.backends.pytorch import reference_runners
+from t2i_engine.backends.pytorch import exact_runners
 from t2i_engine.bundle import VOCABULARY, Bundle, Manifest, ModelSizes, write_bundle
 from t2i_engine.errors import BundleError
 from t2i_engine.files import cache_folder, sha256
@@ -155,7 +155,7 @@ def _write_paper(folder: Path, version: str) -> None:
 
     tokenizer = Tokenizer(paper_words())
     model = make_paper_model(len(tokenizer.words))
-    reference = Artifact(REFERENCE, make_reference(reference_runners(model), model.sizes, tokenizer).to_npz())
+    reference = Artifact(REFERENCE, make_reference(exact_runners(model), model.sizes, tokenizer).to_npz())
     provenance = {"dataset": "synthbirds", "weights": RANDOM, "exporter": version}
     _write(folder, model, tokenizer, [reference], reference=REFERENCE, provenance=provenance)
 
@@ -187,7 +187,7 @@ def _write_expected(file: Path, model: "TextToImage", tokenizer: Tokenizer) -> N
     """Draws `PICTURES` pictures in PyTorch, in fp32."""
     captions = make_captions(tokenizer, PICTURES)
     tokens, lengths = pad([tokenizer.encode(caption).ids for caption in captions])
-    pytorch = reference_runners(model)
+    pytorch = exact_runners(model)
     text = sentence_case(pytorch, tokens, lengths)
     drawn = picture_case(pytorch, model.sizes, text.expected["sentence"], range(PICTURES))
     arrays: dict[str, Any] = {**text.feeds, **drawn.feeds, **drawn.expected}

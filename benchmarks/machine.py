@@ -14,14 +14,13 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache, partial
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import psutil
 
 from t2i_engine.backend_selection import backend_names
 from t2i_engine.backends import find_backend
-from t2i_engine.backends.base import available_threads
+from t2i_engine.backends.base import available_threads, installed_versions
 
 PACKAGES = ("t2i-engine", "numpy", "pillow", "onnx", "scipy")  # and those that backends name
 BUSY = 0.1  # processors used by others, above which figures are doubtful
@@ -92,7 +91,9 @@ def describe_machine() -> Machine:
         memory=psutil.virtual_memory().total,
         system=f"{uname.system} {uname.release} {uname.machine}",
         python=platform.python_version(),
-        versions=_versions(),
+        versions=installed_versions(
+            (*PACKAGES, *(package for name in backend_names() for package in find_backend(name).PACKAGES))
+        ),
         variables={
             name: value
             for name, value in sorted(os.environ.items())
@@ -205,14 +206,6 @@ def _text(path: str) -> str:
         return Path(path).read_text(encoding="utf-8", errors="replace").strip()
     except OSError:
         return ""
-
-
-def _versions() -> dict[str, str]:
-    found = {}
-    for package in (*PACKAGES, *(package for name in backend_names() for package in find_backend(name).PACKAGES)):
-        with contextlib.suppress(PackageNotFoundError):
-            found[package] = version(package)
-    return found
 
 
 def _gpus() -> tuple[Mapping[str, str], ...]:

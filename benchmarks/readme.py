@@ -28,7 +28,9 @@ def section(report: Report) -> str:
         cells += [figure(one.roofline_share, ".0%"), size(one.peak_memory), psnr(report.static_metrics(one.case))]
         if quality:
             found = quality.get(one.case.target)
-            cells += [figure(value, ".1f") for value in ((found.fid, found.consistency) if found else (None, None))]
+            cells += [
+                figure(value, ".1f") for value in ((found.fid, found.attribute_accuracy) if found else (None, None))
+            ]
         rows.append(tuple(cells))
     machine, sizes, case = report.machine, report.network.sizes, shown[0].case
     conditions = (
@@ -40,7 +42,7 @@ def section(report: Report) -> str:
         "pictures; [all targets, batches and conditions](docs/benchmarks/report.md)."
     )
     gpus = any(one.case.device != "cpu" for one in report.cases)
-    lines = table(head + (["FID", "attributes seen, %"] if quality else []), rows)
+    lines = table(head + (["FID", "attribute accuracy, %"] if quality else []), rows)
     return f"{lines}\n\n{conditions}{'' if gpus else f' {NO_GPU}'}"
 
 

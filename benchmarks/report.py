@@ -100,7 +100,7 @@ class Quality:
         return self._figure("fid", "value")
 
     @property
-    def consistency(self) -> float | None:
+    def attribute_accuracy(self) -> float | None:
         """Percentage of pictures in which a classifier sees every attribute of the caption, where it was measured."""
         return self._figure("attribute_accuracy", "attributes", "everything asked for", "generated")
 

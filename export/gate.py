@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 
-from t2i_engine.backends.pytorch import reference_runners
+from t2i_engine.backends.pytorch import exact_runners
 from t2i_engine.bundle import Bundle
 from t2i_engine.errors import BackendError, BundleError, ParityError
 from t2i_engine.formats import GENERATOR, Format, load
@@ -44,12 +44,12 @@ def run_gate(
             opened.append(OpenFormat.open(staged, row))
         except (BackendError, BundleError, ParityError) as error:
             unopened[row.name] = error.message
-    reference = reference_runners(model)
-    findings = compare(opened, gate_cases(reference, model.sizes, size), "PyTorch", [MEDIAN_PSNR])
+    pytorch = exact_runners(model)
+    findings = compare(opened, gate_cases(pytorch, model.sizes, size), "PyTorch", [MEDIAN_PSNR])
     for one in opened:
         if one.row.emulator is not None:
             emulated = OpenFormat(one.row, load(one.row.emulator)(model, one.row))
-            pictures = (case for case in gate_cases(reference, model.sizes, size) if case.graph == GENERATOR)
+            pictures = (case for case in gate_cases(pytorch, model.sizes, size) if case.graph == GENERATOR)
             findings += compare([emulated], islice(pictures, EMULATED), f"PyTorch, in {one.row.precision}")
     for line in as_table(findings):
         on_progress(line)

@@ -21,7 +21,7 @@ from export.artifact import Artifact
 from export.onnx_graphs import build_generator, build_text_encoder, convolution_nodes, to_artifact
 from export.optimized_generator import block_convolutions
 from t2i_engine.backends.base import Array, available_threads
-from t2i_engine.backends.pytorch import reference_runners
+from t2i_engine.backends.pytorch import exact_runners
 from t2i_engine.formats import GENERATOR, TEXT_ENCODER, Format, find
 from t2i_engine.parity import GATE
 from t2i_engine.sampler import generator_feeds, text_encoder_feeds
@@ -140,6 +140,6 @@ def _random_words(model: TextToImage, count: int, seed: int) -> list[list[int]]:
 
 
 def _feeds(model: TextToImage, caption: Sequence[int], number: int) -> Mapping[str, Array]:
-    encoder = reference_runners(model)[TEXT_ENCODER]
+    encoder = exact_runners(model)[TEXT_ENCODER]
     sentence = encoder.run(text_encoder_feeds([tuple(caption)]), ["sentence"])["sentence"]
     return generator_feeds(model.sizes, sentence, [FIRST_SEED + number])

@@ -11,7 +11,7 @@ from export.artifact import Artifact
 from export.bundle_builder import BundleBuilder
 from export.gate import GateResult, run_gate
 from t2i_engine.backend_selection import backend_status, row_lacks
-from t2i_engine.backends.pytorch import reference_runners
+from t2i_engine.backends.pytorch import exact_runners
 from t2i_engine.bundle import VOCABULARY, Bundle, Manifest, check_target, is_name
 from t2i_engine.errors import BackendError, CaptionError, OptionError, ParityError, needs_extra, quoted
 from t2i_engine.formats import Form, Format, all_formats, find, load
@@ -219,7 +219,7 @@ def _start_bundle(loaded: LoadedModel, folder: Path | None, name: str | None) ->
     """
     if folder is not None:
         name, sizes = _check_destination(folder, name), loaded.model.sizes
-        reference = make_reference(reference_runners(loaded.model), sizes, loaded.tokenizer).to_npz()
+        reference = make_reference(exact_runners(loaded.model), sizes, loaded.tokenizer).to_npz()
         shared = [Artifact(VOCABULARY, loaded.tokenizer.to_json()), Artifact(REFERENCE, reference)]
         entries = {file.name: file.entry for file in shared}
         manifest = Manifest(name, sizes, entries, reference=REFERENCE, provenance=loaded.provenance)

@@ -374,6 +374,8 @@ def _check_replaceable(folder: Path) -> None:
         raise OutputError(f"{folder} exists and is not a bundle; choose a new folder")
     try:
         replaced = {MANIFEST, *Manifest.from_json((folder / MANIFEST).read_bytes()).files}
+    except OldSchemaError as error:
+        raise OutputError(f"{folder} is a bundle of an earlier version: {error}; or choose a new folder") from None
     except SchemaError as error:
         raise OutputError(f"{folder / MANIFEST} is not a bundle's ({error}); choose a new folder") from None
     kept = [name for name in names if name not in replaced]

@@ -106,33 +106,33 @@ def verification_device(row: Format) -> str:
     return CPU if CPU in row.devices else row.devices[0]
 
 
-def gate_cases(reference: Mapping[str, Runner], sizes: ModelSizes, size: GateSize = GATE) -> Iterator[Case]:
-    """Cases for both graphs, the same ones for the same sizes; `reference` runs the model in PyTorch, per graph."""
+def gate_cases(pytorch: Mapping[str, Runner], sizes: ModelSizes, size: GateSize = GATE) -> Iterator[Case]:
+    """Cases for both graphs, the same ones for the same sizes; `pytorch` runs the model in PyTorch, per graph."""
     captions = _RandomCaptions(sizes.vocabulary_size, size.longest)
     for length in range(1, size.longest + 1):
         for batch in size.batches:
-            yield sentence_case(reference, *captions.draw(batch, length))
+            yield sentence_case(pytorch, *captions.draw(batch, length))
     captions = _RandomCaptions(sizes.vocabulary_size, size.longest)
     first_seed = 0
     for number in range(size.rounds):
         for batch in size.batches:
-            sentences = sentence_case(reference, *captions.draw(batch, number + 1)).expected["sentence"]
-            yield picture_case(reference, sizes, sentences, range(first_seed, first_seed + batch))
+            sentences = sentence_case(pytorch, *captions.draw(batch, number + 1)).expected["sentence"]
+            yield picture_case(pytorch, sizes, sentences, range(first_seed, first_seed + batch))
             first_seed += batch
 
 
-def sentence_case(reference: Mapping[str, Runner], tokens: Array, lengths: Array) -> Case:
+def sentence_case(pytorch: Mapping[str, Runner], tokens: Array, lengths: Array) -> Case:
     """Encodes `tokens` int64 (B, T) with `lengths` int64 (B)."""
     name = f"batch {len(lengths)} of lengths {', '.join(map(str, lengths))}"
     feeds = {"tokens": tokens, "lengths": lengths}
-    return Case(TEXT_ENCODER, name, feeds, reference[TEXT_ENCODER].run(feeds, ["sentence"]))
+    return Case(TEXT_ENCODER, name, feeds, pytorch[TEXT_ENCODER].run(feeds, ["sentence"]))
 
 
-def picture_case(reference: Mapping[str, Runner], sizes: ModelSizes, sentences: Array, seeds: Sequence[int]) -> Case:
+def picture_case(pytorch: Mapping[str, Runner], sizes: ModelSizes, sentences: Array, seeds: Sequence[int]) -> Case:
     """Draws one picture per row of `sentences` float32 (B, S) and seed."""
     name = f"batch {len(seeds)} of seeds {', '.join(map(str, seeds))}"
     feeds = generator_feeds(sizes, sentences, seeds)
-    return Case(GENERATOR, name, feeds, reference[GENERATOR].run(feeds, ["image", "pixels"]))
+    return Case(GENERATOR, name, feeds, pytorch[GENERATOR].run(feeds, ["image", "pixels"]))
 
 
 class _RandomCaptions:

@@ -62,12 +62,12 @@ class Grid:
     @property
     def pixels(self) -> Pixels:
         """Uint8 (rows * R, columns * R, 3); cells without a picture are white."""
-        side = self.pictures[0].pixels.shape[0]
+        resolution = self.pictures[0].pixels.shape[0]
         rows = math.ceil(len(self.pictures) / self.columns)
-        cells = np.full((rows * self.columns, side, side, 3), 255, dtype=np.uint8)
+        cells = np.full((rows * self.columns, resolution, resolution, 3), 255, dtype=np.uint8)
         cells[: len(self.pictures)] = [picture.pixels for picture in self.pictures]
-        ordered = cells.reshape(rows, self.columns, side, side, 3).swapaxes(1, 2)
-        return ordered.reshape(rows * side, self.columns * side, 3)
+        ordered = cells.reshape(rows, self.columns, resolution, resolution, 3).swapaxes(1, 2)
+        return ordered.reshape(rows * resolution, self.columns * resolution, 3)
 
     @property
     def file_name(self) -> str:

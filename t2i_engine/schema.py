@@ -12,7 +12,7 @@ from t2i_engine.errors import quoted
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
-Record = TypeVar("Record", bound="DataclassInstance")
+Kind = TypeVar("Kind", bound="DataclassInstance")
 
 
 class SchemaError(ValueError):
@@ -27,7 +27,7 @@ def read_json(content: bytes) -> object:
         raise SchemaError(f"it is not JSON ({error})") from None
 
 
-def read_dataclass(kind: type[Record], found: object, where: str = "") -> Record:
+def read_dataclass(kind: type[Kind], found: object, where: str = "") -> Kind:
     """Builds a dataclass from parsed JSON. Raises `SchemaError`, also for values that its own checks refuse."""
     if not isinstance(found, dict):
         raise _mismatch(where or kind.__name__, found, "an object")

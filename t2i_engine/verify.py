@@ -8,7 +8,7 @@ from functools import partial
 import numpy as np
 
 from t2i_engine.backend_selection import backend_status, row_lacks
-from t2i_engine.backends.pytorch import open_reference
+from t2i_engine.backends.pytorch import open_exact
 from t2i_engine.bundle import Bundle
 from t2i_engine.errors import BackendError, BundleError, CaptionError, OptionError, UserError, listed
 from t2i_engine.latents import draw
@@ -142,6 +142,6 @@ def _with_pytorch(
     others = [one for one in opened if one.row.backend != PYTORCH]
     if not others:
         return []
-    reference = open_reference(bundle)
+    pytorch = open_exact(bundle)
     on_progress(f"comparing {listed(one.row.name for one in others)} with PyTorch")
-    return compare(others, gate_cases(reference, bundle.sizes, size), "PyTorch")
+    return compare(others, gate_cases(pytorch, bundle.sizes, size), "PyTorch")

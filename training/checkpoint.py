@@ -1,5 +1,6 @@
 """Checkpoints: single files, written atomically, and read with `weights_only` so that nothing in them is executed."""
 
+import shlex
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -88,7 +89,8 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     """Reads the content of a checkpoint onto the CPU. Raises `CheckpointError`."""
     content = read_content(path)
     if content.get("format") in OLD_FORMATS:
-        raise CheckpointError(f"checkpoint '{path}' is of an earlier version; convert it: t2i-engine migrate {path}")
+        command = f"t2i-engine migrate {shlex.quote(str(path))}"
+        raise CheckpointError(f"checkpoint '{path}' is of an earlier version; convert it: {command}")
     if content.get("format") != FORMAT:
         raise CheckpointError(f"'{path}' is not a '{FORMAT}' file; expected one written by `t2i-engine train`")
     return content

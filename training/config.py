@@ -22,6 +22,7 @@ from pydantic import (
 )
 
 from t2i_engine.errors import UserError, quoted
+from t2i_engine.migration import OLD_KEYS
 from training.data.source import check_source
 from training.data.synthbirds.hard_negatives import MAX_HARD_NEGATIVES
 from training.models.image_encoder import BackboneName
@@ -223,29 +224,6 @@ class RunConfig(_Section):
         if self.init_from and self.damsm.init_from:
             raise ValueError("init_from already brings the encoders of damsm.init_from; remove one of them")
         return self
-
-
-OLD_KEYS = {
-    "initial": "init_from",
-    "data.side": "data.resolution",
-    "data.pictures": "data.synthbirds_count",
-    "data.mirror": "data.horizontal_flip",
-    "data.crop": "data.random_crop",
-    "data.workers": "data.num_workers",
-    "model.base_width": "model.base_channels",
-    "model.width_limit": "model.max_channel_multiple",
-    "damsm.initial": "damsm.init_from",
-    "damsm.retrain": "damsm.finetune",
-    "damsm.spots": "damsm.random_erasing",
-    "gan.accumulate": "gan.gradient_accumulation",
-    "gan.penalty_weight": "gan.gradient_penalty_weight",
-    "gan.penalty_power": "gan.gradient_penalty_power",
-    "gan.penalty_interval": "gan.gradient_penalty_interval",
-    "gan.hard_mismatches": "gan.hard_negatives",
-    "gan.discriminator_head_start": "gan.discriminator_warmup",
-    "fid.pictures": "fid.count",
-}
-"""Keys of earlier versions and what they are called now; errors and `t2i-engine migrate` read it."""
 
 
 def load_config(path: Path, assignments: Sequence[str] = ()) -> RunConfig:

@@ -86,7 +86,7 @@ def joined() -> Iterator[None]:
             time.sleep(LINGER)
             os._exit(2)  # without cleaning up: a library's thread may still wait for the process that has gone
         if isinstance(error, RuntimeError) and "onnection" in str(error):
-            raise ProcessesError("another process was killed; go on with --resume") from error
+            raise ProcessesError("another process was killed; resume with --resume") from error
         raise
     else:
         _leave()

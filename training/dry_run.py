@@ -195,8 +195,8 @@ class _Shapes:
     config: RunConfig
 
     def batch(self, seed: int, step: int, size: int, rank: int = 0, world: int = 1) -> Batch:
-        side, words = self.config.data.resolution, self.config.data.max_words
-        image = torch.empty(size, 3, side, side).contiguous(memory_format=torch.channels_last)
+        resolution, words = self.config.data.resolution, self.config.data.max_words
+        image = torch.empty(size, 3, resolution, resolution).contiguous(memory_format=torch.channels_last)
         tokens = torch.ones(size, words, dtype=torch.int64)
         lengths, versions = torch.full((size,), words), tokens[:, None].repeat(1, MAX_HARD_NEGATIVES, 1)
         return Batch(

@@ -55,7 +55,7 @@ class Critic(nn.Module):
         if compiled:
             self._features, self._logits = torch.compile(self._features), torch.compile(self._logits)
 
-    def judge(self, image: Tensor, sentence: Tensor) -> Tensor:
+    def score(self, image: Tensor, sentence: Tensor) -> Tensor:
         """Scores `image` (B, 3, R, R), augmented if configured, against `sentence` (B, S): one logit each (B)."""
         return self._logits(self._features(self._seen(image)), sentence)
 
@@ -75,7 +75,7 @@ class Critic(nn.Module):
         weights = mismatches * (count / mismatches.sum(1, keepdim=True).clamp_min(1))
         losses = {
             "D real": real_hinge(self._logits(features, sentence)),
-            "D fake": MISMATCH_SHARE * fake_hinge(self.judge(fake, sentence)),
+            "D fake": MISMATCH_SHARE * fake_hinge(self.score(fake, sentence)),
             "D mismatch": MISMATCH_SHARE * fake_hinge(unfit, weights.flatten()),
         }
         if penalised:
@@ -259,7 +259,7 @@ class GanTrainer(Trainer):
     def _generator_losses(self, part: _Part, generated: GeneratedImage) -> dict[str, Tensor]:
         settings = self.config.gan
         with autocast(self.device, self.config.precision):
-            logits = self.critic.judge(generated.image, part.sentence)
+            logits = self.critic.score(generated.image, part.sentence)
         losses = {"G adversarial": generator_loss(logits)}
         if generated.mean is not None and generated.log_variance is not None:
             kl = kl_to_standard_normal(generated.mean.float(), generated.log_variance.float())

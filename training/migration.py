@@ -5,16 +5,9 @@ from pathlib import Path
 from typing import Any
 
 from t2i_engine.bundle import ModelSizes
+from t2i_engine.migration import OLD_SIZES, migrate_config
 from training.checkpoint import FORMAT, OLD_FORMATS, CheckpointError, read_content, save_checkpoint
-from training.config import OLD_KEYS
 from training.models.image_encoder import EfficientNetLite0
-
-OLD_SIZES = {
-    "picture_side": "resolution",
-    "base_width": "base_channels",
-    "width_limit": "max_channel_multiple",
-}
-"""Renamed fields of `ModelSizes`."""
 
 BACKBONE = "image_encoder.backbone.network."
 
@@ -36,15 +29,6 @@ def migrate_checkpoint(path: Path, out: Path) -> None:
     if "damsm" in state:
         state["damsm"] = state["damsm"] | {"networks": _migrate_networks(state["damsm"]["networks"])}
     save_checkpoint(out, sizes, tuple(content["words"]), content["weights"], provenance, state)
-
-
-def migrate_config(config: Mapping[str, Any], section: str = "") -> dict[str, Any]:
-    """A config, or a `section` of one such as "gan.", with the keys of earlier versions renamed."""
-    migrated = {}
-    for key, value in config.items():
-        name = OLD_KEYS.get(section + key, section + key).removeprefix(section)
-        migrated[name] = migrate_config(value, f"{section}{key}.") if isinstance(value, Mapping) else value
-    return migrated
 
 
 def _migrate_networks(networks: Mapping[str, Any]) -> dict[str, Any]:

@@ -4,10 +4,10 @@ import platform
 import subprocess
 from collections.abc import Mapping
 from functools import cache
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from t2i_engine.backends.base import installed_versions
 from training.config import RunConfig
 from training.data.source import public_name
 
@@ -40,13 +40,7 @@ def describe_run(
 @cache
 def tool_versions() -> dict[str, str]:
     """Versions, at first call, of the installed packages that training depends on."""
-    versions = {"python": platform.python_version()}
-    for tool in TOOLS:
-        try:
-            versions[tool] = version(tool)
-        except PackageNotFoundError:
-            continue
-    return versions
+    return {"python": platform.python_version(), **installed_versions(TOOLS)}
 
 
 @cache

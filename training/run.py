@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from training.periodic_fid import PeriodicFid
 
 REPORT_EVERY = 50
-GO_ON = "fix that, and go on with --resume"
+RESUME = "fix that, then resume with --resume"
 
 
 class DivergedError(UserError):
@@ -78,7 +78,7 @@ class Position:
 
 
 class Run:
-    """A run that is ready to start, or to go on from the checkpoint in its folder."""
+    """A run that is ready to start, or to resume from the checkpoint in its folder."""
 
     def __init__(self, config: RunConfig, folder: RunFolder, progress: Progress, initial: InitialModel | None) -> None:
         """Validates everything; the folder is not written to yet. Raises `UserError` for config, data and checkpoint.
@@ -149,7 +149,7 @@ class Run:
             return
         curves = self.folder.path / "tensorboard" / phase
         with (
-            SummaryWriter(curves, purge_step=first + 1) if self.folder.writes else nullcontext() as self.board,
+            SummaryWriter(curves, purge_step=first + 1) if self.folder.writes else nullcontext() as self.tensorboard,
             caught_signals(self.progress.note) as self.signals,
         ):
             if unmeasured:
@@ -186,17 +186,17 @@ class Run:
         self.position.losses[phase] = means
         self.progress.report(done, means, batch_size)
         self.folder.log({"phase": phase, "step": done, "seconds": round(self.position.seconds, 1), **means})
-        if self.board:
+        if self.tensorboard:
             for group, numbers in (("losses", means), ("learning rates", rates)):
                 for name, value in numbers.items():
-                    self.board.add_scalar(f"{group}/{name}", value, done)
+                    self.tensorboard.add_scalar(f"{group}/{name}", value, done)
 
     def _draw_samples(self, done: int) -> None:
-        if not self.board:
+        if not self.tensorboard:
             return
         samples = sample_grid(self.config.sample_captions, self.sampler, f"{done:06d}")
         samples.save(self.folder.path / "samples" / f"{done:06d}.png")
-        self.board.add_image("samples", samples.pixels, done, dataformats="HWC")
+        self.tensorboard.add_image("samples", samples.pixels, done, dataformats="HWC")
 
     def _fid_due(self, done: int) -> bool:
         """Whether FID is due after step `done` of the GAN, and not measured yet."""
@@ -210,7 +210,7 @@ class Run:
         The first process measures; the others wait for it at their next collective.
         """
         position = self.position
-        if not (self.board and self.fid):
+        if not (self.tensorboard and self.fid):
             return
         self.progress.note(f"measuring FID after step {done:,}")
         found = self.fid.measure(lambda: bool(self.signals))
@@ -219,7 +219,7 @@ class Run:
         value = found["value"]
         position.fid = {"step": done, **found}
         self.folder.log({"phase": "gan", "step": done, "fid": value})
-        self.board.add_scalar("quality/FID", value, done)
+        self.tensorboard.add_scalar("quality/FID", value, done)
         better = position.best_fid is None or value < position.best_fid
         self.progress.note(f"FID {value:.2f}" + (", the best so far" if better else ""))
         if better:
@@ -233,14 +233,14 @@ class Run:
         folder.keep_checkpoint(phase, done, self.config.keep_checkpoints)
         if signalled:
             self.progress.note(f"stopped after {phase} step {done:,}, saved in {folder.checkpoint}")
-            self.progress.note(f"Resume:  {folder.how_to_go_on}")
+            self.progress.note(f"Resume:  {folder.resume_command}")
             raise Interrupted(signalled)
 
     def _write(self, path: Path, phase: Phase, done: int) -> None:
         """Writes a checkpoint, after the curves up to it."""
-        if not self.board:
+        if not self.tensorboard:
             return
-        self.board.flush()
+        self.tensorboard.flush()
         position = asdict(self.position)
         state = {
             "plan": asdict(self.plan),
@@ -251,7 +251,7 @@ class Run:
         self._require_finite(f"after {phase} step {done:,}", not_finite(state))
         provenance = describe_run(self.config, self.data.provenance, position, self.plan.initial)
         words, weights = self.tokenizer.words, self.gan.exported()
-        save_checkpoint(path, self.sizes, words, weights, provenance | {"processes": world()}, state, GO_ON)
+        save_checkpoint(path, self.sizes, words, weights, provenance | {"processes": world()}, state, RESUME)
 
     def _require_finite(self, where: str, broken: Sequence[str]) -> None:
         if not broken:
@@ -260,7 +260,7 @@ class Run:
         checkpoint = self.folder.checkpoint
         cure = "there is no checkpoint yet; start again with"
         if checkpoint.exists():
-            cure = f"the last good checkpoint is {checkpoint}; go on from it with --resume and"
+            cure = f"the last good checkpoint is {checkpoint}; resume from it with --resume and"
         raise DivergedError(
             f"{where}: {names} {'is' if len(broken) == 1 else 'are'} not finite; "
             f"{cure} lower learning rates, or with precision: fp32"
@@ -272,10 +272,10 @@ def _due(every: int, done: int, steps: int) -> bool:
 
 
 @contextmanager
-def caught_signals(note: Callable[[str], None]) -> Iterator[list[int]]:
+def caught_signals(on_progress: Callable[[str], None]) -> Iterator[list[int]]:
     """Records the first SIGINT (Ctrl-C) or SIGTERM in the list it yields, for a run to check between steps.
 
-    The second ends the process at once. `note` prints a line for the user.
+    The second ends the process at once. `on_progress` prints a line for the user.
     """
     received: list[int] = []
     process = os.getpid()
@@ -285,7 +285,7 @@ def caught_signals(note: Callable[[str], None]) -> Iterator[list[int]]:
             raise SystemExit(128 + number)
         received.append(number)
         if os.getpid() == process:  # data loading workers inherit the handler and receive Ctrl-C too
-            note("finishing the step, then saving; press again to stop at once")
+            on_progress("finishing the step, then saving; press again to stop at once")
 
     before: dict[int, Any] = {}
     with suppress(ValueError):  # only the main thread can handle signals
@@ -317,7 +317,7 @@ def train_files(
         with Progress() as progress:
             Run(settings, folder, progress, start).train()
     except OSError as error:
-        raise RunFolderError(f"{error.filename or folder.path}: {error.strerror or error}; {GO_ON}") from error
+        raise RunFolderError(f"{error.filename or folder.path}: {error.strerror or error}; {RESUME}") from error
     return folder.checkpoint
 
 

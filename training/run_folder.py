@@ -59,7 +59,7 @@ class RunFolder:
         """Raises `RunFolderError` if the folder already holds a run."""
         if self._config.exists() or self.checkpoint.exists():
             raise RunFolderError(
-                f"'{self.path}' already holds a run; go on with --resume, or choose another folder with --out"
+                f"'{self.path}' already holds a run; resume it with --resume, or choose another folder with --out"
             )
 
     def resumed(self, config: RunConfig) -> RunConfig:
@@ -100,7 +100,7 @@ class RunFolder:
             )
 
     @property
-    def how_to_go_on(self) -> str:
+    def resume_command(self) -> str:
         """The command that resumes the run, however it was started."""
         return shlex.join(["t2i-engine", "train", str(self._config), "--out", str(self.path), "--resume"])
 

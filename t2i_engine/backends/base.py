@@ -47,7 +47,8 @@ class Backend(Protocol):
     """A backend's module.
 
     It may also have `FORMATS`, the rows that it adds to the table of formats where it is announced by an entry point;
-    `needs_build(bundle, format)`, which says what must be built before its first use, and how, or None;
+    `needs_build(bundle, format)`, which says what must be built before its first use, and how, or None, and
+    `build(bundle, format)`, which builds it;
     `profile(bundle, format, feeds, threads)`, which gives kinds of operators of the generator with their milliseconds
     per call; and `MAX_BATCH`, the largest batch it can run.
     """

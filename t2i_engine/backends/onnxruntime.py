@@ -207,18 +207,18 @@ def profile(bundle: Bundle, row: Format, feeds: Mapping[str, Array], threads: in
 
 
 def _on_cpu(file: Path, sha256: str, threads: int | None) -> "InferenceSession":
-    """A session of the optimized graph from the cache; where that has none that can be used, it is made and kept."""
+    """A session of the optimized graph from the cache; where that has none that can be used, it is made and cached."""
     import onnxruntime
 
-    kept = cached_file("ort", sha256, onnxruntime.__version__, processor())
-    if kept.is_file():
+    cached = cached_file("ort", sha256, onnxruntime.__version__, processor())
+    if cached.is_file():
         options = _options(threads)
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
         options.add_session_config_entry("session.load_model_format", "ORT")
         options.add_session_config_entry("session.use_memory_mapped_ort_model", "1")
         options.add_session_config_entry("session.use_ort_model_bytes_for_initializers", "1")
         with contextlib.suppress(Exception):  # a damaged file is made again
-            return _session(kept, options, _CPU)
+            return _session(cached, options, _CPU)
     made: list[InferenceSession] = []
 
     def optimize(target: Path) -> None:
@@ -228,7 +228,7 @@ def _on_cpu(file: Path, sha256: str, threads: int | None) -> "InferenceSession":
         made.append(_session(file, options, _CPU))
 
     with contextlib.suppress(Exception):  # a bad graph fails again below, and a full disk does not matter
-        cache(kept, optimize)
+        cache(cached, optimize)
     return made[0] if made else _session(file, _options(threads), _CPU)
 
 

@@ -84,16 +84,16 @@ class OpenVinoRunner:
         options = {"INFERENCE_PRECISION_HINT": hint, "INFERENCE_NUM_THREADS": threads, "PERFORMANCE_HINT": "LATENCY"}
         if profiled:
             return self._core.compile_model(self._read(fixed), _DEVICE, {**options, "PERF_COUNT": True})
-        kept = cached_file("openvino", self._sha256, openvino.__version__, hint, str(fixed), _REWRITING, processor())
+        cached = cached_file("openvino", self._sha256, openvino.__version__, hint, str(fixed), _REWRITING, processor())
         try:
-            return self._core.import_model(kept.read_bytes(), _DEVICE, options)
+            return self._core.import_model(cached.read_bytes(), _DEVICE, options)
         except (OSError, RuntimeError):
             pass
         try:
             compiled = self._core.compile_model(self._read(fixed), _DEVICE, options)
         except RuntimeError as error:
             raise BundleError(f"OpenVINO {openvino.__version__} cannot load {self._file}: {error}") from None
-        cache(kept, lambda file: file.write_bytes(compiled.export_model().getvalue()))
+        cache(cached, lambda file: file.write_bytes(compiled.export_model().getvalue()))
         return compiled
 
     def _read(self, fixed: bool) -> "Model":

@@ -58,14 +58,14 @@ def module_runners(model: "TextToImage", one_thread: bool = False) -> dict[str, 
     }
 
 
-def reference_runners(model: "TextToImage") -> dict[str, Runner]:
+def exact_runners(model: "TextToImage") -> dict[str, Runner]:
     """Runners for what other formats are compared with: the model on one thread of the CPU."""
     return module_runners(model, one_thread=True)
 
 
-def open_reference(bundle: Bundle) -> dict[str, Runner]:
-    """`reference_runners` of a bundle's weights. Raises as `open_runner` does."""
-    return reference_runners(_read_model(bundle))
+def open_exact(bundle: Bundle) -> dict[str, Runner]:
+    """`exact_runners` of a bundle's weights. Raises as `open_runner` does."""
+    return exact_runners(_read_model(bundle))
 
 
 def open_runner(bundle: Bundle, row: Format, graph: str, device: str, threads: int | None) -> ModuleRunner:

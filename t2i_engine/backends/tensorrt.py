@@ -3,9 +3,9 @@
 from functools import partial
 
 from t2i_engine.tensorrt import variant
-from t2i_engine.tensorrt.engines import PROFILE, needs_build, open_runner
+from t2i_engine.tensorrt.engines import PROFILE, build, needs_build, open_runner
 
-__all__ = ["needs_build", "open_runner", "status"]
+__all__ = ["build", "needs_build", "open_runner", "status"]
 
 TITLE = variant.TITLES[variant.TENSORRT]
 PACKAGES = (*variant.PACKAGES[variant.TENSORRT], "cuda-bindings")

@@ -8,12 +8,12 @@ import hashlib
 import logging
 import re
 import shlex
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from t2i_engine.bundle import Bundle
-from t2i_engine.errors import BackendError, BundleError, ParityError, UserError
+from t2i_engine.errors import BackendError, ParityError, UserError
 from t2i_engine.files import cache_folder, write_atomically
 from t2i_engine.formats import GENERATOR, Format
 from t2i_engine.parity import OpenFormat, compare
@@ -131,18 +131,10 @@ def open_runner(bundle: Bundle, row: Format, graph: str, device: str, threads: i
     return runner
 
 
-def build_engines(bundle: Bundle, rows: Sequence[Format]) -> None:
-    """Builds, where needed, and verifies the engines of these formats.
-
-    Raises `BundleError` if the bundle has no graphs for TensorRT, and what `open_runner` raises.
-    """
-    if not rows:
-        raise BundleError(
-            f"bundle {bundle.name!r} has no format for TensorRT: t2i-engine export BUNDLE --formats tensorrt-fp16"
-        )
-    for row in rows:
-        for graph in row.files:
-            open_runner(bundle, row, graph, CUDA, None).close()
+def build(bundle: Bundle, row: Format) -> None:
+    """Builds a format's engines, where needed, and verifies them. Raises what `open_runner` raises."""
+    for graph in row.files:
+        open_runner(bundle, row, graph, CUDA, None).close()
 
 
 def needs_build(bundle: Bundle, row: Format) -> str | None:

@@ -1,4 +1,4 @@
-"""FID and text consistency of each format, found in what `evaluate` gives."""
+"""FID and attribute accuracy of each format, found in what `evaluate` gives."""
 
 from dataclasses import replace
 from functools import partial
@@ -26,13 +26,13 @@ def test_each_format_that_is_measured_has_its_figures(
     assert [one.target for one in found] == ["onnx", "pytorch"]
     onnx, pytorch = (one.fid for one in found)
     assert onnx == pytest.approx(pytorch, rel=1e-3)
-    assert all(0 <= (one.consistency or 0) <= 100 for one in found)
-    assert found[0].consistency is not None
+    assert all(0 <= (one.attribute_accuracy or 0) <= 100 for one in found)
+    assert found[0].attribute_accuracy is not None
 
 
 def test_what_was_not_measured_is_none() -> None:
     found = Quality("onnx", "synthbirds", 8, {"captions": 8})
-    assert (found.fid, found.consistency) == (None, None)
+    assert (found.fid, found.attribute_accuracy) == (None, None)
 
 
 def test_random_weights_have_no_quality(plain_bundle: Path) -> None:

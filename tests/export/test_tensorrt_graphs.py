@@ -13,7 +13,7 @@ from export.artifact import Artifact
 from export.gate import run_gate
 from export.tensorrt_graphs import build, build_with_engines
 from t2i_engine.backends.base import Array
-from t2i_engine.backends.pytorch import reference_runners
+from t2i_engine.backends.pytorch import exact_runners
 from t2i_engine.bundle import Bundle, FileEntry, Manifest, graphs_of, write_bundle
 from t2i_engine.errors import ParityError
 from t2i_engine.formats import GENERATOR, TEXT_ENCODER, find
@@ -41,7 +41,7 @@ def built() -> Built:
 
 def cases() -> list[Case]:
     """Mixed lengths with words past a caption's end, and pictures."""
-    pytorch, random = reference_runners(make_model()), np.random.default_rng(0)
+    pytorch, random = exact_runners(make_model()), np.random.default_rng(0)
     lengths = [np.array([1]), np.array([7, 1, 4]), random.integers(1, 41, 7)]
     read = [sentence_case(pytorch, random.integers(1, 13, (len(one), int(one.max()) + 2)), one) for one in lengths]
     sentences = [case.expected["sentence"] for case in read]

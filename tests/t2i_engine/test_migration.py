@@ -25,6 +25,8 @@ def old_bundle(plain_bundle: Path, tmp_path: Path) -> Path:
     manifest["model"] = {OLD.get(name, name): value for name, value in manifest["model"].items()}
     manifest["provenance"]["metrics"] = {"evaluations": [{"picture_side": 32, "left_out": 1, "faithfulness": {}}, None]}
     manifest["provenance"]["export"]["proved_with"] = manifest["provenance"]["export"].pop("verified_with")
+    manifest["provenance"]["config"] = {"data": {"side": 32}, "gan": {"accumulate": 1, "steps": 2}}
+    manifest["provenance"]["added"] = [{"formats": ["onnx"], "proved_with": ["onnxruntime"]}]
     manifest["unproved"] = {"tensorrt-fp16": "no GPU"}
     manifest["left_out"] = {"onnx-int8": "it is far off"}
     for name, content in TRAINING_ONLY.items():
@@ -57,7 +59,10 @@ def test_migrated_bundle_draws_the_same_pictures(old_bundle: Path, plain_bundle:
     assert after.manifest.parity == before.manifest.parity
     evaluation = {"resolution": 32, "skipped": 1, "attribute_accuracy": {}}
     metrics = {"evaluations": [evaluation, None]}
-    assert after.manifest.provenance == {**before.manifest.provenance, "metrics": metrics}
+    config = {"data": {"resolution": 32}, "gan": {"gradient_accumulation": 1, "steps": 2}}
+    added = [{"formats": ["onnx"], "verified_with": ["onnxruntime"]}]
+    expected = {**before.manifest.provenance, "metrics": metrics, "config": config, "added": added}
+    assert after.manifest.provenance == expected
     assert after.manifest.unverified == {"tensorrt-fp16": "no GPU"}
     assert after.manifest.rejected == {"onnx-int8": "it is far off"}
     assert {path.name for path in old_bundle.iterdir()} == {MANIFEST, *after.manifest.files}

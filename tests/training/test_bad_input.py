@@ -82,7 +82,7 @@ def test_a_full_disk_keeps_the_last_checkpoint_and_the_run_goes_on_when_there_is
     before = (folder / "checkpoint.pt").read_bytes()
     longer = ("--out", folder, "--resume", "--set", "gan.steps=8")
     with disk_of(100_000):
-        assert_one_line(train(TINY, *longer), "File too large", "go on with --resume")
+        assert_one_line(train(TINY, *longer), "File too large", "resume with --resume")
     assert (folder / "checkpoint.pt").read_bytes() == before
     assert not list(folder.glob(".*"))
     assert train(TINY, *longer).exit_code == 0

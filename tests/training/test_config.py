@@ -6,7 +6,8 @@ from typing import Any
 import pytest
 from pydantic import BaseModel
 
-from training.config import OLD_KEYS, ConfigError, RunConfig, load_config, parse_config
+from t2i_engine.migration import OLD_KEYS
+from training.config import ConfigError, RunConfig, load_config, parse_config
 
 CONFIGS = Path(__file__).parents[2] / "training" / "configs"
 

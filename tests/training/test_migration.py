@@ -9,12 +9,12 @@ import pytest
 import torch
 
 from t2i_engine.bundle import ModelSizes
+from t2i_engine.migration import OLD_KEYS, OLD_SIZES
 from t2i_engine.tokenizer import Tokenizer
 from tests.tiny_model import WORDS, make_model
 from tests.training.runs import TINY, assert_same, train
 from training.checkpoint import FORMAT, OLD_FORMATS, CheckpointError, load_checkpoint, load_model, save_checkpoint
-from training.config import OLD_KEYS
-from training.migration import BACKBONE, OLD_SIZES, migrate_checkpoint
+from training.migration import BACKBONE, migrate_checkpoint
 from training.models.image_encoder import EfficientNetLite0, ImageEncoder
 from training.sampling import network_sampler
 

@@ -36,7 +36,7 @@ class SmallCNN(nn.Module):
     places apart, because their mean cannot tell a white belly from white wings.
     """
 
-    largest_side = 64
+    max_resolution = 64
     places = 4
     region_channels = 128
     place_channels = 256
@@ -50,7 +50,7 @@ class SmallCNN(nn.Module):
 
     def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
         """Maps `image` (B, 3, R, R) in [−1, 1] to at most 8 × 8 regions (B, 128, R/8, R/8), and a summary (B, 4096)."""
-        side = self.largest_side
+        side = self.max_resolution
         if image.shape[-1] > side:
             image = F.interpolate(image, size=(side, side), mode="bilinear", antialias=True)
         regions = self.to_regions(self.stem(image))
