@@ -45,7 +45,7 @@ def check_comparable(baseline: Report, machine: Machine, network: Network, anywa
     if baseline.machine.identity != machine.identity:
         problems.append(f"the baseline is from another machine ({baseline.machine.identity}; this: {machine.identity})")
     if dict(baseline.network.sizes) != dict(network.sizes):
-        problems.append(f"the baseline is of another network ({baseline.network.name}; this: {network.name})")
+        problems.append(f"the baseline is for another network ({baseline.network.name}; this: {network.name})")
     if problems and not anyway:
         raise BaselineError(
             f"{' and '.join(problems)}: times cannot be compared; add --compare-anyway to compare them regardless"
@@ -82,7 +82,7 @@ def as_lines(found: list[Change], limit: float) -> list[str]:
         return ["FAILED: the baseline and this run have no case in common"]
     head = ("case", "part", "before", "after", "change of the median (95 %)", "")
     slower = sum(one.is_regression(limit) for one in found)
-    verdict = f"FAILED: {slower} slower by more than {limit:g} % and the noise" if slower else "PASSED"
+    verdict = f"FAILED: {slower} slower by more than both {limit:g} % and the noise" if slower else "PASSED"
     return [*aligned([head, *(one.cells(limit) for one in found)]), verdict]
 
 

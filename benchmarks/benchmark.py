@@ -227,11 +227,11 @@ def _warnings(load: Load, measured: list[Measured], missing: list[str]) -> Itera
     if load.busy:
         during = f" and up to {max(load.during):.2f} during its rounds" if load.during else ""
         yield (
-            f"the machine was busy: others used {load.before:.2f} processors before the run{during}; "
+            f"the machine was busy: other processes used {load.before:.2f} processors before the run{during}; "
             "measure again on a quiet machine"
         )
     if unsteady := sum(not one.steady for one in measured):
-        yield f"not steady when timing began: {unsteady} of {len(measured)} cases, marked under warm-up calls"
+        yield f"{unsteady} of {len(measured)} cases were not steady when timing began; see the column warm-up calls"
     few = min((len(one.request.rounds) for one in measured), default=FEWEST_ROUNDS)
     if few < FEWEST_ROUNDS:
         yield f"only {few} rounds were completed, so there are no confidence intervals; raise --minutes"

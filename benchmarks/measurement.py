@@ -141,7 +141,7 @@ def _open_blocks(blocks: list[list[Case]], fixtures: Fixtures, findings: Finding
         free = psutil.virtual_memory().available
         if needed and free - 1.5 * needed < MEMORY_RESERVE * psutil.virtual_memory().total:
             findings.on_progress(
-                f"{len(blocks)} blocks of cases do not fit into memory as well: they follow in another wave"
+                f"{len(blocks)} more blocks of cases do not fit into memory now: they run in a later wave"
             )
             return
         for case in blocks.pop(0):
@@ -213,7 +213,7 @@ def measure_cold_starts(findings: Findings, bundle: Path, caption: str, scratch:
             started = time.perf_counter()
             done = subprocess.run(command, cwd=scratch, env=_environment(scratch), capture_output=True, check=False)
             if done.returncode:
-                findings.on_progress(f"cold start: {name} fails and is dropped")
+                findings.on_progress(f"cold start: {name} failed and was dropped")
                 del commands[name]
             elif number:
                 findings.cold.setdefault(name, []).append([1000 * (time.perf_counter() - started)])

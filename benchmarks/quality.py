@@ -1,4 +1,6 @@
-"""The quality of each format's pictures, so that no speed hides its price: FID, and attributes that captions name."""
+"""The quality of each format's pictures, so that speed never hides a loss of quality: FID, and attributes that
+captions name.
+"""
 
 from collections.abc import Callable, Iterator
 
@@ -16,7 +18,7 @@ FIGURES = ("fid", "attributes")
 def check_quality(bundle: Bundle, data: str, count: int) -> None:
     """Raises a `UserError` where the weights are random, `count` is too small, or the data or a package is missing."""
     if bundle.manifest.provenance.get("weights") == RANDOM:
-        raise OptionError(f"{bundle.name!r} has random weights, and its pictures no quality to measure: drop --quality")
+        raise OptionError(f"{bundle.name!r} has random weights, so there is no quality to measure: drop --quality")
     if count < FEWEST:
         raise OptionError(f"{count} pictures are too few to judge; at least {FEWEST} expected")
     with needs_extra("--quality", "evaluate"):

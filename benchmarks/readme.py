@@ -35,11 +35,12 @@ def section(report: Report) -> str:
     machine, sizes, case = report.machine, report.network.sizes, shown[0].case
     conditions = (
         f"`{report.network.name}` ({sizes['resolution']} × {sizes['resolution']} pixels, {sizes['base_channels']} base "
-        f"channels) on {machine.cpu} with {case.threads} threads at batch {case.batch}, {report.created[:10]}: medians "
-        "with 95 % confidence intervals of whole requests, captions in, PNG files out; × PyTorch is the speed-up over "
-        "PyTorch eager, % of roofline is the generator's share of this machine's measured roofline, and PSNR that of "
-        "the worst picture against PyTorch in fp32. Each backend's fastest format, and its fastest with PyTorch's "
-        "pictures; [all targets, batches and conditions](docs/benchmarks/report.md)."
+        f"channels) on {machine.cpu} with {case.threads} threads at batch {case.batch}, {report.created[:10]}: median "
+        "times of whole requests (captions in, PNG files out) with 95 % confidence intervals; × PyTorch is the "
+        "speed-up over PyTorch eager, % of roofline is the generator's share of this machine's measured roofline, and "
+        "PSNR is that of the worst picture against PyTorch in fp32. Rows are each backend's fastest format and its "
+        "fastest one whose pictures match PyTorch's; [all targets, batches and "
+        "conditions](docs/benchmarks/report.md)."
     )
     gpus = any(one.case.device != "cpu" for one in report.cases)
     lines = table(head + (["FID", "attribute accuracy, %"] if quality else []), rows)

@@ -1,8 +1,8 @@
 """What holds for a target at any batch size: first opening, files, differences from PyTorch, and work.
 
 Work is the FLOPs of every convolution and matrix product, a multiply-add as two, and the bytes that they move: inputs,
-weights and outputs, each once. Whatever lies between them counts as free and fused. That is the least that the graph's
-arithmetic asks for, not what a runtime does.
+weights and outputs, each once. Whatever lies between them counts as free and fused. That is the minimum the graph's
+arithmetic requires, not what a runtime does.
 """
 
 from collections.abc import Callable, Mapping

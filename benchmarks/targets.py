@@ -148,7 +148,7 @@ def make_plan(bundle: Bundle, options: Options) -> Plan:
     threads = _checked("number of threads", options.threads or ((every,) if quick else (1, every)), MOST_THREADS)
     minutes = options.minutes if options.minutes is not None else (0.2 if quick else 4.0)
     if not 0 < minutes <= 24 * 60:
-        raise OptionError(f"{minutes:g} minutes are out of range; more than 0, and at most 1440, expected")
+        raise OptionError(f"{minutes:g} minutes are out of range; expected more than 0 and at most 1440")
     names = {name.strip() for name in options.formats.split(",")}
     available, unavailable = _available(bundle, names, quick, max(batches))
     resolutions = () if quick else RESOLUTIONS
@@ -181,7 +181,7 @@ def _available(
         largest = getattr(find_backend(target.format.backend), "MAX_BATCH", batch)
         if batch > largest and (asked or devices):
             raise OptionError(
-                f"a batch of {batch} is more than {target.name} runs, {largest}; give smaller --batch-sizes, or other "
+                f"batch size {batch} exceeds {target.name}'s maximum, {largest}; give smaller --batch-sizes, or other "
                 "--formats"
             )
         if asked and not devices:

@@ -1,1 +1,1 @@
-"""Checkpoint to bundle; `pipeline.export_bundle` is the whole way: read, graphs, precision, gate, write."""
+"""Checkpoint to bundle; `pipeline.export_bundle` is the whole pipeline: read, graphs, precision, gate, write."""

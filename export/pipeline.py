@@ -182,7 +182,7 @@ def _require_success(bundle: BundleBuilder, rows: Sequence[Format], gate: GateRe
     """Raises `ParityError` if the weights themselves are off, or a new bundle would hold nothing else."""
     others = {row.name for row in rows} - {WEIGHTS}
     if WEIGHTS in gate.rejected or (others and not bundle.adding and others <= gate.rejected.keys()):
-        raise ParityError(f"nothing is written: {next(iter(gate.rejected.values()))}")
+        raise ParityError(f"nothing was written: {next(iter(gate.rejected.values()))}")
 
 
 def _load_origin(origin: str) -> LoadedModel:

@@ -38,7 +38,7 @@ def backend_status(name: str) -> Status:
 
 
 def row_lacks(row: Format, device: str) -> str | None:
-    """What this machine lacks to run a format on a device, with the cure; None: nothing."""
+    """What this machine lacks to run a format on a device, and how to fix it; None if nothing."""
     status = backend_status(row.backend)
     elsewhere = f"{row.backend} does not run there"
     return status.lacks or status.precisions.get(row.precision) or status.devices.get(device, elsewhere)
@@ -60,7 +60,11 @@ def select_backend(
     if not fitting:
         there = listed(f"{row.name} ({row.backend}, {row.precision})" for row in rows)
         made = [row.name for row in _fitting(all_formats(), backend, precision)]
-        cure = f"add one with t2i-engine export {bundle} --formats {made[0]}" if made else "no format is made for both"
+        cure = (
+            f"add one with t2i-engine export {bundle} --formats {made[0]}"
+            if made
+            else "no format supports this combination"
+        )
         raise BundleError(
             f"the bundle has no format for backend {backend!r} and precision {precision!r}; it has: {there}; {cure}"
         )
@@ -92,7 +96,7 @@ def selectable(bundle: Bundle) -> list[Format]:
 
 
 def build_needed(bundle: Bundle, row: Format) -> str | None:
-    """What must be built before a format's first use here, with the command; None: nothing."""
+    """What must be built before a format's first use here, with the command; None if nothing."""
     needs_build = getattr(find_backend(row.backend), "needs_build", None)
     if needs_build is None or backend_status(row.backend).lacks:
         return None
@@ -103,7 +107,7 @@ def build_needed(bundle: Bundle, row: Format) -> str | None:
 def _devices(device: str) -> Sequence[str]:
     if device != AUTO:
         return (device,)
-    # The driver alone tells: without a GPU no backend is imported only to find that out.
+    # Asks the driver first, so that no backend is imported just to find that there is no GPU.
     return DEVICES if cuda_device_count() else [name for name in DEVICES if name != "cuda"]
 
 

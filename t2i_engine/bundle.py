@@ -194,7 +194,7 @@ class Manifest:
         manifest = read_dataclass(cls, found)
         contract = json.loads(json.dumps({name: asdict(graph) for name, graph in graphs_of(manifest.model).items()}))
         if declared != contract:
-            raise SchemaError("its graphs are not those that its model has")
+            raise SchemaError("its graphs do not match its model")
         return manifest
 
 
@@ -216,7 +216,7 @@ class Bundle:
         file = folder / MANIFEST
         try:
             if file.stat().st_size > _LARGEST_MANIFEST:
-                raise BundleError(f"{file} is larger than a manifest can be; export the bundle again")
+                raise BundleError(f"{file} is too large to be a manifest; export the bundle again")
             manifest = Manifest.from_json(file.read_bytes())
         except OSError as error:
             raise BundleError(
@@ -274,8 +274,8 @@ class Bundle:
         tokenizer = Tokenizer.from_json(self.read(file), str(self.folder / file), self._sample_captions())
         if len(tokenizer.words) != self.sizes.vocabulary_size:
             raise BundleError(
-                f"{self.folder / file} has {len(tokenizer.words)} words, the model {self.sizes.vocabulary_size}: "
-                "they belong to different models; export the bundle again"
+                f"{self.folder / file} has {len(tokenizer.words)} words, but the model has "
+                f"{self.sizes.vocabulary_size}: they belong to different models; export the bundle again"
             )
         return tokenizer
 
@@ -301,7 +301,7 @@ def check_target(folder: Path) -> None:
     try:
         _restore(folder)
         if Path.cwd().is_relative_to(folder.resolve()):
-            raise OutputError(f"{folder} is the folder you are in, or above it; choose a new folder")
+            raise OutputError(f"{folder} is the current folder or a parent of it; choose a new folder")
         nearest = next(parent for parent in folder.absolute().parents if parent.exists())
         if not nearest.is_dir() or not os.access(nearest, os.W_OK | os.X_OK):
             raise OutputError(f"cannot write the bundle {folder} ({nearest} cannot be written); choose another folder")
@@ -381,7 +381,7 @@ def _check_replaceable(folder: Path) -> None:
     kept = [name for name in names if name not in replaced]
     if kept:
         raise OutputError(
-            f"{folder} holds {quoted(kept[0])}, which is not the bundle's; move it, or choose a new folder"
+            f"{folder} holds {quoted(kept[0])}, which is not part of the bundle; move it, or choose a new folder"
         )
 
 

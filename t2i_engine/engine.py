@@ -53,7 +53,7 @@ class Engine(Sampler):
     ) -> "Engine":
         """Opens a bundle by name or folder; `threads` is per run on the CPU, by default one per processor.
 
-        Raises a `UserError` where something that was asked for cannot be had.
+        Raises a `UserError` if anything requested is unavailable.
         """
         if threads is not None and not 1 <= threads <= MOST_THREADS:
             raise OptionError(f"{threads} threads are out of range; 1 to {MOST_THREADS} expected")

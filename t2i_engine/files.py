@@ -16,7 +16,7 @@ CACHE_KINDS = {
     "engines": "TensorRT engines",
     "benchmark": "the benchmark's network of the paper's size",
     "pictures": "rendered data sets",
-    "evaluation": "real statistics, attribute classifiers",
+    "evaluation": "statistics of real pictures, attribute classifiers",
 }
 """What the cache holds, by kind."""
 
@@ -67,14 +67,14 @@ def check_file(path: Path, size: int, digest: str) -> None:
     cure = "copy or export the bundle again"
     try:
         if path.resolve().parent != path.parent.resolve():
-            raise BundleError(f"{path} is a link out of the bundle; {cure}")
+            raise BundleError(f"{path} is a link to a file outside the bundle; {cure}")
         if not path.is_file():
             raise BundleError(f"{path} is missing; {cure}")
         found = path.stat().st_size
         if found < size:
             raise BundleError(f"{path} is truncated, {found:,} of {size:,} bytes; {cure}")
         if found > size or sha256(path) != digest:
-            raise BundleError(f"{path} is altered, its SHA-256 is not the manifest's; {cure}")
+            raise BundleError(f"{path} is altered: its SHA-256 does not match the manifest; {cure}")
     except OSError as error:
         raise BundleError(f"{path} cannot be read ({error.strerror}); {cure}") from None
 
@@ -92,7 +92,7 @@ def cached_file(kind: str, *parts: str) -> Path:
 
 
 def cache(path: Path, content: bytes | Callable[[Path], object]) -> None:
-    """Writes a file of the cache; a machine that cannot keep it makes it again next time."""
+    """Writes a file of the cache; if that fails, it is made again next time."""
     with contextlib.suppress(OutputError):
         write_atomically(path, content)
 

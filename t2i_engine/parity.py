@@ -1,6 +1,6 @@
 """Parity: how far a format is from PyTorch in fp32. What is compared, on which cases, and what passes.
 
-Runtime and exporter share this module: PyTorch is one more `Runner` to it. Tolerances stand in the table of formats.
+Runtime and exporter share this module: PyTorch is one more `Runner` to it. Tolerances are in the table of formats.
 """
 
 import math

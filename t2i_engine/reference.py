@@ -85,7 +85,7 @@ def read_reference(bundle: Bundle) -> Reference:
     try:
         with zipfile.ZipFile(path) as archive:
             if sum(entry.file_size for entry in archive.infolist()) > _LARGEST:
-                raise BundleError(f"{path} is larger than a reference can be; export the bundle again")
+                raise BundleError(f"{path} is too large to be a reference; export the bundle again")
         with np.load(path, allow_pickle=False) as arrays:
             found: dict[str, Any] = {"condition_noise": None} | dict(arrays.items())
             reference = Reference(**found)

@@ -73,7 +73,7 @@ class Tokenizer:
         ids = tuple(self._ids[word] for _, word in pairs if word in self._ids)
         unknown = tuple(dict.fromkeys(run for run, word in pairs if word not in self._ids))
         if not ids:
-            raise CaptionError(f"no word of the caption {quoted(caption)} is known; {self._advice(unknown)}")
+            raise CaptionError(f"no word in the caption {quoted(caption)} is known; {self._advice(unknown)}")
         return Tokens(ids, unknown)
 
     def nearest(self, word: str, count: int = 3) -> list[str]:

@@ -124,12 +124,16 @@ def _check_inputs(bundle: Bundle, reference: Reference) -> None:
     except (CaptionError, OptionError) as error:
         raise BundleError(f"the reference has captions or seeds that cannot be drawn here: {error}") from None
     if not (np.array_equal(tokens, reference.tokens) and np.array_equal(lengths, reference.lengths)):
-        raise BundleError("the reference's captions give other tokens here than where the bundle was exported")
+        raise BundleError(
+            "the reference's captions give different tokens here than on the machine that exported the bundle"
+        )
     pairs = [(drawn.noise, reference.noise), (drawn.condition_noise, reference.condition_noise)]
     if not all(
         np.allclose(ours, theirs, rtol=0, atol=_NOISE_TOLERANCE) for ours, theirs in pairs if theirs is not None
     ):
-        raise BundleError("the reference's seeds give other noise here than where the bundle was exported")
+        raise BundleError(
+            "the reference's seeds give different noise here than on the machine that exported the bundle"
+        )
 
 
 def _with_pytorch(

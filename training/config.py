@@ -158,13 +158,14 @@ class GanConfig(_Section):
     gradient_penalty_power: PositiveFloat = 6.0
     """Exponent p of the gradient penalty."""
     gradient_penalty_interval: PositiveInt = 1
-    """Compute the gradient penalty every N steps, N times as heavy (lazy regularization, StyleGAN2). 1 in DF-GAN."""
+    """Compute the gradient penalty every N steps, with N times the weight (lazy regularization, StyleGAN2). 1 in
+    DF-GAN."""
     diffaugment: bool = False
     """DiffAugment (Zhao et al., 2020): augment what the discriminator sees. For small data sets, of a few thousand
     pictures."""
     mismatches: PositiveInt = 1
-    """Mismatched captions per real picture, taken from the rest of the batch. 1 in DF-GAN; more cost little, as image
-    features are computed once."""
+    """Mismatched captions per real picture, taken from the rest of the batch. 1 in DF-GAN; more cost little because
+    image features are computed once."""
     hard_negatives: Annotated[int, Field(ge=0, le=MAX_HARD_NEGATIVES)] = 0
     """Hard negatives per picture: its own caption with colours or parts swapped, as further mismatched captions of the
     discriminator and further negatives of L_text."""
@@ -186,7 +187,7 @@ class FidConfig(_Section):
     every: Annotated[int, Field(ge=0)] = 0
     """Measure every N steps, and after the last; 0: never."""
     count: Annotated[int, Field(ge=2)] = 5_000
-    """Pictures to generate, as `t2i-engine evaluate --count`. FID rises as they become fewer."""
+    """Pictures to generate, as `t2i-engine evaluate --count`. The fewer, the higher FID gets."""
 
 
 class RunConfig(_Section):

@@ -53,7 +53,7 @@ def device() -> torch.device:
     number, found = int(os.environ.get("LOCAL_RANK", "0")) if _launched() else 0, torch.cuda.device_count()
     if number >= found:
         raise ProcessesError(
-            f"process {number} of this machine has no GPU of its own: lower --nproc-per-node to {found}"
+            f"process {number} on this machine has no GPU of its own: lower --nproc-per-node to {found}"
         )
     return torch.device("cuda", number)
 

@@ -1,4 +1,4 @@
-"""Networks in training, or of a checkpoint, as a `Sampler`; and the grid of samples by which one watches them learn."""
+"""Networks in training, or of a checkpoint, as a `Sampler`; and the sample grid that shows their progress."""
 
 from collections.abc import Sequence
 

@@ -30,17 +30,17 @@ class Runner(Protocol):
     """
 
     def run(self, feeds: Mapping[str, Array], outputs: Sequence[str]) -> dict[str, Array]:
-        """Computes the named outputs. Raises `ShapeError` where a feed does not fit the declared shape."""
+        """Computes the named outputs. Raises `ShapeError` if a feed does not fit the declared shape."""
 
 
 @dataclass(frozen=True)
 class Status:
-    """Whether a backend can run on this machine. What it lacks is said along with the cure; None: nothing."""
+    """Whether a backend can run on this machine. `lacks` says what is missing and how to fix it; None if nothing is."""
 
     version: str | None = None  # None: not installed
     lacks: str | None = None
     devices: Mapping[str, str | None] = field(default_factory=dict)  # device -> what it lacks
-    precisions: Mapping[str, str] = field(default_factory=dict)  # precision that cannot be had here -> why
+    precisions: Mapping[str, str] = field(default_factory=dict)  # precision unavailable here -> why
 
 
 class Backend(Protocol):
@@ -64,7 +64,7 @@ class Backend(Protocol):
         """Whether it can run on this machine."""
 
     def open_runner(self, bundle: Bundle, row: Format, graph: str, device: str, threads: int | None) -> Runner:
-        """Opens a graph. Raises `BundleError` for a bad file and `BackendError` for what cannot be had here."""
+        """Opens a graph. Raises `BundleError` for a bad file and `BackendError` for what is unavailable here."""
 
 
 def check_feeds(graph: Graph, feeds: Mapping[str, Array], outputs: Sequence[str]) -> dict[str, int]:
@@ -74,10 +74,10 @@ def check_feeds(graph: Graph, feeds: Mapping[str, Array], outputs: Sequence[str]
     """
     declared = {tensor.name for tensor in graph.inputs}
     if feeds.keys() != declared:
-        raise ShapeError(f"inputs {sorted(feeds)} given, {sorted(declared)} expected")
+        raise ShapeError(f"got inputs {sorted(feeds)}; expected {sorted(declared)}")
     names = [tensor.name for tensor in graph.outputs]
     if not outputs or not set(outputs) <= set(names):
-        raise ShapeError(f"outputs {list(outputs)} asked for, some of {names} expected")
+        raise ShapeError(f"requested outputs {list(outputs)}; expected some of {names}")
     sizes: dict[str, int] = {}
     for tensor in graph.inputs:
         feed = feeds[tensor.name]
@@ -105,7 +105,7 @@ def check_contract(
     declared = {tensor.name: fixed(tensor.shape) for tensor in graph.inputs}
     names = {tensor.name for tensor in graph.outputs}
     if {name: fixed(shape) for name, shape in inputs.items()} != declared or set(outputs) != names:
-        raise BundleError(f"{file} does not have the inputs and outputs of its manifest; export the bundle again")
+        raise BundleError(f"{file} does not have the inputs and outputs in the manifest; export the bundle again")
 
 
 def installed_versions(distributions: Iterable[str]) -> dict[str, str]:
@@ -127,7 +127,7 @@ def available_threads() -> int:
 
 
 def cuda_device_count() -> int:
-    """The NVIDIA GPUs that the driver shows, asked of the driver itself: no framework is loaded; 0 without a driver."""
+    """The number of NVIDIA GPUs that the driver reports, without loading a framework; 0 without a driver."""
     import ctypes
 
     count = ctypes.c_int(0)

@@ -77,13 +77,13 @@ class OnnxRuntimeRunner:
         found = session.get_providers()[0]
         if found != _PROVIDERS[device]:
             raise BackendError(
-                f"device {device!r} was asked for, but ONNX Runtime offers only {found}: its CUDA libraries are "
-                'missing or do not fit; pip install "t2i-engine[gpu]" anew, or use --device cpu'
+                f"device {device!r} was requested, but ONNX Runtime offers only {found}: its CUDA libraries are "
+                'missing or incompatible; reinstall with pip install "t2i-engine[gpu]", or use --device cpu'
             )
         self._session = BoundSession(session, self._graph, device, captures) if device == _CUDA else session
 
     def run(self, feeds: Mapping[str, Array], outputs: Sequence[str]) -> dict[str, Array]:
-        """Computes the named outputs. Raises `ShapeError` where a feed does not fit the declared shape."""
+        """Computes the named outputs. Raises `ShapeError` if a feed does not fit the declared shape."""
         check_feeds(self._graph, feeds, outputs)
         if isinstance(self._session, BoundSession):
             return self._session.run(feeds, outputs)
@@ -186,7 +186,7 @@ class BoundSession:
 
 
 def open_runner(bundle: Bundle, row: Format, graph: str, device: str, threads: int | None) -> OnnxRuntimeRunner:
-    """Opens a graph. Raises `BundleError` where its file is bad and `BackendError` where the device cannot be had."""
+    """Opens a graph. Raises `BundleError` if its file is bad and `BackendError` if the device is unavailable."""
     return OnnxRuntimeRunner(bundle, row, graph, device, threads)
 
 
@@ -207,7 +207,7 @@ def profile(bundle: Bundle, row: Format, feeds: Mapping[str, Array], threads: in
 
 
 def _on_cpu(file: Path, sha256: str, threads: int | None) -> "InferenceSession":
-    """A session of the optimized graph from the cache; where that has none that can be used, it is made and cached."""
+    """A session of the optimized graph from the cache; if there is no usable one, it is made and cached."""
     import onnxruntime
 
     cached = cached_file("ort", sha256, onnxruntime.__version__, processor())
@@ -275,7 +275,7 @@ def status() -> Status:
         )
     try:
         from onnxruntime import get_available_providers
-    except ImportError:  # what is left when one of both wheels was uninstalled, which takes files of the other along
+    except ImportError:  # left after uninstalling one of two wheels, which also removes files of the other
         return Status(version, f"{version} is damaged: pip install --force-reinstall --no-deps {' '.join(wheels)}")
     return Status(version, devices={"cuda": _cuda_lacks(get_available_providers()), "cpu": None})
 

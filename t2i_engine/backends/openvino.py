@@ -55,7 +55,7 @@ class OpenVinoRunner:
         self._idle: list[InferRequest] = []
 
     def run(self, feeds: Mapping[str, Array], outputs: Sequence[str]) -> dict[str, Array]:
-        """Computes the named outputs. Raises `ShapeError` where a feed does not fit the declared shape."""
+        """Computes the named outputs. Raises `ShapeError` if a feed does not fit the declared shape."""
         check_feeds(self._graph, feeds, outputs)
         with self._request() as request:
             parts = []
@@ -156,7 +156,7 @@ def status() -> Status:
 def _parts(feeds: Mapping[str, Array]) -> Iterator[tuple[Array, Mapping[str, Array]]]:
     """The rows that are computed together, and their feeds.
 
-    Captions are cut off at their length, because OpenVINO's LSTM runs on over what pads them.
+    Captions are cut off at their length, because OpenVINO's LSTM does not stop at the padding.
     """
     if LENGTHS not in feeds:
         for row in range(len(next(iter(feeds.values())))):

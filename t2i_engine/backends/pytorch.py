@@ -32,7 +32,7 @@ class ModuleRunner:
         self.module, self._graph, self._one_thread = module, graph, one_thread
 
     def run(self, feeds: Mapping[str, Array], outputs: Sequence[str]) -> dict[str, Array]:
-        """Computes the named outputs. Raises `ShapeError` where a feed does not fit the declared shape."""
+        """Computes the named outputs. Raises `ShapeError` if a feed does not fit the declared shape."""
         import torch
 
         check_feeds(self._graph, feeds, outputs)

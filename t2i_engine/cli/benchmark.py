@@ -15,21 +15,21 @@ def parse_numbers(text: str) -> tuple[int, ...]:
     """Whole numbers separated by commas, such as 1,4,16. Raises `OptionError` for anything else."""
     parts = [part.strip() for part in text.split(",")]
     if not all(part.isascii() and part.isdigit() and len(part) < 10 for part in parts):
-        raise OptionError(f"{quoted(text)} cannot be read; numbers separated by commas, such as 1,4,16, expected")
+        raise OptionError(f"{quoted(text)} cannot be read; expected numbers separated by commas, such as 1,4,16")
     return tuple(int(part) for part in parts)
 
 
 @click.command(epilog="Example:  t2i-engine benchmark birds --quick")
 @click.argument("bundle", default="birds", metavar="[BUNDLE|paper]")
-@click.option("--formats", default="all", metavar="NAMES", help="Targets to measure, onnx,openvino,…")
+@click.option("--formats", default="all", metavar="NAMES", help="Targets to measure: onnx,openvino,…")
 @click.option("--batch-sizes", type=parse_numbers, metavar="N,…", help="Pictures per request.  [default: 1,4,16]")
 @click.option("--threads", type=parse_numbers, metavar="N,…", help="CPU threads.  [default: 1 and every processor]")
-@click.option("--minutes", type=float, metavar="N", help="Time for the rounds; preparation comes on top.  [default: 4]")
-@click.option("--quick", is_flag=True, help="About a minute: batch 1, every processor, no other resolutions.")
+@click.option("--minutes", type=float, metavar="N", help="Minutes of measuring; preparation is extra.  [default: 4]")
+@click.option("--quick", is_flag=True, help="Take about a minute: batch 1, all processors, no other resolutions.")
 @click.option("--out", type=Path, default=Path("runs/benchmark"), metavar="DIR", help="Folder for the reports.")
 @click.option("--baseline", type=Path, metavar="FILE", help="Compare with an earlier report.json.")
 @click.option("--max-regression", type=float, default=10.0, metavar="PERCENT", help="Largest slowdown that passes.")
-@click.option("--compare-anyway", is_flag=True, help="Accept a baseline of another machine, network or schema.")
+@click.option("--compare-anyway", is_flag=True, help="Accept a baseline from another machine, network or schema.")
 @click.option(
     "--quality", type=int, metavar="COUNT", help="Also measure FID and text consistency of COUNT pictures per format."
 )
@@ -53,8 +53,8 @@ def benchmark(
     """Measure how fast each format is, and how fast it could be.
 
     PyTorch, torch.compile and plain exports are measured beside BUNDLE's formats. `paper` is a network of the paper's
-    size with random weights, made at its first use. Writes report.json, report.md and report.html, and prints their
-    paths. With a baseline, prints every case's change, and exits with 1 where one is slower by more than both
+    size with random weights, created on first use. Writes report.json, report.md and report.html, and prints their
+    paths. With a baseline, prints how each case changed, and exits with 1 if any is slower by more than both
     --max-regression and the noise. Ctrl-C stops it and reports what has been measured.
     """
     with needs_extra("t2i-engine benchmark", "benchmark"):

@@ -8,7 +8,8 @@ import click
 def cache(context: click.Context) -> None:
     """Show what the cache holds, or clear it.
 
-    It holds compiled graphs, rendered data sets and real statistics, all made again when they are needed.
+    It holds compiled graphs and engines, rendered data sets and statistics of real pictures; all are rebuilt when
+    needed.
     """
     from t2i_engine.files import CACHE_KINDS, cache_contents, cache_folder
     from t2i_engine.table import aligned, size
@@ -20,7 +21,7 @@ def cache(context: click.Context) -> None:
         for kind, files in cache_contents().items()
     ]
     click.echo(bytes(cache_folder()))
-    for line in aligned([("kind", "files", "size", ""), *rows]) if rows else ["is empty"]:
+    for line in aligned([("kind", "files", "size", ""), *rows]) if rows else ["(empty)"]:
         click.echo(f"  {line}")
 
 

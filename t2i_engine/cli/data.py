@@ -20,10 +20,10 @@ def data() -> None:
 def check(context: click.Context, source: str, as_json: bool) -> None:
     """Report what SOURCE holds, and what is wrong with it.
 
-    SOURCE is cub:PATH, coco:PATH, folder:PATH, webdataset:PATTERN, synthbirds, or a path whose
-    content tells its kind. Every picture is decoded (for synthbirds, 500 are drawn). Pictures that are broken, missing
-    or without captions are named; training skips them. The exit code is 0 if SOURCE can be trained on despite them, 1
-    if it cannot (no usable training picture, or captions that are not UTF-8), and 2 if there is no such data set.
+    SOURCE is cub:PATH, coco:PATH, folder:PATH, webdataset:PATTERN, synthbirds, or a bare path, recognised by its
+    contents. Every picture is decoded (for synthbirds, 500 are drawn). Pictures that are broken, missing or without
+    captions are named; training skips them. The exit code is 0 if SOURCE can be trained on despite them, 1 if it cannot
+    (no usable training picture, or captions that are not UTF-8), and 2 if there is no such data set.
     """
     with needs_extra("t2i-engine data", "train"):
         from training.data.check import check

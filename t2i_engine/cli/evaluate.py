@@ -13,7 +13,10 @@ from t2i_engine.errors import needs_extra
     "--data", default="synthbirds", metavar="SOURCE", help="Test split to compare with: synthbirds, cub:PATH, …"
 )
 @click.option(
-    "--metrics", default="fid,kid", metavar="NAMES", help="Of fid, fid-floor, kid, r-precision, attributes, diversity."
+    "--metrics",
+    default="fid,kid",
+    metavar="NAMES",
+    help="Any of fid, fid-floor, kid, r-precision, attributes, diversity.",
 )
 @click.option("--count", type=int, default=30_000, metavar="N", help="Captions to draw; the default is the paper's.")
 @click.option("--encoders", metavar="CHECKPOINT", help="Encoders for r-precision.  [default: the CHECKPOINT's own]")
@@ -36,7 +39,7 @@ def evaluate(
 ) -> None:
     """Measure the quality of a model's pictures.
 
-    Draws captions of the test split with BUNDLE or CHECKPOINT, and compares the pictures with the real ones.
+    Draws pictures for the test split's captions with BUNDLE or CHECKPOINT, and compares them with the real ones.
     """
     with needs_extra("t2i-engine evaluate", "evaluate"):
         from training.evaluation import evaluate as evaluation

@@ -11,10 +11,10 @@ from t2i_engine.errors import ParityError, needs_extra
 
 @click.command(epilog="Example:  t2i-engine export runs/birds/checkpoint.pt --out birds")
 @click.argument("source", metavar="CHECKPOINT|BUNDLE")
-@click.option("--out", type=Path, metavar="DIR", help="A new bundle's folder; without it, formats are added to BUNDLE.")
+@click.option("--out", type=Path, metavar="DIR", help="Folder of the new bundle; without it, formats go into BUNDLE.")
 @click.option("--name", metavar="NAME", help="The bundle's name.  [default: its folder's]")
 @click.option(
-    "--formats", default="onnx", metavar="NAMES", help="onnx,onnx-int8,… or all that can be made on this machine."
+    "--formats", default="onnx", metavar="NAMES", help="onnx,onnx-int8,… or `all`: every format this machine can make."
 )
 @click.option("--no-fold", is_flag=True, help="Keep upsample + convolution as trained: same pictures, but slower.")
 @click.option("--captions-file", type=Path, metavar="FILE", help="Captions to calibrate int8: UTF-8, one per line.")

@@ -26,7 +26,7 @@ def parse_seeds(text: str) -> list[int]:
     for part in text.split(","):
         match = re.fullmatch(r"\s*([0-9]{1,20})\s*(?:-\s*([0-9]{1,20})\s*)?", part)
         if not match:
-            raise OptionError(f"seeds {quoted(text)} cannot be read; numbers and ranges such as 0,2,5-10 expected")
+            raise OptionError(f"seeds {quoted(text)} cannot be read; expected numbers and ranges such as 0,2,5-10")
         first, last = check_seed(int(match[1])), check_seed(int(match[2] or match[1]))
         if last < first:
             raise OptionError(f"the range of seeds {quoted(part)} is empty; write {last}-{first}")
@@ -81,7 +81,7 @@ def generate(
         raise CaptionError('no caption given; describe a picture: t2i-engine generate "a yellow bird"')
     count = len(texts) * len(seeds)
     if as_grid and count > MOST_IN_GRID:
-        raise OptionError(f"{count:,} pictures are too many for a grid; {MOST_IN_GRID:,} at most expected")
+        raise OptionError(f"{count:,} pictures are too many for a grid; expected at most {MOST_IN_GRID:,}")
     destination = Destination.parse(out, 1 if as_grid else count)
     engine = Engine.open(bundle, backend, precision, device, threads)
     pictures = engine.generate_all(texts, seeds, truncation, batch_size, skip_unknown)

@@ -12,7 +12,10 @@ from t2i_engine.errors import needs_extra
 @click.option("--out", type=Path, metavar="FOLDER", help="The run's folder.  [default: runs/NAME]")
 @click.option("--resume", is_flag=True, help="Resume from the folder's last checkpoint.")
 @click.option(
-    "--init", "initial", metavar="CHECKPOINT|BUNDLE", help="Start from its weights; a smaller generator is grown."
+    "--init",
+    "initial",
+    metavar="CHECKPOINT|BUNDLE",
+    help="Start from these weights; a smaller generator is grown to fit.",
 )
 @click.option("--set", "assignments", multiple=True, metavar="KEY=VALUE", help="Override the config: gan.steps=1000.")
 @click.option("--dry-run", is_flag=True, help="Print config, sizes, memory and FLOPs; write nothing.")

@@ -65,7 +65,7 @@ class EngineRequest:
             reason = _mismatch(self.key, record.key, self.gpu) if record else "its record cannot be read"
             if not reason:
                 return self.bundle.read(bundled), ""
-            reasons.append(f"the bundle's engine does not fit: {reason}")
+            reasons.append(f"the bundle's engine does not match: {reason}")
         content, reason = self._cached()
         return content, "; ".join([*reasons, reason])
 
@@ -73,7 +73,7 @@ class EngineRequest:
         try:
             content, described = self.file.read_bytes(), _record_file(self.file).read_bytes()
         except OSError:
-            return None, "no engine was built here yet"
+            return None, "no engine has been built here yet"
         record = _read_record(described)
         if record is None or hashlib.sha256(content).hexdigest() != record.sha256:
             return None, "the cached engine is damaged"

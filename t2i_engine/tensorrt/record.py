@@ -137,7 +137,7 @@ def check_precision(network: Iterable[Layer], compiled: Iterable[Layer], precisi
     network = list(network)
     heavy = list(_heavy(network))
     if not heavy:
-        raise PrecisionError(f"nothing proves {precision}: the network has no convolution and no matrix product")
+        raise PrecisionError(f"cannot verify {precision}: the network has no convolution or matrix product")
     wrong = [layer for layer in [*heavy, *_heavy_compiled(compiled)] if layer.datatypes - {asked}]
     if wrong:
         found = ", ".join(sorted(wrong[0].datatypes - {asked}))

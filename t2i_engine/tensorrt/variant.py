@@ -63,7 +63,7 @@ class Log:
     def reason(self) -> str:
         """The errors since this was last asked, as one text."""
         errors, self.errors[:] = list(self.errors), []
-        return "; ".join(errors) or "it gives no reason"
+        return "; ".join(errors) or "no reason given"
 
 
 @dataclass(frozen=True)

@@ -237,7 +237,7 @@ def test_a_file_of_the_users_own_is_never_deleted(tiny_checkpoint: Path, old_bun
     (old_bundle / "notes.txt").write_text("mine")
     result = export(tiny_checkpoint, old_bundle)
     assert result.exit_code == 2
-    assert "'notes.txt', which is not the bundle's" in result.stderr
+    assert "'notes.txt', which is not part of the bundle" in result.stderr
     assert (old_bundle / "notes.txt").read_text() == "mine"
     (tmp_path / "home").mkdir()
     (tmp_path / "home" / "letter.txt").write_text("dear")
@@ -291,7 +291,7 @@ def test_the_folder_one_is_in_is_not_replaced(
     tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    assert_user_error(export(tiny_checkpoint, Path()), "the folder you are in")
+    assert_user_error(export(tiny_checkpoint, Path()), "the current folder")
 
 
 @pytest.mark.parametrize("package", ["torch", "onnx"])

@@ -71,7 +71,7 @@ def test_backends_agree(tiny_bundle: Path) -> None:
 @pytest.mark.parametrize(
     ("feeds", "message"),
     [
-        ({}, r"inputs \[\] given"),
+        ({}, r"got inputs \[\]"),
         ({"tokens": np.zeros((1, 2), np.int32), "lengths": np.ones(1, np.int64)}, r"'tokens' is int32 \(1, 2\)"),
         (
             {"tokens": np.zeros((2, 2), np.int64), "lengths": np.ones(1, np.int64)},
@@ -114,7 +114,7 @@ def test_graph_of_another_model_is_named(tiny_bundle: Path, tmp_path: Path) -> N
     contents = {"vocabulary.json": vocabulary, "text_encoder.onnx": graph, "generator.onnx": graph}
     files = {name: FileEntry.of(path) for name, path in contents.items()}
     folder = write_bundle(tmp_path / "mixed", Manifest("mixed", SIZES, files), contents)
-    with pytest.raises(BundleError, match=r"generator\.onnx does not have the inputs and outputs of its manifest"):
+    with pytest.raises(BundleError, match=r"generator\.onnx does not have the inputs and outputs in the manifest"):
         _open(folder, find("onnx"), GENERATOR)
 
 
@@ -179,7 +179,7 @@ def test_silent_fall_back_of_onnx_runtime_is_an_error(tiny_bundle: Path) -> None
     if backend_status("onnxruntime").devices["cuda"] is None:
         pytest.skip("CUDA can be used here")
     row = find("onnx")
-    with pytest.raises(BackendError, match="'cuda' was asked for, but ONNX Runtime offers only CPUExecutionProvider"):
+    with pytest.raises(BackendError, match="'cuda' was requested, but ONNX Runtime offers only CPUExecutionProvider"):
         _open(tiny_bundle, row, GENERATOR, device="cuda")
 
 

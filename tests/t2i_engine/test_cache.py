@@ -54,7 +54,7 @@ def test_everything_is_cleared(folder: Path) -> None:
     result = _run("clear")
     assert result.stdout == "7 files deleted, 3.0 MB freed\n"
     assert list(folder.iterdir()) == []
-    assert _run().stdout.splitlines()[1:] == ["  is empty"]
+    assert _run().stdout.splitlines()[1:] == ["  (empty)"]
     assert _run("clear").stdout == "0 files deleted, 0 B freed\n"
 
 
@@ -90,6 +90,6 @@ def test_what_was_cached_after_clearing_is_there(folder: Path) -> None:
 
 def test_cache_that_was_never_used_is_empty(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "missing"))
-    assert _run().stdout.splitlines()[1:] == ["  is empty"]
+    assert _run().stdout.splitlines()[1:] == ["  (empty)"]
     assert _run("clear").exit_code == 0
     assert not (tmp_path / "missing").exists()

@@ -126,7 +126,7 @@ def test_skipped_captions_are_warned_of_and_stop_no_others(generate: Generate) -
     result = generate("a red bird", "penguin", "a blue bird", "--skip-unknown")
     assert result.exit_code == 0
     assert result.stdout.splitlines() == ["a-red-bird-0.png", "a-blue-bird-0.png"]
-    assert "warning: skipped: no word of the caption 'penguin' is known" in result.stderr
+    assert "warning: skipped: no word in the caption 'penguin' is known" in result.stderr
     assert _files() == ["a-blue-bird-0.png", "a-red-bird-0.png"]
 
 
@@ -169,15 +169,15 @@ BAD_INPUT = [
     ([""], "the caption is empty"),
     (["a red bird", " "], "the caption is empty"),
     (["yelow brid"], "the nearest known words are: yellow, bird"),
-    (["\u9ce5"], "no word of the caption '\u9ce5' is known"),
-    (["a red bird", "penguin"], "no word of the caption 'penguin' is known; use words such as: this, bird, a"),
-    (["penguin", "zebra", "--skip-unknown"], "no word of the caption 'penguin' is known"),
+    (["\u9ce5"], "no word in the caption '\u9ce5' is known"),
+    (["a red bird", "penguin"], "no word in the caption 'penguin' is known; use words such as: this, bird, a"),
+    (["penguin", "zebra", "--skip-unknown"], "no word in the caption 'penguin' is known"),
     (["bird" + " " * 10_000], "10,004 characters; shorten it"),
     (["a bird", "--bundle", "birdz"], "unknown bundle 'birdz'"),
     (["a bird", "--bundle", "work.txt"], "unknown bundle 'work.txt'"),
     (["a bird", "--seeds", "-1"], "seeds '-1' cannot be read"),
     (["a bird", "--seeds", ""], "seeds '' cannot be read"),
-    (["a bird", "--seeds", "1,,2"], "numbers and ranges such as 0,2,5-10 expected"),
+    (["a bird", "--seeds", "1,,2"], "expected numbers and ranges such as 0,2,5-10"),
     (["a bird", "--seeds", "5-2"], "the range of seeds '5-2' is empty; write 2-5"),
     (["a bird", "--seeds", "4294967296"], "seed 4294967296 is out of range; 0 to 4294967295 expected"),
     (["a bird", "--seeds", "0-4294967295"], "more than 100,000"),

@@ -108,7 +108,7 @@ def test_a_caption_without_a_known_word_is_skipped_if_asked_for(
     captions = ["a red bird", "xyzzy", "a blue bird"]
     drawn = engine.generate_all(captions, [0], skip_unknown=True)
     assert [picture.caption for picture in drawn] == ["a red bird", "a blue bird"]
-    assert "skipped: no word of the caption 'xyzzy' is known" in caplog.text
+    assert "skipped: no word in the caption 'xyzzy' is known" in caplog.text
     with pytest.raises(CaptionError, match="xyzzy"):
         engine.generate_all(captions, [0])
     with pytest.raises(CaptionError, match="xyzzy"):

@@ -290,5 +290,5 @@ def test_a_session_that_fell_back_to_the_cpu_is_an_error(
     tiny_bundle: Path, cuda: list[FakeSession], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(FakeSession, "get_providers", lambda _: ["CPUExecutionProvider"])
-    with pytest.raises(BackendError, match="'cuda' was asked for, but ONNX Runtime offers only CPUExecutionProvider"):
+    with pytest.raises(BackendError, match="'cuda' was requested, but ONNX Runtime offers only CPUExecutionProvider"):
         opened(tiny_bundle, device="cuda")

@@ -87,7 +87,7 @@ class Cub:
         except SafePickleError as error:
             raise DataError(f"the list '{file}' is refused: {error}; use the list that AttnGAN distributes") from None
         if not isinstance(names, list) or not all(isinstance(n, str) and re.fullmatch(NAME, n) for n in names):
-            raise DataError(f"the list '{file}' is no list of names CLASS/NAME; use the one that AttnGAN distributes")
+            raise DataError(f"the list '{file}' is not a list of CLASS/NAME; use the one that AttnGAN distributes")
         return names
 
 

@@ -153,7 +153,7 @@ class DistanceMeasure:
             values["kid"] = {**kid._asdict(), "subsets": KID_SUBSETS}
             value = f"{1000 * kid.mean:.2f} ± {1000 * kid.deviation:.2f}"
             rows.append(("KID × 1000", value, f"{KID_SUBSETS} subsets of {kid.subset_size:,}"))
-        few = " FID rises as pictures become fewer: compare equal numbers only." if self._wanted != {"kid"} else ""
+        few = " FID rises with fewer pictures: compare equal numbers only." if self._wanted != {"kid"} else ""
         markdown = f"{table(('metric', 'value', 'pictures'), rows)}\n\nFeatures: {self._network.name}.{few}"
         return Result(values, markdown)
 

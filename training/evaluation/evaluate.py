@@ -89,7 +89,7 @@ def evaluate(
     wanted = _check(metrics, count)
     source = open_source(data, count)
     if source.name != SYNTHBIRDS and (foreign := [metric for metric in SYNTHBIRDS_METRICS if metric in wanted]):
-        raise OptionError(f"{listed(foreign)}: known for synthbirds only; drop them, or use --data synthbirds")
+        raise OptionError(f"{listed(foreign)}: available for synthbirds only; drop them, or use --data synthbirds")
     matching = RPrecision(load_encoders(encoders)) if "r-precision" in wanted else None
     network = instruments.network
     if network is None and wanted & {*DISTANCES, "diversity"}:

@@ -94,8 +94,8 @@ class RPrecision:
         """The percentages of generated and of real pictures whose own caption fits best."""
         if not self.pictures:
             raise EncoderError(
-                f"the image encoder's vocabulary knows a word of fewer than {CANDIDATES} captions; "
-                "give --encoders of a run on the same data"
+                f"fewer than {CANDIDATES} captions contain a word that the encoders know; "
+                "give --encoders from a run on the same data"
             )
         shares = {side: percent(hits, self.pictures) for side, hits in self.hits.items()}
         row = (f"{shares['generated']:.1f} %", f"{shares['real']:.1f} %", f"{self.pictures:,}")

@@ -129,7 +129,7 @@ def test_an_engine_is_built_once_and_kept_with_its_record(machine: Machine) -> N
     assert first == b"engine 1 of graph of the generator"
     assert machine.request().get() == first
     assert len(machine.built) == 1
-    assert "no engine was built here yet" in machine.lines[0]
+    assert "no engine has been built here yet" in machine.lines[0]
     ((file, record),) = cached_records(machine.bundle())
     assert Path(file).is_relative_to(machine.folder / "cache")
     assert Path(file).read_bytes() == first
@@ -198,7 +198,7 @@ def test_an_engine_built_ahead_for_this_architecture_is_used(machine: Machine) -
 def test_a_foreign_engine_is_not_used(machine: Machine, targets: str, version: str, reason: str) -> None:
     machine.ships(targets, version)
     assert machine.request(TENSORRT_RTX, "1.7").get() == b"engine 1 of graph of the generator"
-    assert f"the bundle's engine does not fit: {reason}" in machine.lines[0]
+    assert f"the bundle's engine does not match: {reason}" in machine.lines[0]
 
 
 class Drawer:

@@ -62,7 +62,7 @@ def test_a_running_process_keeps_few_lines() -> None:
     assert log.reason() == "error 0; error 1; error 2"
     log.logger.log(Severity.ERROR, "another failure")
     assert log.reason() == "another failure"
-    assert log.reason() == "it gives no reason"
+    assert log.reason() == "no reason given"
 
 
 def test_a_build_gets_every_line_while_it_lasts() -> None:

@@ -86,7 +86,7 @@ def test_a_malicious_list_is_refused_and_not_executed(tmp_path: Path) -> None:
 def test_a_list_of_anything_but_names_is_refused(tmp_path: Path, names: object) -> None:
     folder = make_cub(tmp_path)
     (folder / "train" / "filenames.pickle").write_bytes(pickle.dumps(names))
-    with pytest.raises(DataError, match="no list of names"):
+    with pytest.raises(DataError, match="not a list of CLASS/NAME"):
         open_source(str(folder)).listing("train")
 
 

@@ -86,7 +86,7 @@ def test_what_cannot_be_measured_is_said(
 
 def test_attributes_need_synthbirds(tiny_checkpoint: Path, cache: Path, tmp_path: Path) -> None:
     (tmp_path / "metadata.jsonl").write_text("")
-    with pytest.raises((OptionError, DataError), match="known for synthbirds only"):
+    with pytest.raises((OptionError, DataError), match="available for synthbirds only"):
         measure(tiny_checkpoint, cache, "attributes", data=f"folder:{tmp_path}")
 
 
