@@ -49,7 +49,7 @@ class OpenVinoRunner:
         found = self._model.get_property("INFERENCE_PRECISION_HINT").to_string()
         if found != hint:
             raise BackendError(
-                f"{hint} was asked for, but OpenVINO computes in {found} on this CPU: "
+                f"{hint} was requested, but OpenVINO computes in {found} on this CPU: "
                 "use another --precision or --backend"
             )
         self._idle: list[InferRequest] = []
