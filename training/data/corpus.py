@@ -1,55 +1,61 @@
-"""Batches of tensors from pictures and captions. Seed and step alone determine a batch, so that runs resume exactly."""
+"""Which pictures and captions make a batch. Seed and step alone determine it, so that runs resume exactly."""
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+import warnings
+from collections.abc import Iterable, Iterator, Sequence
+from hashlib import blake2b
+from itertools import count
+from typing import Literal, NamedTuple, Protocol
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.nn import functional as F
 
 from t2i_engine.errors import CaptionError
-from t2i_engine.tokenizer import PADDING, Tokenizer, pad, split
-from training.data.source import DataError
-from training.data.synthbirds.hard_negatives import MAX_HARD_NEGATIVES, HardNegativeCaptions
-from training.models.pixels import to_image
+from t2i_engine.tokenizer import PADDING, Tokenizer, split
+from training.data.source import DataError, HardNegativeMaker
 
 
-class Batch(NamedTuple):
-    """B pictures, each with one of its captions."""
+class Draft(NamedTuple):
+    """B pictures, each with one of its captions, and how each is to be seen; everything on the host (feed.py)."""
 
-    image: Tensor
-    """Float (B, 3, R, R) in [−1, 1], channels last in memory."""
-    tokens: Tensor
-    """Int64 (B, T), padded with 0."""
-    lengths: Tensor
-    """Int64 (B)."""
+    ids: Sequence[Sequence[int]]
+    """The captions' token ids."""
+    pictures: Tensor
+    """Uint8 (B, H, H, 3); or int64 (B), the rows of these pictures among all (`Batches.pictures_on`)."""
+    corners: Tensor
+    """Int64 (B, 2): y and x of the part that is seen."""
+    flips: Tensor
+    """Bool (B): whether it is mirrored."""
+    captions: Tensor
+    """Int64 (B): equal numbers mean equal captions."""
     groups: Tensor
     """Int64 (B): captions of one group are never each other's negatives (losses.py)."""
-    hard_negatives: Tensor
-    """Int64 (B, A, U): hard negatives of each caption; the caption itself if it allows none."""
-    hard_negative_lengths: Tensor
-    """Int64 (B, A)."""
-
-    @property
-    def hard_negatives_valid(self) -> Tensor:
-        """Which `hard_negatives` differ from the caption: bool (B, A)."""
-        width = max(self.tokens.shape[1], self.hard_negatives.shape[2])
-        tokens, negatives = (F.pad(ids, (0, width - ids.shape[-1])) for ids in (self.tokens, self.hard_negatives))
-        return (negatives != tokens[:, None]).any(2)
-
-    def to(self, device: torch.device) -> "Batch":
-        """The same batch on another device."""
-        return Batch(*(tensor.to(device, non_blocking=True) for tensor in self))
 
 
 class Batches(Protocol):
     """A data set as training reads it."""
 
-    def batch(self, seed: int, step: int, size: int, rank: int = 0, world: int = 1) -> Batch:
-        """The `size` pictures of one step that belong to process `rank` of `world`."""
+    @property
+    def resolution(self) -> int:
+        """R: larger pictures are cropped to it."""
+
+    @property
+    def hard_negatives(self) -> HardNegativeMaker | None:
+        """Makes hard negatives of its captions; None if it cannot."""
+
+    @property
+    def unique_captions(self) -> Sequence[tuple[int, ...]] | None:
+        """The token ids of every caption, once, by the number in `Draft`; None if they are streamed."""
+
+    def drafts(self, seed: int, first: int, size: int, rank: int = 0, world: int = 1) -> Iterator[Draft]:
+        """The batches from step `first` on: the `size` pictures of each that belong to process `rank` of `world`."""
+
+    def pictures_on(self, device: torch.device) -> Tensor | None:
+        """All pictures, uint8 (N, H, H, 3), on `device` or, if they do not fit, on the host; None if they are streamed.
+
+        Raises `DataError` if they do not fit, but are said to.
+        """
 
     def require(self, size: int) -> None:
         """Raises `DataError` if there are too few pictures for a batch of `size`, over all processes."""
@@ -60,106 +66,108 @@ def build_vocabulary(captions: Iterable[str]) -> tuple[str, ...]:
     return (PADDING, *sorted({word for caption in captions for word in split(caption)}))
 
 
-@dataclass(frozen=True)
-class Collator:
-    """Collates pictures and captions into a batch, with random crops, flips and captions."""
-
-    resolution: int
-    """R: larger pictures are cropped to it at random (AttnGAN, DF-GAN)."""
-    max_words: int
-    """Longer captions keep this many of their words, in order (AttnGAN)."""
-    horizontal_flip: bool
-    """Mirror each picture with probability 1/2 (DF-GAN)."""
-    hard_negatives: HardNegativeCaptions
-
-    def batch(
-        self,
-        pictures: NDArray[np.uint8],
-        captions: Sequence[Sequence[tuple[int, ...]]],
-        groups: NDArray[np.int64],
-        rng: np.random.Generator,
-    ) -> Batch:
-        """A batch of `pictures` uint8 (B, H, H, 3), H ≥ R, with one of each one's `captions`, and `groups` (B)."""
-        chosen = [texts[int(rng.integers(len(texts)))] for texts in captions]
-        shortened = [self._shorten(ids, rng) for ids in chosen]
-        tokens, lengths = pad(shortened)
-        if self.horizontal_flip:
-            flipped = rng.random(len(pictures)) < 0.5
-            pictures[flipped] = pictures[flipped, :, ::-1]
-        if margin := pictures.shape[1] - self.resolution:
-            corners = rng.integers(margin + 1, size=(len(pictures), 2))
-            pictures = np.stack(
-                [
-                    picture[y : y + self.resolution, x : x + self.resolution]
-                    for picture, (y, x) in zip(pictures, corners, strict=True)
-                ]
-            )
-        image = to_image(torch.from_numpy(pictures))
-        negatives, counts = pad([version for ids in shortened for version in self.hard_negatives.make(ids, rng)])
-        per_picture = (
-            array.reshape(len(tokens), MAX_HARD_NEGATIVES, *array.shape[1:]) for array in (negatives, counts)
-        )
-        return Batch(image, *map(torch.from_numpy, (tokens, lengths, groups, *per_picture)))
-
-    def _shorten(self, ids: Sequence[int], rng: np.random.Generator) -> Sequence[int]:
-        if len(ids) <= self.max_words:
-            return ids
-        kept = np.sort(rng.choice(len(ids), self.max_words, replace=False))
-        return [ids[i] for i in kept]
-
-
 class Corpus:
-    """Batches of pictures that are all in memory, or mapped into it."""
+    """A data set whose pictures are all in memory, or mapped into it."""
 
     def __init__(
         self,
         pictures: NDArray[np.uint8],
         captions: Sequence[Sequence[str]],
         tokenizer: Tokenizer,
-        max_words: int,
-        horizontal_flip: bool,
+        *,
         resolution: int | None = None,
+        horizontal_flip: bool = False,
         groups: NDArray[np.int64] | None = None,
+        on_device: bool | Literal["auto"] = "auto",
+        hard_negatives: HardNegativeMaker | None = None,
     ) -> None:
         """Takes `pictures` uint8 (N, H, H, 3) and several captions for each; captions without a known word are dropped.
 
-        `resolution` is R if pictures are to be cropped. `groups`, int64 (N), is as in `Batch`; by default every picture
+        `resolution` is R if pictures are to be cropped. `groups`, int64 (N), is as in `Draft`; by default every picture
         is a group of its own.
         """
-        negatives = HardNegativeCaptions(tokenizer)
-        self.collator = Collator(resolution or pictures.shape[1], max_words, horizontal_flip, negatives)
-        self.pictures = pictures
-        self.captions = [encode_known(texts, tokenizer) for texts in captions]
-        self.captioned = np.flatnonzero([bool(texts) for texts in self.captions])
-        self.groups = np.arange(len(pictures)) if groups is None else groups
-        self._order: tuple[tuple[int, int], NDArray[np.int64]] | None = None
+        self.resolution = resolution or pictures.shape[1]
+        self.horizontal_flip = horizontal_flip
+        self.hard_negatives = hard_negatives
+        self.on_device = on_device
+        encoded = [encode_known(texts, tokenizer) for texts in captions]
+        numbers: dict[tuple[int, ...], int] = {}
+        self._captions = np.array(
+            [numbers.setdefault(ids, len(numbers)) for texts in encoded for ids in texts], np.int64
+        )
+        """The captions' numbers, picture by picture."""
+        self.unique_captions = list(numbers)
+        self._counts = np.array([len(texts) for texts in encoded], np.int64)
+        self._starts = self._counts.cumsum() - self._counts
+        self._captioned = np.flatnonzero(self._counts)
+        self._groups = np.arange(len(pictures)) if groups is None else groups
+        with warnings.catch_warnings(action="ignore"):  # pictures mapped from disk are read-only, and never written to
+            self._pictures = torch.from_numpy(pictures)
+        self._placed: dict[torch.device, Tensor] = {}
 
-    def batch(self, seed: int, step: int, size: int, rank: int = 0, world: int = 1) -> Batch:
-        """Draws the batch of one step: pictures without replacement within an epoch, and one caption of each at random.
+    def drafts(self, seed: int, first: int, size: int, rank: int = 0, world: int = 1) -> Iterator[Draft]:
+        """Draws pictures without replacement within an epoch, and one caption of each at random.
 
         Processes share the batch that a single one would draw with `world` times the size.
         """
-        share = slice(rank * size, (rank + 1) * size)
-        size *= world
-        epoch, position = divmod(step, len(self.captioned) // size)
-        chosen = self._shuffled(seed, epoch)[position * size : (position + 1) * size]
-        captions = [self.captions[i] for i in chosen]
-        rng = np.random.default_rng([seed, 1, step])
-        whole = self.collator.batch(self.pictures[chosen], captions, self.groups[chosen], rng)
-        return Batch(*(tensor[share] for tensor in whole))
+        share, whole = slice(rank * size, (rank + 1) * size), size * world
+        steps = len(self._captioned) // whole
+        first_epoch, position = divmod(first, steps)
+        for epoch in count(first_epoch):
+            order = np.random.default_rng([seed, 0, epoch]).permutation(self._captioned)
+            for step in range(position, steps):
+                rng = np.random.default_rng([seed, 1, epoch * steps + step])
+                yield self._draft(order[step * whole : (step + 1) * whole], rng, share)
+            position = 0
+
+    def _draft(self, rows: NDArray[np.int64], rng: np.random.Generator, share: slice) -> Draft:
+        captions = self._captions[self._starts[rows] + rng.integers(self._counts[rows])]
+        corners, flips = draw_views(rng, len(rows), self._pictures.shape[1] - self.resolution, self.horizontal_flip)
+        own = (array[share] for array in (rows, corners, flips, captions, self._groups[rows]))
+        return Draft([self.unique_captions[number] for number in captions[share]], *map(torch.from_numpy, own))
+
+    def pictures_on(self, device: torch.device) -> Tensor:
+        """All pictures, uint8 (N, H, H, 3): copied to a GPU's memory once, if they are to be there; else as they are.
+
+        Raises `DataError`.
+        """
+        if device.type == "cpu" or self.on_device is False:
+            return self._pictures
+        if device not in self._placed:
+            self._placed[device] = self._pictures.to(device) if self._fit(device) else self._pictures
+        return self._placed[device]
+
+    def _fit(self, device: torch.device) -> bool:
+        needed, free = self._pictures.nbytes, torch.cuda.mem_get_info(device)[0]
+        if self.on_device == "auto":
+            return needed <= free / 2
+        if needed > free:
+            raise DataError(
+                f"the pictures take {needed / 1e9:.1f} GB, and {free / 1e9:.1f} GB of the GPU's memory are free; "
+                "keep them on the host: --set data.on_device=false"
+            )
+        return True
 
     def require(self, size: int) -> None:
         """Raises `DataError` if there are fewer pictures than a batch of `size` needs."""
-        if len(self.captioned) < size:
+        if len(self._captioned) < size:
             raise DataError(
-                f"there are {len(self.captioned):,} pictures with a known caption, fewer than a batch of {size}; "
+                f"there are {len(self._captioned):,} pictures with a known caption, fewer than a batch of {size}; "
                 "lower batch_size, or add pictures"
             )
 
-    def _shuffled(self, seed: int, epoch: int) -> NDArray[np.int64]:
-        if self._order is None or self._order[0] != (seed, epoch):
-            self._order = (seed, epoch), np.random.default_rng([seed, 0, epoch]).permutation(self.captioned)
-        return self._order[1]
+
+def draw_views(
+    rng: np.random.Generator, count: int, margin: int, mirrored: bool
+) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+    """Random `corners` and `flips` (see `Draft`) of pictures that are larger than R by `margin` (AttnGAN, DF-GAN)."""
+    corners = rng.integers(margin + 1, size=(count, 2))
+    return corners, rng.random(count) < (0.5 if mirrored else 0)
+
+
+def caption_hash(ids: Sequence[int]) -> int:
+    """A number from 0 to 2⁶³ − 1 that in practice no other token ids have, on any machine."""
+    return int.from_bytes(blake2b(np.array(ids, "<i8").tobytes(), digest_size=8).digest(), "little") >> 1
 
 
 def encode_known(texts: Sequence[str], tokenizer: Tokenizer) -> list[tuple[int, ...]]:

@@ -7,10 +7,19 @@ from typing import Any
 from t2i_engine.files import cache_folder
 from t2i_engine.tokenizer import Tokenizer
 from training.config import DataConfig
-from training.data.corpus import Batches, Collator, Corpus, build_vocabulary
+from training.data.corpus import Corpus, build_vocabulary
 from training.data.rendered import Rendered, render
-from training.data.source import Problem, open_source, public_name, require_usable, summary
-from training.data.synthbirds.hard_negatives import HardNegativeCaptions
+from training.data.source import (
+    Alterable,
+    DataError,
+    Problem,
+    Source,
+    open_source,
+    public_name,
+    require_usable,
+    summary,
+)
+from training.data.validation import described, divide, held_out
 from training.data.webdataset import Shard, Stream, WebDataset, read_index
 
 CROP_MARGIN = 76 / 64
@@ -22,7 +31,7 @@ Those crop anywhere in a picture; here it is first centre-cropped to a square, s
 
 @dataclass(frozen=True)
 class TrainingData:
-    """The training split of a config's data set."""
+    """The training split of a config's data set, without what is held out for validation."""
 
     config: DataConfig
     content: Rendered | tuple[Shard, ...]
@@ -34,14 +43,25 @@ class TrainingData:
     problems: tuple[Problem, ...]
     """What training skips."""
 
-    def batches(self, tokenizer: Tokenizer) -> Batches:
+    source: Source
+    """Where it comes from."""
+
+    def batches(self, tokenizer: Tokenizer) -> Corpus | Stream:
         """Its batches, in a vocabulary."""
         config, content = self.config, self.content
-        words, flip, resolution = config.max_words, config.horizontal_flip, config.resolution
-        if isinstance(content, Rendered):
-            return Corpus(content.pictures, content.captions, tokenizer, words, flip, resolution, content.groups)
-        collator = Collator(resolution, words, flip, HardNegativeCaptions(tokenizer))
-        return Stream(content, tokenizer, collator, _loaded_resolution(config), config.num_workers)
+        if not isinstance(content, Rendered):
+            loaded = _loaded_resolution(config)
+            return Stream(content, tokenizer, config.resolution, config.horizontal_flip, loaded, config.num_workers)
+        return Corpus(
+            content.pictures,
+            content.captions,
+            tokenizer,
+            resolution=config.resolution,
+            horizontal_flip=config.horizontal_flip,
+            groups=content.groups,
+            on_device=config.on_device,
+            hard_negatives=self.source.hard_negatives(tokenizer) if isinstance(self.source, Alterable) else None,
+        )
 
 
 def load_training_data(
@@ -58,14 +78,15 @@ def load_training_data(
         return _index_shards(config, source)
     listing = source.listing("train")
     require_usable(config.source, "train", len(listing.items), listing.problems)
+    listing, _, validation = divide(listing, config.validation_share, config.source)
     on_start(len(listing.items))
     rendered = render(listing, _loaded_resolution(config), cache_folder(), on_progress)
     require_usable(config.source, "train", len(rendered.keys), rendered.broken)
     captions = [caption for texts in rendered.captions for caption in texts]
     problems = (*listing.problems, *rendered.broken)
     counts = {"pictures": len(rendered.keys), "captions": len(captions)}
-    provenance = _provenance(config, listing.version, counts, problems)
-    return TrainingData(config, rendered, build_vocabulary(captions), provenance, problems)
+    provenance = _provenance(config, listing.version, counts, problems, validation)
+    return TrainingData(config, rendered, build_vocabulary(captions), provenance, problems, source)
 
 
 def read_vocabulary(config: DataConfig) -> tuple[str, ...]:
@@ -76,34 +97,42 @@ def read_vocabulary(config: DataConfig) -> tuple[str, ...]:
     source = open_source(config.source, min(config.synthbirds_count, 2_000))
     listing = source.listing("train")
     require_usable(config.source, "train", len(listing.items), listing.problems)
-    return build_vocabulary(caption for item in listing.items for caption in item.captions)
+    training = divide(listing, config.validation_share, config.source).training
+    return build_vocabulary(caption for item in training.items for caption in item.captions)
 
 
 def _index_shards(config: DataConfig, source: WebDataset) -> TrainingData:
     """Reads the shards' headers and captions once, and keeps no picture's position: there may be millions."""
-    shards: list[Shard] = []
+    if config.on_device is True:
+        raise DataError(f"{config.source} is streamed, and never in memory as a whole: --set data.on_device=auto")
+    found: dict[Shard, tuple[int, set[str]]] = {}
     problems: list[Problem] = []
-    words: set[str] = set()
-    captions = 0
     for file in source.shards("train"):
         items, broken = read_index(file)
         problems += broken
         if items:
             texts = [caption for item in items for caption in item.captions]
-            shards.append(Shard(file, len(items)))
-            captions += len(texts)
-            words.update(build_vocabulary(texts)[1:])
-    require_usable(config.source, "train", len(shards), problems)
-    counts = {"pictures": sum(shard.pictures for shard in shards), "captions": captions}
-    provenance = _provenance(config, source.version("train"), counts, problems)
-    return TrainingData(config, tuple(shards), build_vocabulary(words), provenance, tuple(problems))
+            found[Shard(file, len(items))] = len(texts), set(build_vocabulary(texts)[1:])
+    require_usable(config.source, "train", len(found), problems)
+    chosen = held_out((shard.file.name for shard in found), config.validation_share, config.source, "shards")
+    shards = tuple(shard for shard in found if shard.file.name not in chosen)
+    held = sum(shard.pictures for shard in found.keys() - set(shards))
+    validation = described(len(chosen), len(found), "shards", held) if chosen else ""
+    counts = {
+        "pictures": sum(shard.pictures for shard in shards),
+        "captions": sum(found[shard][0] for shard in shards),
+    }
+    words = build_vocabulary(word for shard in shards for word in found[shard][1])
+    provenance = _provenance(config, source.version("train"), counts, problems, validation)
+    return TrainingData(config, shards, words, provenance, tuple(problems), source)
 
 
 def _provenance(
-    config: DataConfig, version: str, counts: dict[str, int], problems: Sequence[Problem]
+    config: DataConfig, version: str, counts: dict[str, int], problems: Sequence[Problem], validation: str
 ) -> dict[str, Any]:
     found: dict[str, Any] = {"source": public_name(config.source), "version": version, "split": "train", **counts}
-    return found | ({"left out": summary(problems)} if problems else {})
+    noted = {"left out": summary(problems), "validation": validation}
+    return found | {name: text for name, text in noted.items() if text}
 
 
 def _loaded_resolution(config: DataConfig) -> int:

@@ -15,22 +15,22 @@ import re
 import tarfile
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from hashlib import sha256
 from io import BytesIO
 from itertools import count, islice
 from pathlib import Path
 from random import Random
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, ClassVar, NamedTuple, TypeVar
 
 import numpy as np
 import torch
-from braceexpand import braceexpand
 from numpy.typing import NDArray
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
+from t2i_engine.errors import needs_extra
 from t2i_engine.tokenizer import Tokenizer
-from training.data.corpus import Batch, Collator, encode_known
+from training.data.corpus import Draft, caption_hash, draw_views, encode_known
 from training.data.files import PICTURE_SUFFIXES, READING, read_picture, stripped
 from training.data.source import BrokenPictureError, DataError, Example, Listing, Problem, Split
 
@@ -50,6 +50,11 @@ class PackedPicture:
     size: int
     captions: tuple[str, ...]
     key: str
+
+    @property
+    def unit(self) -> str:
+        """Its shard: a stream leaves out whole ones."""
+        return self.shard.name
 
     def load(self, resolution: int) -> Example:
         """Reads the picture with `read_picture`, without the rest of the shard."""
@@ -77,6 +82,8 @@ class WebDataset:
 
     def shards(self, split: Split) -> list[Path]:
         """The files of a split, in the pattern's order. Raises `DataError` if one is missing."""
+        with needs_extra("a webdataset", "train"):
+            from braceexpand import braceexpand
         if split == "test" and "{split}" not in self.pattern:
             return []
         try:
@@ -105,7 +112,7 @@ class WebDataset:
             items += shown
             problems += hidden
             digest.update(f"{shard.stat().st_mtime_ns}\n".encode())
-        return Listing(items, f"webdataset-{split}-{digest.hexdigest()[:24]}", version, tuple(problems))
+        return Listing(items, f"webdataset-{split}-{digest.hexdigest()[:24]}", version, tuple(problems), "shards")
 
     def version(self, split: Split) -> str:
         """As in `Listing`, from the names and sizes of the shards."""
@@ -115,8 +122,8 @@ class WebDataset:
 
 def read_index(shard: Path) -> tuple[list[PackedPicture], list[Problem]]:
     """The pictures of a shard, read from its headers and captions, and its problems; no pictures of a broken shard."""
-    from webdataset.tariterators import group_by_keys
-
+    with needs_extra("a webdataset", "train"):
+        from webdataset.tariterators import group_by_keys
     items: list[PackedPicture] = []
     problems: list[Problem] = []
     try:
@@ -172,41 +179,42 @@ class Shard(NamedTuple):
     pictures: int
 
 
-@dataclass(eq=False)
+@dataclass(frozen=True)
 class Stream:
-    """Batches that worker processes read and decode ahead of training."""
+    """Shards that worker processes read and decode ahead of training."""
 
     shards: Sequence[Shard]
     tokenizer: Tokenizer
-    collator: Collator
     resolution: int
-    """Of the decoded pictures: R, or more if they are cropped."""
+    """R: pictures are cropped to it."""
+    horizontal_flip: bool
+    loaded_resolution: int
+    """Of the decoded pictures (H): R, or more if they are cropped."""
     num_workers: int
     """Readers per rank, unless there are fewer shards."""
-    _next: tuple[int, ...] | None = None
-    _batches: Iterator[Batch | DataError] = field(default_factory=lambda: iter(()))
+    hard_negatives: ClassVar[None] = None
+    unique_captions: ClassVar[None] = None
 
-    def batch(self, seed: int, step: int, size: int, rank: int = 0, world: int = 1) -> Batch:
-        """The batch of one step and rank; cheap if it follows the previous one.
+    def drafts(self, seed: int, first: int, size: int, rank: int = 0, world: int = 1) -> Iterator[Draft]:
+        """The batches of one rank from step `first` on.
 
         Raises `DataError` if shards cannot be read, or are too few to be dealt out.
         """
-        if self._next != (seed, step, size, rank, world):
-            if len(self.shards) < world:
-                raise DataError(
-                    f"{len(self.shards)} shards cannot be dealt out to {world} processes; pack the data into more"
-                )
-            readers = min(self.num_workers, len(self.shards) // world)
-            self._batches = iter(())  # the former readers stop, and new ones can be sent this stream
-            dataset = _Reading(self, seed, step, size, rank, world, readers)
-            # A generator of its own: opening the loader must not draw from the one that the step's noise comes from.
-            own = torch.Generator()
-            self._batches = iter(DataLoader(dataset, batch_size=None, num_workers=readers, generator=own))
-        self._next = (seed, step + 1, size, rank, world)
-        batch = next(self._batches)
-        if isinstance(batch, DataError):
-            raise batch
-        return batch
+        if len(self.shards) < world:
+            raise DataError(
+                f"{len(self.shards)} shards cannot be dealt out to {world} processes; pack the data into more"
+            )
+        readers = min(self.num_workers, len(self.shards) // world)
+        dataset = _Reading(self, seed, first, size, rank, world, readers)
+        # A generator of its own: opening the loader must not draw from the one that the step's noise comes from.
+        own = torch.Generator()
+        for draft in DataLoader(dataset, batch_size=None, num_workers=readers, generator=own):
+            if isinstance(draft, DataError):
+                raise draft
+            yield draft
+
+    def pictures_on(self, device: torch.device) -> None:
+        """None: they are never in memory together."""
 
     def require(self, size: int) -> None:
         """Does nothing: a stream starts over, within a batch if need be."""
@@ -221,7 +229,7 @@ class _Encoded(NamedTuple):
 
 
 @dataclass(eq=False)
-class _Reading(IterableDataset["Batch | DataError"]):
+class _Reading(IterableDataset["Draft | DataError"]):
     """The batches from `first` on, or the error instead of one. PyTorch asks `readers` worker processes in turn."""
 
     stream: Stream
@@ -232,14 +240,14 @@ class _Reading(IterableDataset["Batch | DataError"]):
     world: int
     readers: int
 
-    def __iter__(self) -> Iterator[Batch | DataError]:
+    def __iter__(self) -> Iterator[Draft | DataError]:
         worker = get_worker_info()
         first = self.first + (worker.id if worker else 0)
         # Whichever worker PyTorch asks first, step s is always made by reader s mod readers.
         samples = self._samples(first % self.readers, first // self.readers * self.size)
         for step in count(first, self.readers):
             try:
-                yield self._batch(step, list(islice(samples, self.size)))
+                yield self._draft(step, list(islice(samples, self.size)))
             except DataError as error:
                 yield error  # as a value: PyTorch would put the worker's traceback into its message
             except (OSError, ValueError, tarfile.TarError) as error:
@@ -268,7 +276,7 @@ class _Reading(IterableDataset["Batch | DataError"]):
                 )
             skipped = max(0, skipped - held)
 
-    def _batch(self, step: int, samples: Sequence[_Encoded]) -> Batch:
+    def _draft(self, step: int, samples: Sequence[_Encoded]) -> Draft:
         """Decodes a batch; unusable pictures are replaced by others of the batch."""
         decoded = [self._decode(sample) for sample in samples]
         good = [found for found in decoded if found]
@@ -277,13 +285,19 @@ class _Reading(IterableDataset["Batch | DataError"]):
         chosen = [found or good[number % len(good)] for number, found in enumerate(decoded)]
         pictures, captions, groups = zip(*chosen, strict=True)
         rng = np.random.default_rng([self.seed, 1, step, self.rank])
-        return self.stream.collator.batch(np.stack(pictures), captions, np.array(groups), rng)
+        ids = [texts[int(rng.integers(len(texts)))] for texts in captions]
+        stream = self.stream
+        margin = stream.loaded_resolution - stream.resolution
+        corners, flips = draw_views(rng, len(ids), margin, stream.horizontal_flip)
+        hashes = np.array([caption_hash(tokens) for tokens in ids])
+        arrays = (np.stack(pictures), corners, flips, hashes, np.array(groups))
+        return Draft(ids, *map(torch.from_numpy, arrays))
 
     def _decode(self, sample: _Encoded) -> tuple[NDArray[np.uint8], list[tuple[int, ...]], int] | None:
         """The picture, its captions' ids, and a number for its group; None if it is broken or has no known word."""
         captions = encode_known(sample.captions, self.stream.tokenizer)
         try:
-            picture = read_picture(BytesIO(sample.picture), self.stream.resolution)
+            picture = read_picture(BytesIO(sample.picture), self.stream.loaded_resolution)
         except BrokenPictureError:
             return None
         return (picture, captions, zlib.crc32(sample.name.encode())) if captions else None

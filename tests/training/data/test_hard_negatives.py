@@ -2,12 +2,14 @@
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from t2i_engine.tokenizer import Tokenizer
 from training.data.corpus import Corpus, build_vocabulary
-from training.data.synthbirds.hard_negatives import COLOURS, MAX_HARD_NEGATIVES, REGIONS, HardNegativeCaptions
+from training.data.feed import Feed
+from training.data.synthbirds.hard_negatives import COLOURS, REGIONS, HardNegativeCaptions
 
 WORDS = (
     "a",
@@ -34,7 +36,7 @@ def versions(caption: str, tokenizer: Tokenizer = TOKENIZER, draws: int = 50) ->
     """All that many draws make of a caption."""
     rng, alterations = np.random.default_rng(0), HardNegativeCaptions(tokenizer)
     ids = tokenizer.encode(caption).ids
-    drawn = [version for _ in range(draws) for version in alterations.make(ids, rng)]
+    drawn = [version for _ in range(draws) for version in alterations.make(ids, 4, rng)]
     return {" ".join(tokenizer.words[i] for i in version) for version in drawn}
 
 
@@ -42,8 +44,8 @@ def versions(caption: str, tokenizer: Tokenizer = TOKENIZER, draws: int = 50) ->
 @settings(max_examples=100, deadline=None)
 def test_colours_parts_and_articles_change_and_nothing_else(words: list[str], seed: int) -> None:
     ids = TOKENIZER.encode(" ".join(words)).ids
-    found = HardNegativeCaptions(TOKENIZER).make(ids, np.random.default_rng(seed))
-    assert len(found) == MAX_HARD_NEGATIVES
+    found = HardNegativeCaptions(TOKENIZER).make(ids, 3, np.random.default_rng(seed))
+    assert len(found) == 3
     may_change = COLOUR_WORDS | PART_WORDS | {"a", "an"}
     for version in found:
         assert (tuple(version) != ids) == any(word in COLOUR_WORDS for word in words)
@@ -102,17 +104,12 @@ def test_a_caption_stays_where_no_other_colour_is_known() -> None:
 
 def test_a_batch_brings_them_along() -> None:
     captions = [["a red bird with a grey belly"], ["a bird"], ["orange bird"]]
-    corpus = Corpus(np.zeros((3, 4, 4, 3), np.uint8), captions, TOKENIZER, 18, horizontal_flip=False)
-    batch = corpus.batch(0, 0, 3)
-    assert (
-        batch.hard_negatives.shape[:2]
-        == batch.hard_negative_lengths.shape
-        == batch.hard_negatives_valid.shape
-        == (3, MAX_HARD_NEGATIVES)
-    )
-    for row, length, altered, lengths, differs in zip(
-        *batch[1:3], *batch[4:6], batch.hard_negatives_valid, strict=True
-    ):
+    maker = HardNegativeCaptions(TOKENIZER)
+    corpus = Corpus(np.zeros((3, 4, 4, 3), np.uint8), captions, TOKENIZER, hard_negatives=maker)
+    batch = Feed(corpus, 0, 3, torch.device("cpu"), max_words=18, hard_negatives=4).batch(0)
+    assert batch.hard_negatives.shape[:2] == batch.hard_negative_lengths.shape == (3, 4)
+    rows = (batch.tokens, batch.lengths, batch.hard_negatives, batch.hard_negative_lengths, batch.hard_negatives_valid)
+    for row, length, altered, lengths, differs in zip(*rows, strict=True):
         caption = " ".join(TOKENIZER.words[i] for i in row[:length])
         for version, count, differ in zip(altered, lengths, differs, strict=True):
             text = " ".join(TOKENIZER.words[i] for i in version[:count])

@@ -2,6 +2,7 @@
 
 import io
 import json
+import multiprocessing
 import tarfile
 from collections import Counter
 from pathlib import Path
@@ -13,7 +14,8 @@ from PIL import Image
 
 from t2i_engine.tokenizer import Tokenizer
 from training.config import DataConfig
-from training.data.corpus import Batch, Batches
+from training.data.corpus import Batches
+from training.data.feed import Batch, Feed
 from training.data.loading import load_training_data
 from training.data.source import DataError, open_source
 
@@ -51,16 +53,22 @@ def batches(pattern: object, **settings: object) -> Batches:
     return data.batches(Tokenizer(data.words))
 
 
+def feed(data: Batches, size: int, seed: int = 0) -> Feed:
+    return Feed(data, seed, size, torch.device("cpu"), max_words=None, hard_negatives=0)
+
+
 def numbers(batch: Batch) -> list[int]:
     return [round((float(value) + 1) * 12.75) for value in batch.image[:, 0, 0, 0]]
 
 
-def test_an_epoch_shows_every_picture_once_whatever_reads_it(shards: Path) -> None:
+def test_an_epoch_shows_every_picture_once_whatever_reads_it(shards: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for workers, world in ((1, 1), (2, 1), (2, 2)):
         shown: list[int] = []
+        monkeypatch.setattr("training.data.feed.world", lambda world=world: world)
         for rank in range(world):
-            data = batches(shards / "train-{0..3}.tar", num_workers=workers)
-            shown += [n for step in range(4 // world) for n in numbers(data.batch(0, step, 5, rank, world))]
+            monkeypatch.setattr("training.data.feed.rank", lambda rank=rank: rank)
+            read = feed(batches(shards / "train-{0..3}.tar", num_workers=workers), 5)
+            shown += [n for step in range(4 // world) for n in numbers(read.batch(step))]
         assert sorted(shown) == list(range(20)), (workers, world)
         assert shown != list(range(20))
 
@@ -69,7 +77,7 @@ def test_every_picture_comes_with_its_own_caption(shards: Path) -> None:
     config = DataConfig.model_validate({"source": str(shards), "resolution": 32})
     data = load_training_data(config)
     words = data.words
-    batch = data.batches(Tokenizer(words)).batch(0, 0, 5)
+    batch = feed(data.batches(Tokenizer(words)), 5).batch(0)
     for number, ids in zip(numbers(batch), batch.tokens, strict=True):
         assert [words[i] for i in ids] == ["shade", f"w{number}"]
 
@@ -77,13 +85,13 @@ def test_every_picture_comes_with_its_own_caption(shards: Path) -> None:
 @pytest.mark.parametrize("workers", [1, 2])
 def test_a_batch_in_the_middle_is_the_same_from_anywhere(shards: Path, workers: int) -> None:
     """Steps 0 to 7 go through two epochs, which are in different orders."""
-    straight = batches(shards / "*.tar", num_workers=workers)
-    steps = [straight.batch(3, step, 5) for step in range(8)]
+    straight = feed(batches(shards / "*.tar", num_workers=workers), 5, seed=3)
+    steps = [straight.batch(step) for step in range(8)]
     assert Counter(n for batch in steps for n in numbers(batch)) == Counter([*range(20), *range(20)])
     assert [numbers(batch) for batch in steps[:4]] != [numbers(batch) for batch in steps[4:]]
-    resumed = batches(shards / "*.tar", num_workers=workers)
+    resumed = feed(batches(shards / "*.tar", num_workers=workers), 5, seed=3)
     for step in (5, 6, 2):
-        for one, other in zip(steps[step], resumed.batch(3, step, 5), strict=True):
+        for one, other in zip(steps[step], resumed.batch(step), strict=True):
             assert torch.equal(one, other)
 
 
@@ -91,24 +99,61 @@ def test_reading_leaves_the_randomness_of_the_step_alone(shards: Path) -> None:
     torch.manual_seed(0)
     expected = torch.rand(3)
     torch.manual_seed(0)
-    batches(shards / "*.tar").batch(0, 5, 2)
+    feed(batches(shards / "*.tar"), 2).batch(5)
     assert torch.equal(torch.rand(3), expected)
+
+
+def test_equal_captions_have_one_number_and_pictures_are_cropped_and_mirrored(tmp_path: Path) -> None:
+    """Pictures of 38², whose left half is black."""
+    half = io.BytesIO()
+    Image.fromarray(np.repeat(np.arange(38) >= 19, 38).reshape(38, 38).T).convert("RGB").save(half, "PNG")
+    members: dict[str, bytes] = {}
+    for number in range(20):
+        members |= {f"{number}.png": half.getvalue(), f"{number}.txt": f"a bird {'red' if number % 2 else ''}".encode()}
+    write_shard(tmp_path / "x.tar", members)
+    data = batches(tmp_path / "x.tar", random_crop=True, horizontal_flip=True)
+    batch = feed(data, 20).batch(0)
+    assert batch.image.shape == (20, 3, 32, 32)
+    assert batch.image.is_contiguous(memory_format=torch.channels_last)
+    black = (batch.image[:, 0, 0] == -1).sum(1)
+    assert set(black.tolist()) <= set(range(13, 20))
+    assert len(set(black.tolist())) > 1
+    assert 0 < (batch.image[:, 0, 0, 0] == -1).sum() < 20
+    assert len({(int(number), int(length)) for number, length in zip(batch.captions, batch.lengths, strict=True)}) == 2
+    assert len(set(batch.captions.tolist())) == 2
+    assert len(set(batch.groups.tolist())) == 20
+
+
+def test_a_closed_feed_ends_its_readers(shards: Path) -> None:
+    read = feed(batches(shards / "*.tar", num_workers=2), 2)
+    read.batch(0)
+    readers = multiprocessing.active_children()
+    assert len(readers) >= 2
+    read.close()
+    assert not set(readers) & set(multiprocessing.active_children())
+
+
+def test_shards_are_never_in_memory_as_a_whole_and_have_no_hard_negatives(shards: Path) -> None:
+    with pytest.raises(DataError, match=r"streamed.*data\.on_device=auto"):
+        batches(shards / "*.tar", on_device=True)
+    with pytest.raises(DataError, match="only synthbirds can make hard negatives"):
+        Feed(batches(shards / "*.tar"), 0, 2, torch.device("cpu"), max_words=None, hard_negatives=1)
 
 
 def test_another_seed_is_another_order(shards: Path) -> None:
     data = batches(shards / "*.tar", num_workers=1)
-    assert numbers(data.batch(0, 0, 10)) != numbers(data.batch(1, 0, 10))
+    assert numbers(feed(data, 10, seed=0).batch(0)) != numbers(feed(data, 10, seed=1).batch(0))
 
 
 def test_a_broken_picture_is_replaced_and_moves_nothing(shards: Path) -> None:
-    before = batches(shards / "*.tar", num_workers=1)
-    expected = [numbers(before.batch(0, step, 10)) for step in range(2)]
+    before = feed(batches(shards / "*.tar", num_workers=1), 10)
+    expected = [numbers(before.batch(step)) for step in range(2)]
     members = {f"{n:03d}.{end}": content for n in range(5) for end, content in
                (("png", picture(10 * n) if n != 2 else b"no picture"), ("txt", f"shade w{n}".encode()))}  # fmt: skip
     write_shard(shards / "train-0.tar", members)
-    after = batches(shards / "*.tar", num_workers=1)
+    after = feed(batches(shards / "*.tar", num_workers=1), 10)
     for step in range(2):
-        found = numbers(after.batch(0, step, 10))
+        found = numbers(after.batch(step))
         assert all(one in (other, *found) for one, other in zip(found, expected[step], strict=True))
         assert [one == other for one, other in zip(found, expected[step], strict=True)].count(False) == (
             2 in expected[step]
@@ -118,15 +163,15 @@ def test_a_broken_picture_is_replaced_and_moves_nothing(shards: Path) -> None:
 
 def test_fewer_shards_than_processes_are_an_error(shards: Path) -> None:
     with pytest.raises(DataError, match="4 shards cannot be dealt out to 5 processes"):
-        batches(shards / "*.tar").batch(0, 0, 2, rank=0, world=5)
+        next(batches(shards / "*.tar").drafts(0, 0, 2, rank=0, world=5))
 
 
 def test_a_shard_that_goes_away_is_one_line(shards: Path) -> None:
-    data = batches(shards / "*.tar", num_workers=1)
+    read = feed(batches(shards / "*.tar", num_workers=1), 2)
     for file in shards.glob("*.tar"):
         file.unlink()
     with pytest.raises(DataError, match="can no longer be read") as caught:
-        data.batch(0, 0, 2)
+        read.batch(0)
     assert "Traceback" not in caught.value.message
 
 
@@ -159,7 +204,7 @@ def test_broken_shards_are_left_out_and_named(shards: Path) -> None:
     assert len(found.items) == 10
     assert [problem.kind for problem in found.problems] == ["broken shard"] * 2
     assert "train-1.tar" in found.problems[0].name
-    assert len(numbers(batches(shards / "*.tar").batch(0, 0, 10))) == 10
+    assert len(numbers(feed(batches(shards / "*.tar"), 10).batch(0))) == 10
 
 
 def test_the_pattern_tells_the_splits_apart(shards: Path) -> None:

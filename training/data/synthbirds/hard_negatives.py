@@ -27,8 +27,6 @@ may leave a caption true."""
 
 PLURAL = frozenset({"cheeks", "wings"})
 QUALIFIERS = frozenset({"bright", "dark", "light", "pale", "pure", "jet", "spotted", "speckled", "streaked", "striped"})
-MAX_HARD_NEGATIVES = 4
-"""Hard negatives made of every caption."""
 
 Words = list[str]
 
@@ -44,8 +42,8 @@ class HardNegativeCaptions:
         self._colour_of = _index(self._colours)
         self._region_of = _index(self._regions)
 
-    def make(self, ids: Sequence[int], rng: np.random.Generator) -> list[Sequence[int]]:
-        """`MAX_HARD_NEGATIVES` versions of one caption, each made in a randomly chosen way that the caption allows.
+    def make(self, ids: Sequence[int], count: int, rng: np.random.Generator) -> list[Sequence[int]]:
+        """`count` versions of one caption, each made in a randomly chosen way that the caption allows.
 
         One colour is replaced; two colours are swapped; or a colour moves to a part of another region. A caption that
         allows none of these is returned unchanged.
@@ -60,8 +58,8 @@ class HardNegativeCaptions:
         if movable := self._movable(words, coloured):
             ways.append((self._moved, movable))
         if not ways:
-            return [ids] * MAX_HARD_NEGATIVES
-        chosen = [ways[i] for i in rng.integers(len(ways), size=MAX_HARD_NEGATIVES)]
+            return [ids] * count
+        chosen = [ways[i] for i in rng.integers(len(ways), size=count)]
         return [[self._ids[word] for word in change(words, places, rng)] for change, places in chosen]
 
     def _known(self, groups: tuple[tuple[str, ...], ...]) -> list[tuple[str, ...]]:

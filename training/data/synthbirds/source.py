@@ -2,8 +2,10 @@
 
 from dataclasses import dataclass
 
+from t2i_engine.tokenizer import Tokenizer
 from training.data.source import Example, Listing, Split
 from training.data.synthbirds import VERSION, SynthBirds
+from training.data.synthbirds.hard_negatives import HardNegativeCaptions
 
 
 @dataclass(frozen=True)
@@ -17,6 +19,11 @@ class Bird:
     def key(self) -> str:
         """The picture's name and seed."""
         return f"synthbirds/{self.split}/{self.number:06d}"
+
+    @property
+    def unit(self) -> str:
+        """Itself: birds are independent."""
+        return self.key
 
     @property
     def captions(self) -> tuple[str, ...]:
@@ -39,3 +46,7 @@ class Drawn:
         """The first pictures of a split."""
         birds = [Bird(split, number) for number in range(self.pictures)]
         return Listing(birds, f"synthbirds-{VERSION}-{split}-{self.pictures}", str(VERSION))
+
+    def hard_negatives(self, tokenizer: Tokenizer) -> HardNegativeCaptions:
+        """Makes hard negatives of its captions, in a vocabulary."""
+        return HardNegativeCaptions(tokenizer)
