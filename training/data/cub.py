@@ -56,8 +56,9 @@ class Cub:
                 if isinstance(captions, Problem):
                     problems.append(captions)
                 else:
-                    files.append(PictureFile(file, captions, f"cub/{name}", box=boxes[name]))
-        return list_files("cub", split, files, problems)
+                    category = name.partition("/")[0]
+                    files.append(PictureFile(file, captions, f"cub/{name}", box=boxes[name], category=category))
+        return list_files("cub", split, files, problems, units="classes")
 
     @property
     def _root(self) -> Path:

@@ -9,7 +9,7 @@ from typing import IO, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from training.data.source import BrokenPictureError, DataError, Example, Listing, Problem, Split
 
@@ -44,6 +44,13 @@ class PictureFile:
     group: str = ""
     box: Box | None = None
     """Crop to this, with a margin."""
+    category: str = ""
+    """Its class, in data sets that hold out whole classes."""
+
+    @property
+    def unit(self) -> str:
+        """Its class or group, or itself."""
+        return self.category or self.group or self.key
 
     def load(self, resolution: int) -> Example:
         """Reads the picture with `read_picture`."""
@@ -67,6 +74,8 @@ def read_picture(file: Path | IO[bytes], resolution: int, box: Box | None = None
             return np.asarray(fitted)
     except BrokenPictureError:
         raise
+    except UnidentifiedImageError as error:  # its own message names the file by its place on this machine
+        raise BrokenPictureError("no picture in a known format") from error
     except Exception as error:  # decoders raise anything: OSError, SyntaxError, struct.error, IndexError, …
         raise BrokenPictureError(" ".join(str(error).split()) or type(error).__name__) from error
 
@@ -104,8 +113,14 @@ def read_text(file: Path, cure: str) -> str:
         raise DataError(f"'{file}' is not UTF-8 (byte {error.start}); convert it: iconv -f latin1 -t utf-8") from None
 
 
-def list_files(kind: str, split: Split, files: Iterable[PictureFile], problems: Sequence[Problem] = ()) -> Listing:
-    """Lists the files that exist; missing ones become problems.
+def list_files(
+    kind: str,
+    split: Split,
+    files: Iterable[PictureFile],
+    problems: Sequence[Problem] = (),
+    units: str = "pictures",
+) -> Listing:
+    """Lists the files that exist; missing ones become problems. `units` is as in `Listing`.
 
     The version covers everything that determines pictures and captions, and each file's size; the fingerprint covers
     modification times as well.
@@ -117,11 +132,11 @@ def list_files(kind: str, split: Split, files: Iterable[PictureFile], problems: 
         try:
             found = item.file.stat()
         except OSError:
-            absent.append(Problem("absent picture", str(item.file)))
+            absent.append(Problem("absent picture", item.key))
             continue
         present.append(item)
         described = json.dumps((item.key, item.captions, item.group, item.box, found.st_size)).encode()
         version.update(described)
         fingerprint.update(described + str(found.st_mtime_ns).encode())
     name = f"{kind}-{split}-{fingerprint.hexdigest()[:24]}"
-    return Listing(present, name, version.hexdigest()[:24], (*absent, *problems))
+    return Listing(present, name, version.hexdigest()[:24], (*absent, *problems), units)

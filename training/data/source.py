@@ -1,27 +1,30 @@
 """Data sources: a source has splits; a split lists items, which load as examples. They are opened by name.
 
-Names are `cub:PATH`, `coco:PATH`, `folder:PATH`, `webdataset:PATTERN` and `synthbirds`; a bare
-path is recognised by what it holds.
+Names are `cub:PATH`, `coco:PATH`, `folder:PATH`, `webdataset:PATTERN`, `packed:DIR` and `synthbirds`; a bare path is
+recognised by what it holds.
 """
 
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, NamedTuple, Protocol, get_args
+from typing import Literal, NamedTuple, Protocol, get_args, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 
 from t2i_engine.errors import UserError, closest, listed, quoted
+from t2i_engine.tokenizer import Tokenizer
 
 Split = Literal["train", "test"]
 SPLITS: tuple[Split, ...] = get_args(Split)
 
 SYNTHBIRDS = "synthbirds"
 SYNTHBIRDS_COUNT = 20_000
-KINDS = ("cub", "coco", "folder", "webdataset")
+KINDS = ("cub", "coco", "folder", "webdataset", "packed")
 """What a name can begin with, before a path or pattern."""
+MAX_HARD_NEGATIVES = 4
+"""Most hard negatives of a caption that a config may ask for."""
 
 Kind = Literal[
     "absent picture",
@@ -75,6 +78,10 @@ class Item(Protocol):
     def captions(self) -> tuple[str, ...]:
         """The captions of its example, without loading the picture."""
 
+    @property
+    def unit(self) -> str:
+        """What is held out for validation as a whole: its class, its group or shard; its key if it stands alone."""
+
     def load(self, resolution: int) -> Example:
         """Reads or draws the picture, R = `resolution`. Raises `BrokenPictureError`."""
 
@@ -90,6 +97,8 @@ class Listing:
     """Identifies the data; a copy elsewhere has the same."""
     problems: tuple[Problem, ...] = ()
     """What is skipped."""
+    units: str = "pictures"
+    """What the items' `unit` names, in the plural: classes, shards, pictures."""
 
 
 class Source(Protocol):
@@ -103,12 +112,27 @@ class Source(Protocol):
         """The items of a split, possibly none. Raises `DataError` if the data set is malformed."""
 
 
+class HardNegativeMaker(Protocol):
+    """Makes hard negatives in one vocabulary: versions of a caption that almost fit its picture."""
+
+    def make(self, ids: Sequence[int], count: int, rng: np.random.Generator) -> list[Sequence[int]]:
+        """`count` versions of a caption's token ids; the caption itself if it allows none."""
+
+
+@runtime_checkable
+class Alterable(Protocol):
+    """A source that knows its captions' grammar well enough to make hard negatives of them."""
+
+    def hard_negatives(self, tokenizer: Tokenizer) -> HardNegativeMaker:
+        """Makes them in a vocabulary."""
+
+
 def summary(problems: Sequence[Problem]) -> str:
     """Counts problems by kind: "absent picture: 3, no caption: 5"; empty if there are none."""
     return ", ".join(f"{kind}: {count:,}" for kind, count in Counter(problem.kind for problem in problems).items())
 
 
-def require_usable(source: str, split: Split, pictures: int, problems: Sequence[Problem]) -> None:
+def require_usable(source: str, split: str, pictures: int, problems: Sequence[Problem]) -> None:
     """Raises `DataError` for a split without pictures, or with captions in an unknown encoding."""
     foreign = [problem.name for problem in problems if problem.kind == "caption not in UTF-8"]
     if foreign:
@@ -128,7 +152,7 @@ def open_source(name: str, synthbirds_count: int = SYNTHBIRDS_COUNT) -> Source:
 
     Raises `DataError` if the name is unknown or the data are not there.
     """
-    from training.data import coco, cub, folder, webdataset  # here, because they import this module
+    from training.data import coco, cub, folder, packed, webdataset  # here, because they import this module
     from training.data.synthbirds.source import Drawn
 
     kind, path = _parse(name)
@@ -141,6 +165,8 @@ def open_source(name: str, synthbirds_count: int = SYNTHBIRDS_COUNT) -> Source:
             return folder.Folder(Path(path).expanduser())
         case "webdataset":
             return webdataset.WebDataset(path)
+        case "packed":
+            return packed.Packed(Path(path).expanduser())
     return Drawn(synthbirds_count)
 
 
@@ -173,7 +199,8 @@ def _parse(name: str) -> tuple[str, str]:
         return "webdataset", name
     meant = closest(kind, [SYNTHBIRDS, *KINDS], likeness=0.5)
     suggestion = f" (did you mean {meant[0]!r}?)" if meant else ""
-    forms = listed(f"{kind}:{'PATTERN' if kind == 'webdataset' else 'PATH'}" for kind in KINDS)
+    places = {"webdataset": "PATTERN", "packed": "DIR"}
+    forms = listed(f"{kind}:{places.get(kind, 'PATH')}" for kind in KINDS)
     raise DataError(
         f"unknown data source {quoted(name, 200)}{suggestion}; there are: {SYNTHBIRDS}, {forms}, or an existing folder"
     )
@@ -183,7 +210,10 @@ def _recognise(folder: Path) -> tuple[str, str]:
     from training.data.coco import Coco
     from training.data.cub import Cub
     from training.data.folder import Folder
+    from training.data.packed import Packed
 
+    if Packed.recognises(folder):
+        return "packed", str(folder)
     if Cub.recognises(folder):
         return "cub", str(folder)
     if Coco.recognises(folder):
