@@ -1,4 +1,4 @@
-"""FID of the averaged generator during GAN training, computed as `t2i-engine evaluate` does."""
+"""FID of the averaged generator during GAN training, against the pictures held out for validation."""
 
 from collections.abc import Callable
 from typing import Any
@@ -8,37 +8,50 @@ import torch
 from t2i_engine.files import cache_folder
 from t2i_engine.sampler import Sampler
 from training.config import RunConfig
-from training.data.source import DataError, open_source
+from training.data.source import DataError
+from training.data.validation import validation_listing
+from training.distributed import agreed, first_before_others, rank, world
 from training.evaluation.distances import Distances, real_statistics
-from training.evaluation.draws import CaptionDraws, load_split
+from training.evaluation.draws import BATCH, CaptionDraws, load_pictures
 from training.evaluation.inception import FeatureNetwork, Inception
 from training.progress import Progress
 
 
 class PeriodicFid:
-    """Compares pictures drawn for test captions with the test pictures."""
+    """Compares pictures drawn for held-out captions with the held-out pictures, on all processes together."""
 
     def __init__(self, config: RunConfig, sampler: Sampler, device: torch.device, progress: Progress) -> None:
-        """Computes the real statistics. Raises `MissingExtra`, and `DataError` if there are too few test pictures."""
+        """Computes the real statistics. Raises `MissingExtra`, and `DataError` if too few pictures are held out."""
         self.network: FeatureNetwork = Inception(device)
-        source, cache = open_source(config.data.source, config.fid.count), cache_folder()
-        listing, real = load_split(source, "test", config.data.resolution, cache, progress)
-        self.draws = CaptionDraws(sampler, real, config.fid.count)
-        if min(self.draws.drawable(), len(real.keys)) < 2:
+        cache, source = cache_folder(), config.data.source
+        listing = validation_listing(config.data)
+        real = load_pictures(listing, source, "validation", config.data.resolution, cache, progress)
+        self.draws = CaptionDraws(sampler, real, config.fid.count, rank(), world())
+        drawable = self.draws.drawable()
+        if min(drawable, len(real.keys)) < 2:
             raise DataError(
-                f"fid.every: {source.name} has fewer than two test pictures with known captions; "
-                "drop fid.every, or add pictures"
+                f"fid.every: {source} has fewer than two held-out pictures with known captions; "
+                "raise data.validation_share, or drop fid.every"
             )
+        self.rounds = -(-drawable // (BATCH * world()))
         progress.start("features of real pictures", len(real.pictures))
-        self.real = real_statistics(
-            self.network, real.pictures, listing.fingerprint, cache, lambda done: progress.report(done, {})
-        )
+        with first_before_others():
+            self.real = real_statistics(
+                self.network, real.pictures, listing.fingerprint, cache, lambda done: progress.report(done, {})
+            )
 
     def measure(self, stopped: Callable[[], bool]) -> dict[str, Any] | None:
-        """The FID, the numbers of pictures, and the features; None if `stopped` returned true before the end."""
+        """The FID, the numbers of pictures, and the features; all processes must call this, and get the same.
+
+        `stopped` is asked before every batch; None if it returned true in any process.
+        """
         distances = Distances(self.network.width, self.real)
-        for batch in self.draws.batches():
-            if stopped():
+        batches = self.draws.batches()
+        for _ in range(self.rounds):
+            if agreed(stopped()):
                 return None
-            distances.update(self.network(batch.pixels), real=False)
+            batch = next(batches, None)  # of the last round, some processes may have none
+            if batch is not None:
+                distances.update(self.network(batch.pixels), real=False)
+        distances.add_up()
         return {**distances.fid()._asdict(), "features": self.network.name}

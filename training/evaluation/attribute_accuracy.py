@@ -30,8 +30,8 @@ from training.evaluation import GeneratedBatch, Result, cached, percent, read_ca
 from training.evaluation.draws import in_batches
 from training.models.image_encoder import SmallCNN
 from training.models.pixels import to_image
+from training.precision import autocast
 from training.progress import Progress
-from training.stepping import autocast
 
 VERSION = 1
 """Part of the classifier's file name: increment it when the network or its training changes in code."""

@@ -14,6 +14,7 @@ from torchmetrics.image.fid import FrechetInceptionDistance
 from torchmetrics.image.kid import KernelInceptionDistance
 
 from t2i_engine.pictures import Pixels
+from training.distributed import total
 from training.evaluation import GeneratedBatch, Result, cached, table
 from training.evaluation.draws import in_batches
 from training.evaluation.inception import FeatureNetwork
@@ -29,7 +30,7 @@ VERSION = 1
 RealStatistics = dict[str, Any]
 """What FID and KID need to know of the real pictures, in tensors and plain values."""
 
-_SUMS = ("real_features_sum", "real_features_cov_sum", "real_features_num_samples")
+_SUMS = ("features_sum", "features_cov_sum", "features_num_samples")
 
 
 class Fid(NamedTuple):
@@ -56,12 +57,15 @@ class Distances:
 
     def __init__(self, width: int, real: RealStatistics | None = None) -> None:
         """Features have `width` entries; those of the real pictures may be given by their statistics."""
-        self._fid = FrechetInceptionDistance(_Identity(width))
+        self._fid = FrechetInceptionDistance(
+            _Identity(width), sync_on_compute=False
+        )  # `add_up` does, without KID's part
+        self._fid.orig_dtype = torch.float64  # as its update sets it, which a process without pictures never calls
         self._features: dict[bool, list[Tensor]] = {True: [], False: []}
         self.counts = {True: 0, False: 0}
         if real:
             for name in _SUMS:
-                setattr(self._fid, name, real["sums"][name])
+                setattr(self._fid, f"real_{name}", real["sums"][f"real_{name}"])
             self._features[True], self.counts[True] = [real["features"]], real["count"]
 
     def update(self, features: Tensor, real: bool) -> None:
@@ -70,6 +74,12 @@ class Distances:
         room = max(0, KID_PICTURES - self.counts[real])
         self._features[real].append(features[:room].clone())
         self.counts[real] += len(features)
+
+    def add_up(self) -> None:
+        """Adds up what FID needs of the pictures that are not real over all processes, which must all call this."""
+        for name in _SUMS:
+            setattr(self._fid, f"fake_{name}", total(getattr(self._fid, f"fake_{name}")))
+        self.counts[False] = int(self._fid.fake_features_num_samples)
 
     def fid(self) -> Fid:
         """The Fréchet distance; needs at least two pictures of either side."""
@@ -93,7 +103,7 @@ class Distances:
 
     def real_statistics(self) -> RealStatistics:
         """The statistics of the real pictures so far."""
-        sums = {name: getattr(self._fid, name) for name in _SUMS}
+        sums = {f"real_{name}": getattr(self._fid, f"real_{name}") for name in _SUMS}
         return {"sums": sums, "features": torch.cat(self._features[True]), "count": self.counts[True]}
 
 

@@ -1,4 +1,4 @@
-"""The evaluated pictures: drawn for captions of a test split, each with the real picture that its caption describes."""
+"""The evaluated pictures: drawn for captions of a split, each with the real picture that its caption describes."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -32,10 +32,13 @@ class CaptionDraws:
     sampler: Sampler
     data: Rendered
     count: int
+    rank: int = 0
+    """Of `world` processes that share the captions out, this one draws every `world`-th."""
+    world: int = 1
 
     def batches(self) -> Iterator[GeneratedBatch]:
-        """Draws in batches, lazily."""
-        waiting = self._draws()
+        """Draws this process's share in batches, lazily."""
+        waiting = islice(self._draws(), self.rank, None, self.world)
         while draws := list(islice(waiting, BATCH)):
             sentences = self.sampler.encode_tokens([draw.ids for draw in draws])
             yield GeneratedBatch(
@@ -46,7 +49,7 @@ class CaptionDraws:
             )
 
     def drawable(self) -> int:
-        """How many of the captions contain a word that the model knows, and are drawn."""
+        """How many of the captions contain a word that the model knows, and are drawn, over all processes."""
         return sum(1 for _ in self._draws())
 
     def _draws(self) -> Iterator["_Draw"]:
@@ -75,11 +78,18 @@ def load_split(
 ) -> tuple[Listing, Rendered]:
     """A split and its real pictures. Raises `DataError` if none is usable."""
     listing = source.listing(split)
-    require_usable(source.name, split, len(listing.items), listing.problems)
+    return listing, load_pictures(listing, source.name, split, resolution, cache, progress)
+
+
+def load_pictures(
+    listing: Listing, source: str, split: str, resolution: int, cache: Path, progress: Progress
+) -> Rendered:
+    """The pictures of a listing, which messages call `split` of `source`. Raises `DataError` if none is usable."""
+    require_usable(source, split, len(listing.items), listing.problems)
     progress.start(f"{split} pictures", len(listing.items))
     rendered = render(listing, resolution, cache, progress.report)
-    require_usable(source.name, split, len(rendered.keys), rendered.broken)
-    return listing, rendered
+    require_usable(source, split, len(rendered.keys), rendered.broken)
+    return rendered
 
 
 def in_batches(items: Batchable) -> Iterator[Batchable]:
