@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from training.models.convolution import Conv2d
 from training.models.generator import SMALLEST_SIDE, channel_widths
 
 
@@ -15,12 +16,12 @@ class DownBlock(nn.Module):
     def __init__(self, in_channels: int, out_channels: int) -> None:
         super().__init__()
         self.conv_r = nn.Sequential(
-            nn.Conv2d(in_channels, out_channels, 4, stride=2, padding=1, bias=False),
+            Conv2d(in_channels, out_channels, 4, stride=2, padding=1, bias=False),
             nn.LeakyReLU(0.2),
-            nn.Conv2d(out_channels, out_channels, 3, padding=1, bias=False),
+            Conv2d(out_channels, out_channels, 3, padding=1, bias=False),
             nn.LeakyReLU(0.2),
         )
-        self.conv_s = nn.Conv2d(in_channels, out_channels, 1) if in_channels != out_channels else nn.Identity()
+        self.conv_s = Conv2d(in_channels, out_channels, 1) if in_channels != out_channels else nn.Identity()
         self.gamma = nn.Parameter(torch.zeros(1))
 
     def forward(self, features: Tensor) -> Tensor:
@@ -28,7 +29,7 @@ class DownBlock(nn.Module):
         # A 1×1 convolution commutes with average pooling, and costs a quarter on the pooled map.
         shortcut: Tensor = self.conv_s(F.avg_pool2d(features, 2))
         residual: Tensor = self.conv_r(features)
-        return shortcut + self.gamma * residual
+        return torch.addcmul(shortcut, self.gamma.to(residual.dtype), residual)
 
 
 class Discriminator(nn.Module):
@@ -38,12 +39,12 @@ class Discriminator(nn.Module):
         super().__init__()
         widths = channel_widths(resolution, base_channels, max_channel_multiple)[::-1]
         joint_width = widths[-1] // 4  # 2·nf at DF-GAN's limit
-        self.conv_img = nn.Conv2d(3, widths[0], 3, padding=1)
+        self.conv_img = Conv2d(3, widths[0], 3, padding=1)
         self.DBlocks = nn.ModuleList(DownBlock(n, m) for n, m in pairwise(widths))
         self.joint_conv = nn.Sequential(
-            nn.Conv2d(widths[-1] + sentence_width, joint_width, 3, padding=1, bias=False),
+            Conv2d(widths[-1] + sentence_width, joint_width, 3, padding=1, bias=False),
             nn.LeakyReLU(0.2),
-            nn.Conv2d(joint_width, 1, SMALLEST_SIDE, bias=False),
+            Conv2d(joint_width, 1, SMALLEST_SIDE, bias=False),
         )
 
     @torch.no_grad()
@@ -71,7 +72,13 @@ class Discriminator(nn.Module):
         return features
 
     def logits(self, features: Tensor, sentence: Tensor) -> Tensor:
-        """Scores `features` (B, C, 4, 4) against `sentence` (B, S): one logit each (B)."""
+        """Scores `features` (B, C, 4, 4) against `sentence` (B, S): one logit each (B).
+
+        `sentence` may hold several for each picture, (M, B, S); the logits are then (M, B).
+        """
+        if sentence.ndim == 3:
+            each = self.logits(features.repeat(len(sentence), 1, 1, 1), sentence.flatten(0, 1))
+            return each.view(sentence.shape[:2])
         tiled = sentence[:, :, None, None].expand(-1, -1, SMALLEST_SIDE, SMALLEST_SIDE)
         logits: Tensor = self.joint_conv(torch.cat([features, tiled], dim=1))
         return logits.flatten()
