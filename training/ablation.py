@@ -30,7 +30,7 @@ from training.data.source import open_source
 from training.evaluation import GeneratedBatch, table
 from training.evaluation.draws import CaptionDraws
 from training.evaluation.evaluate import evaluate, open_model
-from training.run import train_files
+from training.loop import train_files
 
 ENCODERS, EVALUATION_ENCODERS = "encoders", "evaluation-encoders"
 CAPTIONS = 10  # in the figure

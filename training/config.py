@@ -23,8 +23,7 @@ from pydantic import (
 
 from t2i_engine.errors import UserError, quoted
 from t2i_engine.migration import OLD_KEYS
-from training.data.source import check_source
-from training.data.synthbirds.hard_negatives import MAX_HARD_NEGATIVES
+from training.data.source import MAX_HARD_NEGATIVES, check_source
 from training.models.image_encoder import BackboneName
 
 
@@ -51,20 +50,27 @@ class DataConfig(_Section):
     """The training data and how pictures and captions enter a batch."""
 
     source: Annotated[str, AfterValidator(check_source)] = "synthbirds"
-    """`synthbirds`, `cub:PATH`, `coco:PATH`, `folder:PATH`, `webdataset:PATTERN`, or a bare
-    path, which is recognised by what it holds."""
+    """`synthbirds`, `cub:PATH`, `coco:PATH`, `folder:PATH`, `webdataset:PATTERN`, `packed:DIR`, or a bare path, which
+    is recognised by what it holds."""
     synthbirds_count: PositiveInt = 20_000
     """Number of synthbirds to draw for training; ignored for other sources."""
     resolution: Resolution = 256
     """Height and width of the pictures in pixels: a power of two from 32."""
+    validation_share: Annotated[float, Field(ge=0, lt=0.5)] = 0.0
+    """Share of the training split to hold out, for `fid.every` to choose the best checkpoint by: of the classes in CUB,
+    of the shards in a webdataset, of the pictures elsewhere."""
     max_words: PositiveInt = 18
-    """Longer captions are cut to this many words, sampled at random and kept in order (AttnGAN)."""
+    """DAMSM cuts longer captions to this many words, sampled at random and kept in order (AttnGAN); the GAN reads
+    captions whole."""
     horizontal_flip: bool = True
     """Mirror each picture with probability 1/2 (DF-GAN). Switch off if captions mention left and right."""
     random_crop: bool = False
     """Load pictures at 76/64 of `resolution` and crop them at random (AttnGAN, DF-GAN)."""
     num_workers: PositiveInt = 2
     """Processes per rank that read a webdataset; other sources need none. The order of the batches depends on it."""
+    on_device: bool | Literal["auto"] = "auto"
+    """Keep all pictures in the GPU's memory, as uint8. `auto`: if they take at most half of what is free. A webdataset
+    is streamed and cannot."""
 
 
 class ModelConfig(_Section):
@@ -109,7 +115,8 @@ class DamsmConfig(_Section):
     gradient_clip: PositiveFloat = 0.25
     """Largest norm of the text encoder's gradient."""
     hard_negatives: Annotated[int, Field(ge=0, le=MAX_HARD_NEGATIVES)] = 0
-    """Hard negatives per picture in the sentence loss: its own caption with colours or parts swapped. 0 in AttnGAN."""
+    """Hard negatives per picture in the sentence loss: its own caption with colours or parts swapped. 0 in AttnGAN.
+    Only synthbirds can make them."""
     random_erasing: bool = False
     """Paint rectangles of random colours over half of the pictures (Zhong et al., 2020). Keeps the generator from
     pleasing the image encoder with blobs of colour."""
@@ -168,26 +175,36 @@ class GanConfig(_Section):
     image features are computed once."""
     hard_negatives: Annotated[int, Field(ge=0, le=MAX_HARD_NEGATIVES)] = 0
     """Hard negatives per picture: its own caption with colours or parts swapped, as further mismatched captions of the
-    discriminator and further negatives of L_text."""
+    discriminator and further negatives of L_text. Only synthbirds can make them."""
     kl_weight: NonNegative = 1.0
     """Weight of conditioning augmentation's KL divergence."""
     contrastive: ContrastiveConfig = ContrastiveConfig()
     ema_decay: Decay = 0.999
     """Decay per step of the generator's moving average, which is what gets exported."""
+    discriminator: Literal["dfgan", "projected"] = "dfgan"
+    """`dfgan`: learns to see from scratch. `projected`: small discriminators on the features of a frozen ImageNet
+    network (Projected GAN), without a gradient penalty; learns shapes far sooner."""
     discriminator_initialization: Literal["dfgan", "he"] = "dfgan"
     """`dfgan`: PyTorch's default convolutions and residual branches that start at 0. `he`: He et al.'s convolutions
     and residual branches active from step 1, for runs of thousands of steps rather than hundreds of thousands."""
     discriminator_warmup: Annotated[int, Field(ge=0)] = 0
     """Initial steps that train the discriminator alone, so that a new one does not spoil a pretrained generator."""
 
+    def penalised(self, number: int) -> bool:
+        """Whether step `number` computes the gradient penalty."""
+        wanted = self.discriminator == "dfgan" and self.gradient_penalty_weight > 0
+        return wanted and number % self.gradient_penalty_interval == 0
+
 
 class FidConfig(_Section):
-    """FID of the averaged generator on the test split during GAN training; the best checkpoint is kept as best.pt."""
+    """FID of the averaged generator during GAN training, against the pictures that `data.validation_share` holds out;
+    the best checkpoint is kept as best.pt. The test split is left to `t2i-engine evaluate`.
+    """
 
     every: Annotated[int, Field(ge=0)] = 0
     """Measure every N steps, and after the last; 0: never."""
     count: Annotated[int, Field(ge=2)] = 5_000
-    """Pictures to generate, as `t2i-engine evaluate --count`. The fewer, the higher FID gets."""
+    """Pictures to generate for captions of the held-out pictures. The fewer, the higher FID gets."""
 
 
 class RunConfig(_Section):
@@ -200,7 +217,8 @@ class RunConfig(_Section):
     damsm: DamsmConfig = DamsmConfig()
     gan: GanConfig = GanConfig()
     init_from: str | None = None
-    """Checkpoint or bundle to start from, the same as `--init`. A smaller model is grown to `data.resolution`."""
+    """Checkpoint, state or bundle to start from, the same as `--init`. A smaller model is grown to
+    `data.resolution`."""
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
     """Seed of all randomness: initial weights, batches, noise and augmentation."""
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
@@ -208,6 +226,9 @@ class RunConfig(_Section):
     bf16 where the device has instructions for it, otherwise fp32."""
     compile: bool = False
     """Compile the GAN's networks with torch.compile: minutes at the start, then faster steps."""
+    cuda_graph: bool = True
+    """On a GPU, replay the steps of the GAN as CUDA graphs, without waiting for Python. Not in fp16 or with several
+    processes."""
     folded: bool = True
     """Train with upsampling folded into the following convolution: the same function, faster."""
     checkpoint_every: PositiveInt = 500
@@ -224,6 +245,15 @@ class RunConfig(_Section):
     def _one_initial_model(self) -> Self:
         if self.init_from and self.damsm.init_from:
             raise ValueError("init_from already brings the encoders of damsm.init_from; remove one of them")
+        return self
+
+    @model_validator(mode="after")
+    def _fid_on_what_is_held_out(self) -> Self:
+        if self.fid.every and not self.data.validation_share:
+            raise ValueError(
+                "fid.every chooses the best checkpoint by pictures held out of training, and there are none; "
+                "set data.validation_share, to 0.1 for example"
+            )
         return self
 
 

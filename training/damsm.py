@@ -1,26 +1,18 @@
 """DAMSM: pre-trains the text encoder by matching captions to their pictures (AttnGAN)."""
 
+import math
+
 import torch
 from torch import Tensor, nn
 
 from training.augmentation import RECTANGLE_UNIFORMS, RECTANGLES, random_erasing
 from training.config import RunConfig
-from training.data.corpus import Batches
-from training.distributed import gathered, means, replicated, share, world
+from training.distributed import gathered, replicated, share, world
 from training.losses import HardNegatives, own_columns, related_pairs, sentence_loss, word_loss
 from training.models.image_encoder import EncodedImage, ImageEncoder, open_backbone
 from training.models.text_encoder import EncodedText, TextEncoder
-from training.stepping import (
-    Losses,
-    Trainer,
-    autocast,
-    backward,
-    channels_last,
-    loss_scaler,
-    own_batch,
-    seed_step,
-    update,
-)
+from training.phase import BatchSource, Phase, StepLosses, adam, channels_last, seed_step
+from training.precision import autocast, backward, loss_scaler, update
 
 
 class Encoders(nn.Module):
@@ -35,7 +27,7 @@ class Encoders(nn.Module):
     def forward(
         self, tokens: Tensor, lengths: Tensor, image: Tensor, hard_negatives: Tensor, hard_negative_lengths: Tensor
     ) -> tuple[EncodedText, EncodedImage, Tensor | None]:
-        """Encodes `tokens` int64 (B, T) of `lengths` (B), and `image` float (B, 3, R, R).
+        """Encodes `tokens` int64 (B, T) of `lengths` (B) on the CPU, and `image` float (B, 3, R, R).
 
         Returns both, and the sentence vectors (B, A, S) of `hard_negatives` (B, A, U); None if A = 0.
         """
@@ -45,7 +37,7 @@ class Encoders(nn.Module):
             return text, self.image_encoder(image), hard
 
 
-class DamsmTrainer(Trainer):
+class DamsmPhase(Phase):
     """Trains text and image encoder together, or the image encoder alone against a frozen text encoder."""
 
     stateful = ("networks", "optimizer", "schedule", "scaler")
@@ -53,52 +45,62 @@ class DamsmTrainer(Trainer):
     def __init__(
         self,
         config: RunConfig,
-        corpus: Batches,
         text_encoder: TextEncoder,
         device: torch.device,
         train_text: bool = True,
         pretrained: bool = True,
     ) -> None:
         """Without `pretrained`, no ImageNet weights are loaded: others follow, or none are needed."""
-        self.config = config
-        self.corpus = corpus
-        self.device = device
+        self.config, self.device = config, device
         self.text_encoder = text_encoder.to(device).train(train_text).requires_grad_(train_text)
         backbone = open_backbone(config.damsm.image_encoder, pretrained)
         self.image_encoder = channels_last(ImageEncoder(backbone, config.model.sentence_width), device)
         self.networks = Encoders(self.text_encoder, self.image_encoder, config.precision)
         self._encode = replicated(self.networks)
         trained = [parameter for parameter in self.networks.parameters() if parameter.requires_grad]
-        self.optimizer = torch.optim.Adam(trained, lr=config.damsm.learning_rate, betas=(0.5, 0.999))
+        self.optimizer = adam(trained, device, config.damsm.learning_rate, (0.5, 0.999))
         # AttnGAN multiplies its rate by 0.98 per epoch, for hundreds of epochs; a cosine fits any number of steps.
         self.schedule = torch.optim.lr_scheduler.CosineAnnealingLR(self.optimizer, config.damsm.steps)
         self.scaler = loss_scaler(device, config.precision)
 
-    def step(self, number: int) -> Losses:
-        """Runs one update; returns the losses, and how often a sentence finds its own picture in the batch."""
+    def skip(self, steps: int) -> None:
+        """Puts the schedule where it is after `steps` of a run that continues from a state."""
+        for group, rate in zip(self.optimizer.param_groups, self.schedule.base_lrs, strict=True):
+            group["lr"] = rate * (1 + math.cos(math.pi * steps / self.config.damsm.steps)) / 2
+        self.schedule.last_epoch = steps
+
+    def begin(self, batches: BatchSource) -> None:
+        """Takes the batches to train on."""
+        self.batches = batches
+
+    def step(self, number: int) -> StepLosses:
+        """Runs one update; the losses include how often a sentence finds its own picture in the batch."""
         settings = self.config.damsm
         seed_step(self.config.seed, "damsm", number)
-        batch = own_batch(self.corpus, self.config.seed, number, settings.batch_size, self.device)
-        related = related_pairs(batch.tokens, batch.groups)
-        few = slice(settings.hard_negatives)
-        negatives, counts = batch.hard_negatives[:, few], batch.hard_negative_lengths[:, few]
-        text, image, vectors = self._encode(batch.tokens, batch.lengths, self._seen(batch.image), negatives, counts)
-        hard = None if vectors is None else HardNegatives(vectors, batch.hard_negatives_valid[:, few])
+        batch = self.batches.batch(number)
+        tokens, negatives, lengths = (
+            tensor.to(self.device) for tensor in (batch.tokens, batch.hard_negatives, batch.lengths)
+        )
+        related = related_pairs(batch.captions, batch.groups)
+        text, image, vectors = self._encode(
+            tokens, batch.lengths, self._seen(batch.image), negatives, batch.hard_negative_lengths
+        )
+        hard = None if vectors is None else HardNegatives(vectors, batch.hard_negatives_valid.to(self.device))
         gammas = (settings.gamma1, settings.gamma2, settings.gamma3)
         losses = {
-            "words": word_loss(image, text, batch.lengths, related, gammas),
+            "words": word_loss(image, text, lengths, related, gammas),
             "sentence": sentence_loss(image, text, related, settings.gamma3, hard),
         }
         backward(losses, self.scaler)
         self.scaler.unscale_(self.optimizer)
         nn.utils.clip_grad_norm_(self.text_encoder.parameters(), settings.gradient_clip)
-        if update(self.optimizer, self.scaler):
-            self.schedule.step()
+        update(self.optimizer, self.scaler)
+        self.schedule.step()
         with torch.no_grad():
             pictures = gathered(nn.functional.normalize(image.picture.float()))
             similarities = nn.functional.normalize(text.sentence) @ pictures.T
             losses["found"] = (similarities.argmax(1) == own_columns(related)).float().mean()
-        return means([losses])
+        return StepLosses.mean([losses])
 
     def _seen(self, image: Tensor) -> Tensor:
         if not self.config.damsm.random_erasing:

@@ -4,18 +4,19 @@ A step computes what a single process would with the whole batch: random numbers
 shared out, negatives come from all processes, and gradients are averaged (`DistributedDataParallel`).
 """
 
+import inspect
 import os
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from datetime import timedelta
+from typing import Any
 
 import torch
 from torch import Tensor, distributed, nn
-from torch.distributed._functional_collectives import all_gather_single_autograd
+from torch.autograd.function import FunctionCtx, once_differentiable
 from torch.distributed.distributed_c10d import Store
 from torch.distributed.rendezvous import rendezvous
-from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel
 
 from t2i_engine.errors import Interrupted, UserError
@@ -105,10 +106,26 @@ def gathered(part: Tensor) -> Tensor:
     """
     if world() == 1:
         return part
-    assert distributed.group.WORLD is not None
-    # What torch.distributed.nn.all_gather, which is deprecated, names as its successor.
-    whole: Tensor = all_gather_single_autograd(part.contiguous(), 0, distributed.group.WORLD)
+    whole: Tensor = _Gathered.apply(part)
     return whole
+
+
+class _Gathered(torch.autograd.Function):
+    """`gathered`; torch's own differentiable collectives have another name from one version to the next."""
+
+    @staticmethod
+    def forward(context: FunctionCtx, part: Tensor) -> Tensor:
+        part = part.contiguous()
+        parts = [torch.empty_like(part) for _ in range(world())]
+        distributed.all_gather(parts, part)
+        return torch.cat(parts)
+
+    @staticmethod
+    @once_differentiable
+    def backward(context: FunctionCtx, gradient: Tensor) -> Tensor:
+        total = gradient.clone(memory_format=torch.contiguous_format)
+        distributed.all_reduce(total)
+        return share(total)
 
 
 def agreed(number: int) -> int:
@@ -120,16 +137,33 @@ def agreed(number: int) -> int:
     return int(largest)
 
 
-def padded_alike(tokens: Tensor) -> Tensor:
-    """Pads int64 (…, T) with 0 to the largest T of all processes."""
-    return F.pad(tokens, (0, agreed(tokens.shape[-1]) - tokens.shape[-1]))
+def total(part: Tensor) -> Tensor:
+    """The sum of a tensor over all processes, on the CPU."""
+    if world() == 1:
+        return part
+    whole = part.to(device(), copy=True)
+    distributed.all_reduce(whole)
+    return whole.cpu()
+
+
+@contextmanager
+def first_before_others() -> Iterator[None]:
+    """Lets the first process through before the others, which find in the cache what it has put there."""
+    if rank() > 0:
+        agreed(0)
+    yield
+    if rank() == 0:
+        agreed(0)
 
 
 def replicated(network: nn.Module) -> nn.Module:
     """Wraps a network so that every backward pass averages its gradients over all processes."""
     if world() == 1:
         return network
-    return DistributedDataParallel(network, forward_sync_buffers=False)
+    named = inspect.signature(DistributedDataParallel).parameters
+    sync_buffers = "forward_sync_buffers" if "forward_sync_buffers" in named else "broadcast_buffers"  # until 2.12
+    flags: dict[str, Any] = {sync_buffers: False}
+    return DistributedDataParallel(network, **flags)
 
 
 def averaging(network: nn.Module, when: bool) -> AbstractContextManager[None]:
@@ -139,14 +173,12 @@ def averaging(network: nn.Module, when: bool) -> AbstractContextManager[None]:
     return network.no_sync()
 
 
-def means(losses: Sequence[Mapping[str, Tensor]]) -> dict[str, float]:
-    """Averages every loss, a scalar each, over the parts of a batch and over all processes."""
-    names = list(losses[0])
-    values = torch.stack([torch.stack([part[name].detach().float() for part in losses]).mean() for name in names])
+def averaged(values: Tensor) -> Tensor:
+    """The mean of `values` over all processes."""
     if world() > 1:
         distributed.all_reduce(values)
         values /= world()
-    return dict(zip(names, values.tolist(), strict=True))
+    return values
 
 
 class Dropout(nn.Dropout):

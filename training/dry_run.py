@@ -1,6 +1,6 @@
 """`t2i-engine train --dry-run`: the FLOPs and memory of a run, from steps on tensors without content.
 
-The run's own trainers run two steps of each phase in PyTorch's FakeTensorMode: nothing is computed, so networks that
+The run's own phases run two steps of each phase in PyTorch's FakeTensorMode: nothing is computed, so networks that
 would not fit this machine can be measured too.
 """
 
@@ -21,17 +21,17 @@ from torch.utils.flop_counter import FlopCounterMode
 from torch.utils.module_tracker import ModuleTracker
 
 from t2i_engine.table import aligned
-from training.config import RunConfig
-from training.damsm import DamsmTrainer
-from training.data.corpus import Batch
+from training.config import DamsmConfig, GanConfig, RunConfig
+from training.damsm import DamsmPhase
+from training.data.feed import Batch
 from training.data.loading import read_vocabulary
-from training.data.synthbirds.hard_negatives import MAX_HARD_NEGATIVES
-from training.gan import GanTrainer
 from training.initial import starting_model
+from training.loop import Plan, model_sizes
 from training.models.text_encoder import EncodedText, TextEncoder
 from training.models.text_to_image import TextToImage
-from training.run import Plan, model_sizes
-from training.stepping import Trainer, multiplies_in_bf16
+from training.phase import Phase, PhaseName
+from training.precision import multiplies_in_bf16
+from training.step import GanPhase
 
 MIB = 1 << 20
 HEAD: tuple[str, ...] = (
@@ -56,14 +56,14 @@ def describe(config: RunConfig) -> str:
     if initial and config.damsm.finetune:
         initial = initial.knowing(read_vocabulary(config.data))
     words = initial.words if initial else read_vocabulary(config.data)
-    plan = Plan.of(config, initial)
+    plan = Plan(**initial.plan) if initial and initial.plan else Plan.of(config, initial)
     model = TextToImage(model_sizes(config, len(words)))
     model.text_encoder = _Unpadded(len(words), config.model.embedding_width, config.model.sentence_width)
-    shapes = _Shapes(config)
-    damsm = DamsmTrainer(config, shapes, model.text_encoder, device, plan.train_text_encoder, pretrained=False)
+    eager = config.model_copy(update={"cuda_graph": False})  # nothing to replay
+    damsm = DamsmPhase(config, model.text_encoder, device, plan.train_text_encoder, pretrained=False)
     if not plan.train_image_encoder:
         damsm.image_encoder.requires_grad_(False)
-    gan = GanTrainer(config, shapes, damsm.text_encoder, damsm.image_encoder, model.generator, device)
+    gan = GanPhase(eager, damsm.text_encoder, damsm.image_encoder, model.generator, device)
     networks = {
         "text encoder": damsm.text_encoder,
         "image encoder": damsm.image_encoder,
@@ -84,7 +84,7 @@ def describe(config: RunConfig) -> str:
     return settings + "\n" + "".join(f"# {line}".rstrip() + "\n" for line in comments)
 
 
-def _costs(config: RunConfig, plan: Plan, damsm: DamsmTrainer, gan: GanTrainer) -> list[tuple[str, ...]]:
+def _costs(config: RunConfig, plan: Plan, damsm: DamsmPhase, gan: GanPhase) -> list[tuple[str, ...]]:
     """FLOPs and memory of a step of each phase, as rows of a table."""
     networks = (damsm.networks, gan.generator, gan.discriminator, gan.average)
     weights = [tensor for network in networks for tensor in (*network.parameters(), *network.buffers())]
@@ -92,7 +92,7 @@ def _costs(config: RunConfig, plan: Plan, damsm: DamsmTrainer, gan: GanTrainer) 
     interval = config.gan.gradient_penalty_interval
     # Regular steps: after the warm-up, and every interval-th with the penalty.
     regular = interval * (-(-config.gan.discriminator_warmup // interval) + 1)
-    phases: list[tuple[str, Trainer, tuple[int, int], int, int]] = [
+    phases: list[tuple[PhaseName, Phase, tuple[int, int], int, int]] = [
         ("gan", gan, (regular + 1, regular), interval, config.gan.batch_size)
     ]
     if plan.train_image_encoder:
@@ -106,20 +106,23 @@ def _costs(config: RunConfig, plan: Plan, damsm: DamsmTrainer, gan: GanTrainer) 
         FakeTensorMode(allow_non_fake_inputs=True) as mode,
         _Watch(mode, weights) as watch,
     ):
-        for phase, trainer, numbers, interval, pictures in phases:
-            if phase == "gan":
-                gan.freeze_encoders()
+        for name, phase, numbers, interval, pictures in phases:
+            if phase is gan:
+                gan.begin(_Shapes(config, name, gan.device), None)
+                gan.sentences = torch.zeros(pictures, config.model.sentence_width, device=gan.device)
+            else:
+                damsm.begin(_Shapes(config, name, damsm.device))
             flops = []
             for number in numbers:  # the first creates the optimizers' states; the last is the heaviest
                 watch.peak = watch.live
-                flops.append(flops_of(partial(trainer.step, number)))
+                flops.append(flops_of(partial(phase.step, number)))
             mean = (flops[0] * (interval - 1) + flops[1]) / interval
             states = [state for optimizer in optimizers for state in optimizer.state.values()]
             moments = _bytes(tensor for state in states for tensor in state.values())
             activations = watch.peak - watch.gradients - moments
             parts = (_bytes(weights), watch.gradients, moments, activations, _bytes(weights) + watch.peak)
             memory = (f"{part / MIB:,.1f}" for part in parts)
-            rows.append((phase, f"{mean / pictures / 1e9:,.2f}", f"{mean / 1e9:,.1f}", *memory))
+            rows.append((name, f"{mean / pictures / 1e9:,.2f}", f"{mean / 1e9:,.1f}", *memory))
     return rows
 
 
@@ -193,18 +196,19 @@ class _Shapes:
     """Batches without content."""
 
     config: RunConfig
+    phase: PhaseName
+    device: torch.device
 
-    def batch(self, seed: int, step: int, size: int, rank: int = 0, world: int = 1) -> Batch:
-        resolution, words = self.config.data.resolution, self.config.data.max_words
-        image = torch.empty(size, 3, resolution, resolution).contiguous(memory_format=torch.channels_last)
-        tokens = torch.ones(size, words, dtype=torch.int64)
-        lengths, versions = torch.full((size,), words), tokens[:, None].repeat(1, MAX_HARD_NEGATIVES, 1)
-        return Batch(
-            image, tokens, lengths, torch.arange(size), versions, lengths[:, None].repeat(1, MAX_HARD_NEGATIVES)
-        )
-
-    def require(self, size: int) -> None:
-        """Does nothing."""
+    def batch(self, number: int) -> Batch:
+        """The same for every step."""
+        settings: GanConfig | DamsmConfig = getattr(self.config, self.phase)
+        size, resolution, words = settings.batch_size, self.config.data.resolution, self.config.data.max_words
+        image = torch.empty(size, 3, resolution, resolution, device=self.device)
+        tokens, numbers = torch.ones(size, words, dtype=torch.int64), torch.arange(size, device=self.device)
+        negatives = torch.ones(size, settings.hard_negatives, words, dtype=torch.int64)
+        lengths = torch.full((size, 1 + settings.hard_negatives), words)
+        channels_last = image.contiguous(memory_format=torch.channels_last)
+        return Batch(channels_last, tokens, lengths[:, 0], numbers, numbers, negatives, lengths[:, 1:])
 
 
 def _bytes(tensors: Iterable[Any]) -> int:

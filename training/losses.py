@@ -3,7 +3,6 @@
 N is the batch of all processes that train together (distributed.py); B is this process's share of it, its rows.
 """
 
-from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -11,48 +10,54 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from training.distributed import gathered, share
+from training.models.convolution import input_gradients_alone
 from training.models.image_encoder import EncodedImage
 from training.models.text_encoder import EncodedText
 
 # Adversarial: the hinge losses and gradient penalty of a one-way discriminator (DF-GAN, Tao et al., 2022).
 
 
+# A discriminator gives one logit per pair (B), or one per scale of its features (B, K), whose losses are summed.
+
+
 def real_hinge(logits: Tensor) -> Tensor:
-    """E[max(0, 1 − D)], which pushes D above 1 for real, matching pairs. `logits` is float (B)."""
-    return torch.relu(1 - logits.float()).mean()
+    """E[max(0, 1 − D)], which pushes D above 1 for real, matching pairs. `logits` is float (B) or (B, K)."""
+    return torch.relu(1 - logits.float()).mean(0).sum()
 
 
 def fake_hinge(logits: Tensor, weights: Tensor | None = None) -> Tensor:
-    """E[max(0, 1 + D)], which pushes D below −1 for generated or mismatched pairs. `logits` is float (B).
+    """E[max(0, 1 + D)], which pushes D below −1 for generated or mismatched pairs. `logits` is float (B) or (B, K).
 
     `weights`, float (B), weight the members of the batch; the mean is over B all the same.
     """
-    losses = torch.relu(1 + logits.float())
+    losses = torch.relu(1 + logits.float()).reshape(len(logits), -1).sum(1)
     return (losses if weights is None else losses * weights).mean()
 
 
 def generator_loss(logits: Tensor) -> Tensor:
-    """−E[D], which raises the logits of generated images. `logits` is float (B)."""
-    return -logits.float().mean()
+    """−E[D], which raises the logits of generated images. `logits` is float (B) or (B, K)."""
+    return -logits.float().mean(0).sum()
 
 
 def matching_aware_gradient_penalty(
-    discriminator: Callable[[Tensor, Tensor], Tensor],
-    image: Tensor,
-    sentence: Tensor,
+    logits: Tensor,
+    inputs: tuple[Tensor, Tensor],
     weight: float = 2.0,
     power: float = 6.0,
+    scaler: torch.amp.GradScaler | None = None,
 ) -> Tensor:
     """The penalty weight · E[g^power], g the norm of D's gradient with respect to real image and sentence (eq. 8).
 
-    `image` is float (B, 3, R, R), `sentence` float (B, S). Both gradients are concatenated, as in DF-GAN's code; its
-    paper writes a sum of two norms.
+    `logits`, float (B), are those of `inputs`: image (B, 3, R, R) and sentence (B, S), which require gradients. Both
+    gradients are concatenated, as in DF-GAN's code; its paper writes a sum of two norms. `scaler` keeps them from
+    underflowing in float16.
     """
-    image = image.detach().requires_grad_()
-    sentence = sentence.detach().requires_grad_()
-    logits = discriminator(image, sentence)
-    gradients = torch.autograd.grad(logits.float().sum(), (image, sentence), create_graph=True)
-    squared_norm = torch.stack([g.float().flatten(1).square().sum(1) for g in gradients]).sum(0)
+    scale = torch.ones((), device=logits.device)
+    if scaler is not None:
+        scale = scaler.scale(scale) / len(logits)  # the scaler starts above float16's largest number
+    with input_gradients_alone():
+        gradients = torch.autograd.grad(logits.float().sum() * scale, inputs, create_graph=True)
+    squared_norm = torch.stack([(g.float() / scale).flatten(1).square().sum(1) for g in gradients]).sum(0)
     # From g², because the derivative of the square root is infinite at 0.
     return weight * squared_norm.pow(power / 2).mean()
 
@@ -61,12 +66,17 @@ def matching_aware_gradient_penalty(
 
 
 class HardNegatives(NamedTuple):
-    """Sentence vectors of the A hard negatives of each picture in a batch (data/synthbirds/hard_negatives.py)."""
+    """Sentence vectors of the A hard negatives of each picture in a batch."""
 
     vectors: Tensor
     """Float (B, A, S)."""
     valid: Tensor
     """Bool (B, A): false where a picture has fewer than A."""
+
+    @classmethod
+    def last(cls, vectors: Tensor, valid: Tensor, count: int) -> "HardNegatives | None":
+        """The last `count` of `vectors` (B, …, S), with their part of `valid` (B, …); None if there are none."""
+        return cls(vectors[:, -count:], valid[:, -count:]) if count else None
 
     def similarities(self, anchors: Tensor) -> Tensor:
         """Cosines with each picture's own unit-length `anchors` (B, S): float (B, A), −∞ where not valid."""
@@ -74,13 +84,13 @@ class HardNegatives(NamedTuple):
         return cosines.masked_fill(~self.valid, float("-inf"))
 
 
-def related_pairs(tokens: Tensor, groups: Tensor) -> Tensor:
+def related_pairs(captions: Tensor, groups: Tensor) -> Tensor:
     """Marks pairs that must not be negatives: equal captions, and captions of one group.
 
-    `tokens` is int64 (B, T), `groups` int64 (B): the picture that a caption belongs to, or its class where captions
-    describe classes. Returns bool (B, N), true for each row's own column.
+    `captions` and `groups` are int64 (B). Equal numbers mean equal captions, and captions of one picture, or of one
+    class where captions describe classes. Returns bool (B, N), true for each row's own column.
     """
-    same_caption = (tokens[:, None] == gathered(tokens)[None]).all(-1)
+    same_caption = captions[:, None] == gathered(captions)[None]
     same_group = groups[:, None] == gathered(groups)[None]
     return same_caption | same_group
 

@@ -2,13 +2,13 @@
 
 import sys
 import time
+from collections.abc import Mapping
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
 
 from training.distributed import is_first
-from training.stepping import Losses
 
 
 class Progress:
@@ -41,7 +41,7 @@ class Progress:
             self._bar.remove_task(task)
         self._task = self._bar.add_task(phase, total=total, completed=done, rate=0.0, losses="")
 
-    def report(self, done: int, losses: Losses | None = None, pictures_per_step: int = 1) -> None:
+    def report(self, done: int, losses: Mapping[str, float] | None = None, pictures_per_step: int = 1) -> None:
         """Shows the number of steps `done`, the rate since `start`, and the latest losses, if any."""
         rate = (done - self._first) * pictures_per_step / max(time.monotonic() - self._since, 1e-9)
         shown = "  ".join(f"{name} {value:.3f}" for name, value in (losses or {}).items())

@@ -19,7 +19,7 @@ import yaml
 
 from t2i_engine.errors import UserError
 from t2i_engine.files import write_atomically
-from training.checkpoint import load_checkpoint
+from training.checkpoint import load_checkpoint, require_resumable
 from training.config import RunConfig, load_config
 from training.distributed import is_first, world
 from training.provenance import tool_versions, working_commit
@@ -31,6 +31,8 @@ CHANGEABLE = {
     "gan.discriminator_learning_rate",
     "precision",
     "compile",
+    "cuda_graph",
+    "data.on_device",
     "checkpoint_every",
     "keep_checkpoints",
     "fid.every",
@@ -124,11 +126,11 @@ class RunFolder:
     def load_checkpoint(self) -> dict[str, Any] | None:
         """The content of the last checkpoint, or None. Drops losses that were logged after it.
 
-        Raises `CheckpointError`, and `RunFolderError` if the checkpoint holds no run.
+        Raises `CheckpointError`, also if it holds no run that this version resumes.
         """
         content = load_checkpoint(self.checkpoint) if self.checkpoint.exists() else None
-        if content is not None and "position" not in content["state"]:
-            raise RunFolderError(f"'{self.checkpoint}' holds only weights; start a run from them with --init")
+        if content is not None:
+            require_resumable(self.checkpoint, content)
         steps = content["state"]["position"]["steps"] if content else {}
         if self.writes and self._losses.exists():
             kept = [row for row in self._logged() if row["step"] <= steps.get(row["phase"], 0)]

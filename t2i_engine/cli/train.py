@@ -14,13 +14,26 @@ from t2i_engine.errors import needs_extra
 @click.option(
     "--init",
     "initial",
-    metavar="CHECKPOINT|BUNDLE",
-    help="Start from these weights; a smaller generator is grown to fit.",
+    metavar="CHECKPOINT|STATE|BUNDLE",
+    help="Start from these weights; a smaller generator is grown to fit. A state (.safetensors) continues its run.",
 )
 @click.option("--set", "assignments", multiple=True, metavar="KEY=VALUE", help="Override the config: gan.steps=1000.")
 @click.option("--dry-run", is_flag=True, help="Print config, sizes, memory and FLOPs; write nothing.")
+@click.option(
+    "--profile",
+    "profiled_steps",
+    type=click.IntRange(1),
+    metavar="N",
+    help="Print where the time of N GAN steps goes; write nothing.",
+)
 def train(
-    config: Path, out: Path | None, resume: bool, initial: str | None, assignments: tuple[str, ...], dry_run: bool
+    config: Path,
+    out: Path | None,
+    resume: bool,
+    initial: str | None,
+    assignments: tuple[str, ...],
+    dry_run: bool,
+    profiled_steps: int | None,
 ) -> None:
     """Train the model that CONFIG.yaml describes.
 
@@ -28,12 +41,19 @@ def train(
     """
     with needs_extra("t2i-engine train", "train"):
         from training.distributed import is_first
-        from training.run import configured, train_files
+        from training.loop import configured, train_files
 
     if dry_run:
         from training.dry_run import describe
 
         click.echo(describe(configured(config, initial, assignments)), nl=False)
+        return
+    if profiled_steps:
+        with needs_extra("t2i-engine train --profile", "benchmark"):
+            from benchmarks.step_profile import profile_training
+
+        for line in profile_training(configured(config, initial, assignments), profiled_steps):
+            click.echo(line)
         return
     checkpoint = train_files(config, out, resume, initial, assignments)
     if is_first():

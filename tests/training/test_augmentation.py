@@ -4,9 +4,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from tests.training.test_learning import config, trainers
+from tests.training.test_learning import config, damsm_phase, feed, gan_phase
 from training.augmentation import RECTANGLE_UNIFORMS, RECTANGLES, diffaugment, random_erasing
 from training.losses import matching_aware_gradient_penalty
+from training.models.discriminator import Discriminator
 
 NEUTRAL = 0.5
 """A number that leaves colours and place as they are; the cut is then in the middle."""
@@ -60,13 +61,9 @@ def test_the_penalty_is_that_of_discriminator_and_augmentation_together() -> Non
     torch.manual_seed(0)
     slope = torch.randn(3, 16, 16, requires_grad=True)
     changed_count = uniforms(2, down=0.9999)
-    penalty = matching_aware_gradient_penalty(
-        lambda image, sentence: (diffaugment(image, changed_count) * slope).sum((1, 2, 3)) + 0 * sentence.sum(1),
-        torch.randn(2, 3, 16, 16),
-        torch.randn(2, 5),
-        weight=1.0,
-        power=2.0,
-    )
+    image, sentence = torch.randn(2, 3, 16, 16, requires_grad=True), torch.randn(2, 5, requires_grad=True)
+    logits = (diffaugment(image, changed_count) * slope).sum((1, 2, 3)) + 0 * sentence.sum(1)
+    penalty = matching_aware_gradient_penalty(logits, (image, sentence), weight=1.0, power=2.0)
     felt = slope.detach() * without_cut(slope[None])[0]
     felt[:, :2] = 0  # nothing of the image is there
     torch.testing.assert_close(penalty, felt.square().sum(), rtol=1e-4, atol=0)
@@ -76,11 +73,11 @@ def test_the_penalty_is_that_of_discriminator_and_augmentation_together() -> Non
 
 def test_all_that_the_discriminator_sees_is_augmented() -> None:
     looks: list[Tensor] = []
-    _, gan = trainers(config(diffaugment=True))
-    gan.freeze_encoders()
+    gan = gan_phase(config(diffaugment=True))
+    assert isinstance(gan.discriminator, Discriminator)
     gan.discriminator.conv_img.register_forward_pre_hook(lambda _, inputs: looks.append(inputs[0].detach()))
     gan.step(0)
-    assert [len(look) for look in looks] == [8, 8, 8, 8]  # real, generated, under the penalty, generator's turn
+    assert [len(look) for look in looks] == [8, 8, 8]  # real, generated, and generated in the generator's turn
     for look in looks:
         cut = (look == 0).all(1).sum((1, 2))  # a centre at the border leaves a quarter of the square
         assert (cut >= 8 * 8).all()
@@ -103,12 +100,12 @@ def test_erased_rectangles_have_one_colour_and_nothing_else_changes() -> None:
 def test_damsm_sees_rectangles_on_half_of_the_pictures() -> None:
     settings = config()
     settings = settings.model_copy(update={"damsm": settings.damsm.model_copy(update={"random_erasing": True})})
-    damsm, _ = trainers(settings)
+    damsm, batches = damsm_phase(settings), feed(settings, "damsm")
     shown: list[Tensor] = []
     damsm.image_encoder.register_forward_pre_hook(lambda _, inputs: shown.append(inputs[0]))
     changed_count = 0
     for number in range(20):
         damsm.step(number)
-        original = damsm.corpus.batch(settings.seed, number, settings.damsm.batch_size).image
+        original = batches.batch(number).image
         changed_count += int((shown[-1] != original).flatten(1).any(1).sum())
     assert 20 < changed_count < 60  # of 80

@@ -13,11 +13,11 @@ from click.testing import CliRunner
 from torch import Tensor
 
 from t2i_engine.cli import main
-from tests.training.random_weights import randomised
 from tests.training.runs import TINY, assert_same
-from tests.training.test_learning import config, trainers
+from tests.training.test_learning import config, damsm_phase, gan_phase
 from training.checkpoint import load_checkpoint
-from training.distributed import joined
+from training.distributed import averaged, joined
+from training.phase import Phase
 
 VARIANTS: dict[str, dict[str, object]] = {
     "plain": {},
@@ -37,17 +37,20 @@ def first_step(variant: str, seed: int, processes: int) -> Found:
     settings = config(**VARIANTS[variant], batch_size=size, discriminator_learning_rate=1e-9)
     damsm_settings = settings.damsm.model_copy(update={"batch_size": size, "hard_negatives": 2, "random_erasing": True})
     settings = settings.model_copy(update={"damsm": damsm_settings, "seed": seed})
-    damsm, _ = trainers(settings)
-    found: Found = {"losses of DAMSM": damsm.step(0), "gradients of DAMSM": gradients(damsm.optimizer)}
+    damsm = damsm_phase(settings)
+    found: Found = {"losses of DAMSM": losses(damsm), "gradients of DAMSM": gradients(damsm.optimizer)}
     found["statistics of DAMSM"] = dict(damsm.image_encoder.named_buffers())
-    _, gan = trainers(settings)
-    for network in (gan.generator, gan.discriminator, gan.text_encoder):
-        randomised(network, scale=0.1)
-    gan.freeze_encoders()
-    found["losses of the GAN"] = gan.step(0)
+    gan = gan_phase(settings, scale=0.1)
+    found["losses of the GAN"] = losses(gan)
     found["gradients of the generator"] = gradients(gan.generator_optimizer)
     found["gradients of the discriminator"] = gradients(gan.discriminator_optimizer)
     return found
+
+
+def losses(phase: Phase) -> dict[str, float]:
+    """The first step's, as a run reports them."""
+    names, values = phase.step(0)
+    return dict(zip(names, averaged(values).tolist(), strict=True))
 
 
 def gradients(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
@@ -130,16 +133,16 @@ COMMAND = "from t2i_engine.cli import main; main()"
 FAILING = f"""
 import os
 from t2i_engine.errors import UserError
-from training.gan import GanTrainer
+from training.step import GanPhase
 
-step = GanTrainer.step
+step = GanPhase.step
 
 def failing(trainer, number):
     if number == 4 and os.environ["RANK"] == "1":
         raise UserError("the disk of process 1 is gone")
     return step(trainer, number)
 
-GanTrainer.step = failing
+GanPhase.step = failing
 {COMMAND}
 """
 

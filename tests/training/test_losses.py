@@ -121,15 +121,22 @@ def test_hinges_are_zero_beyond_their_margins() -> None:
     assert generator_loss(torch.tensor([1.0, 2.0])) == -1.5
 
 
+def test_losses_of_several_scales_are_summed() -> None:
+    scales = torch.tensor([[0.0, -1.0, 2.0], [2.0, 1.0, 0.0]])
+    weights = torch.tensor([0.5, 2.0])
+    for loss in (real_hinge, fake_hinge, generator_loss):
+        torch.testing.assert_close(loss(scales), torch.stack([loss(scale) for scale in scales.T]).sum())
+    each = torch.stack([fake_hinge(scale, weights) for scale in scales.T])
+    torch.testing.assert_close(fake_hinge(scales, weights), each.sum())
+
+
 def test_gradient_penalty_of_a_linear_discriminator_is_known() -> None:
     torch.manual_seed(0)
     by_image, by_sentence = torch.randn(3, 4, 4, requires_grad=True), torch.randn(5, requires_grad=True)
 
-    def discriminator(image: Tensor, sentence: Tensor) -> Tensor:
-        return (image * by_image).sum((1, 2, 3)) + sentence @ by_sentence
-
-    image, sentence = torch.randn(2, 3, 4, 4), torch.randn(2, 5)
-    penalty = matching_aware_gradient_penalty(discriminator, image, sentence, weight=2.0, power=6.0)
+    image, sentence = torch.randn(2, 3, 4, 4, requires_grad=True), torch.randn(2, 5, requires_grad=True)
+    logits = (image * by_image).sum((1, 2, 3)) + sentence @ by_sentence
+    penalty = matching_aware_gradient_penalty(logits, (image, sentence), weight=2.0, power=6.0)
     norm = (by_image.square().sum() + by_sentence.square().sum()).sqrt()
     torch.testing.assert_close(penalty, 2 * norm**6)
     penalty.backward()
@@ -139,11 +146,9 @@ def test_gradient_penalty_of_a_linear_discriminator_is_known() -> None:
 
 def test_gradient_penalty_of_a_flat_discriminator_is_zero_with_finite_gradients() -> None:
     weight = torch.zeros(3, 4, 4, requires_grad=True)
-    penalty = matching_aware_gradient_penalty(
-        lambda image, sentence: (image * weight).sum((1, 2, 3)) + 0 * sentence.sum(1),
-        torch.randn(2, 3, 4, 4),
-        torch.randn(2, 5),
-    )
+    image, sentence = torch.randn(2, 3, 4, 4, requires_grad=True), torch.randn(2, 5, requires_grad=True)
+    logits = (image * weight).sum((1, 2, 3)) + 0 * sentence.sum(1)
+    penalty = matching_aware_gradient_penalty(logits, (image, sentence))
     penalty.backward()
     assert penalty == 0
     assert weight.grad is not None
@@ -151,8 +156,7 @@ def test_gradient_penalty_of_a_flat_discriminator_is_zero_with_finite_gradients(
 
 
 def test_equal_captions_and_captions_of_one_group_are_related() -> None:
-    tokens = torch.tensor([[1, 2, 0], [1, 2, 0], [1, 2, 3], [4, 5, 6]])
-    related = related_pairs(tokens, groups=torch.tensor([0, 1, 2, 2]))
+    related = related_pairs(captions=torch.tensor([7, 7, 3, 5]), groups=torch.tensor([0, 1, 2, 2]))
     assert related.int().tolist() == [[1, 1, 0, 0], [1, 1, 0, 0], [0, 0, 1, 1], [0, 0, 1, 1]]
 
 

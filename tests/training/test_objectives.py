@@ -7,21 +7,16 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from tests.training.random_weights import randomised
-from tests.training.test_learning import CPU, config, corpus
-from training.gan import GanTrainer
-from training.models.image_encoder import ImageEncoder, SmallCNN
-from training.models.text_to_image import TextToImage
-from training.run import model_sizes
-from training.stepping import seed_step
+from tests.training.test_learning import config, feed, gan_phase, read
+from training.phase import seed_step
 
 LAMBDA_TEXT, LAMBDA_IMAGE, ETA, KL_WEIGHT = 0.3, 0.7, 0.4, 2.5
 
 
-def contrast(anchors: Tensor, targets: Tensor, tokens: Tensor, hard: list[list[Tensor]] | None = None) -> Tensor:
+def contrast(anchors: Tensor, targets: Tensor, captions: Tensor, hard: list[list[Tensor]] | None = None) -> Tensor:
     total = torch.zeros(())
     for i in range(len(anchors)):
-        others = [targets[j] for j in range(len(anchors)) if j == i or not torch.equal(tokens[i], tokens[j])]
+        others = [targets[j] for j in range(len(anchors)) if j == i or captions[i] != captions[j]]
         others += hard[i] if hard else []
         similarities = torch.stack([F.cosine_similarity(anchors[i], other, dim=0) / ETA for other in others])
         total += similarities.exp().sum().log() - F.cosine_similarity(anchors[i], targets[i], dim=0) / ETA
@@ -30,7 +25,6 @@ def contrast(anchors: Tensor, targets: Tensor, tokens: Tensor, hard: list[list[T
 
 @pytest.mark.parametrize(("mismatches", "hard"), [(1, 0), (3, 2)])
 def test_a_step_reports_the_methods_losses(mismatches: int, hard: int) -> None:
-    torch.manual_seed(0)
     settings = config(
         contrastive={"text_weight": LAMBDA_TEXT, "image_weight": LAMBDA_IMAGE, "temperature": ETA},
         kl_weight=KL_WEIGHT,
@@ -40,24 +34,19 @@ def test_a_step_reports_the_methods_losses(mismatches: int, hard: int) -> None:
         generator_learning_rate=1e-9,
         discriminator_learning_rate=1e-9,
     )
-    model = TextToImage(model_sizes(settings, 7))
-    encoder = ImageEncoder(SmallCNN(), settings.model.sentence_width)
-    gan = GanTrainer(settings, corpus(), model.text_encoder, encoder, model.generator, CPU)
-    for network in (gan.generator, gan.discriminator, gan.text_encoder):
-        randomised(network, scale=0.1)
-    gan.freeze_encoders()
-    generator, critic = copy.deepcopy(gan.generator), copy.deepcopy(gan.discriminator)
-    reported = gan.step(0)
+    gan = gan_phase(settings, scale=0.1)
+    generator, critic, encoder = copy.deepcopy(gan.generator), copy.deepcopy(gan.discriminator), gan.image_encoder
+    reported = read(gan.step(0))
 
     seed_step(settings.seed, "gan", 0)
-    batch = corpus().batch(settings.seed, 0, 6)
+    batch = feed(settings, "gan").batch(0)
     sentence = gan.text_encoder(batch.tokens, batch.lengths).sentence
     drawn = generator(torch.randn(6, 8), sentence, torch.randn_like(sentence))
     assert drawn.mean is not None
     assert drawn.log_variance is not None
     hinges, nearly = [], []
     for i in range(6):
-        others = [k % 6 for k in range(i + 1, i + 6) if not torch.equal(batch.tokens[i], batch.tokens[k % 6])]
+        others = [k % 6 for k in range(i + 1, i + 6) if batch.captions[i] != batch.captions[k % 6]]
         unfit = [sentence[k] for k in others[:mismatches]]
         versions = zip(
             batch.hard_negatives[i, :hard],
@@ -79,8 +68,8 @@ def test_a_step_reports_the_methods_losses(mismatches: int, hard: int) -> None:
         "D penalty": 2 * norm.pow(6).mean(),
         "G adversarial": -critic(drawn.image, sentence).mean(),
         "G kl": KL_WEIGHT * (0.5 * (drawn.mean**2 + variance - 1 - variance.log())).mean(),
-        "G text": LAMBDA_TEXT * contrast(encoder(drawn.image).picture, sentence, batch.tokens, nearly),
-        "G image": LAMBDA_IMAGE * contrast(encoder(drawn.image).picture, encoder(batch.image).picture, batch.tokens),
+        "G text": LAMBDA_TEXT * contrast(encoder(drawn.image).picture, sentence, batch.captions, nearly),
+        "G image": LAMBDA_IMAGE * contrast(encoder(drawn.image).picture, encoder(batch.image).picture, batch.captions),
     }
     assert reported == pytest.approx(
         {name: float(value.detach()) for name, value in expected.items()}, rel=2e-3, abs=1e-6

@@ -19,8 +19,8 @@ from PIL import Image
 from export.pipeline import export_bundle
 from tests.training.runs import TINY, assert_same, config_file, train
 from training.checkpoint import load_checkpoint, load_model
-from training.gan import GanTrainer
-from training.stepping import Losses
+from training.phase import StepLosses
+from training.step import GanPhase
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -32,14 +32,14 @@ def _cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 def stop_at(monkeypatch: pytest.MonkeyPatch, number_to_stop_at: int) -> None:
     """Interrupts the training of the GAN, as Ctrl-C does."""
-    step = GanTrainer.step
+    step = GanPhase.step
 
-    def stop(trainer: GanTrainer, number: int) -> Losses:
+    def stop(trainer: GanPhase, number: int) -> StepLosses:
         if number == number_to_stop_at:
             raise KeyboardInterrupt
         return step(trainer, number)
 
-    monkeypatch.setattr(GanTrainer, "step", stop)
+    monkeypatch.setattr(GanPhase, "step", stop)
 
 
 def test_a_run_leaves_a_checkpoint_samples_losses_and_what_it_was_made_with(straight: Path) -> None:
@@ -276,8 +276,15 @@ def test_init_with_other_sizes_is_an_error_naming_them(straight: Path, tmp_path:
 def test_a_loss_that_is_no_number_stops_the_run_and_keeps_the_last_checkpoint(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    step = GanTrainer.step
-    monkeypatch.setattr(GanTrainer, "step", lambda self, n: step(self, n) | ({"G kl": float("nan")} if n == 4 else {}))
+    step = GanPhase.step
+
+    def spoiled(phase: GanPhase, number: int) -> StepLosses:
+        losses = step(phase, number)
+        if number == 4:
+            losses.values[losses.names.index("G kl")] = float("nan")
+        return losses
+
+    monkeypatch.setattr(GanPhase, "step", spoiled)
     result = train(TINY, "--out", tmp_path / "run")
     assert result.exit_code == 2
     assert "gan step 4: G kl is not finite" in result.stderr

@@ -28,6 +28,7 @@ class TextEncoder(nn.Module):
 
     def __init__(self, vocabulary_size: int, embedding_width: int = 300, sentence_width: int = 256) -> None:
         super().__init__()
+        self.sentence_width = sentence_width
         self.encoder = nn.Embedding(vocabulary_size, embedding_width, padding_idx=PADDING)
         self.dropout = Dropout(0.5)
         self.rnn = nn.LSTM(embedding_width, sentence_width // 2, batch_first=True, bidirectional=True)

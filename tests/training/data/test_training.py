@@ -12,8 +12,8 @@ from t2i_engine.cli import main
 from tests.training.data.made import make_coco, make_cub, make_folder, shared
 from tests.training.data.test_streaming import picture, write_shard
 from training.checkpoint import load_model
-from training.gan import GanTrainer
-from training.stepping import Losses
+from training.phase import StepLosses
+from training.step import GanPhase
 
 
 @pytest.fixture(autouse=True)
@@ -70,9 +70,9 @@ def test_a_resumed_run_reads_what_an_unbroken_one_reads(
 ) -> None:
     (tmp_path / "data").mkdir()
     source = str(make(tmp_path / "data"))
-    step = GanTrainer.step
+    step = GanPhase.step
 
-    def stop(trainer: GanTrainer, number: int) -> Losses:
+    def stop(trainer: GanPhase, number: int) -> StepLosses:
         if number == 8:
             raise KeyboardInterrupt
         return step(trainer, number)
@@ -83,7 +83,7 @@ def test_a_resumed_run_reads_what_an_unbroken_one_reads(
         folder.mkdir()
         if name == "stopped":
             with monkeypatch.context() as patched:
-                patched.setattr(GanTrainer, "step", stop)
+                patched.setattr(GanPhase, "step", stop)
                 assert train(folder, source).exit_code == 1
             assert train(folder, source, "--resume").exit_code == 0
         else:

@@ -4,9 +4,10 @@ import math
 import os
 import signal
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext, suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager, nullcontext, suppress
 from dataclasses import asdict, dataclass
+from itertools import islice
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
@@ -20,28 +21,41 @@ from t2i_engine.tokenizer import Tokenizer
 from training import distributed
 from training.checkpoint import not_finite, save_checkpoint
 from training.config import ConfigError, RunConfig, load_config, parse_config
-from training.damsm import DamsmTrainer
+from training.damsm import DamsmPhase
+from training.data.feed import Feed
 from training.data.loading import load_training_data
 from training.data.source import summary
-from training.distributed import agreed, joined, world
-from training.gan import GanTrainer
+from training.distributed import agreed, averaged, joined, world
 from training.initial import InitialModel, starting_model
 from training.models.text_to_image import TextToImage
+from training.phase import Phase, PhaseName, StepLosses, keep_freed_memory
 from training.progress import Progress
-from training.provenance import describe_run
+from training.provenance import Segment, begin_segment, describe_run, segments_of
 from training.run_folder import RunFolder, RunFolderError
 from training.sampling import network_sampler, sample_grid
-from training.stepping import Losses, Phase, Trainer
+from training.step import GanPhase
 
 if TYPE_CHECKING:
     from training.periodic_fid import PeriodicFid
 
 REPORT_EVERY = 50
+AGREE_EVERY = 10
+"""Steps between the agreements of several processes whether to stop: each waits for all devices."""
 RESUME = "fix that, then resume with --resume"
+
+
+LONGEST_OVERFLOW = 20
+"""Steps in a row: fp16's loss scale starts at 2^16 and is halved at each."""
+
+Losses = dict[str, float]
 
 
 class DivergedError(UserError):
     """A loss or weight has become NaN or infinite."""
+
+
+class GpuMemoryError(UserError):
+    """A run that does not fit the GPU."""
 
 
 @dataclass(frozen=True)
@@ -66,9 +80,9 @@ class Plan:
 class Position:
     """The progress of a run: completed steps of each phase, and the seconds they took."""
 
-    steps: dict[Phase, int]
+    steps: dict[PhaseName, int]
     seconds: float
-    losses: dict[Phase, Losses]
+    losses: dict[PhaseName, Losses]
     """As last reported."""
     recent: list[Losses]
     """Of the steps since."""
@@ -96,35 +110,57 @@ class Run:
             progress.note(f"skipping in {config.data.source}: {summary(problems)}; t2i-engine data check names them")
         if initial and config.damsm.finetune:
             initial = initial.knowing(self.data.words)
-        words = stored["words"] if stored else initial.words if initial else self.data.words
-        self.tokenizer = Tokenizer(words)
+        self.tokenizer = Tokenizer(stored["words"] if stored else initial.words if initial else self.data.words)
         for caption in config.sample_captions:
             self.tokenizer.encode(caption)  # fail now, not at the first sample
-        corpus = self.data.batches(self.tokenizer)
-        corpus.require(max(config.damsm.batch_size, config.gan.batch_size) * world())  # nor after the first phase
+        self.batches = self.data.batches(self.tokenizer)
+        damsm, gan = config.damsm, config.gan
+        self.feeds = {  # both now: they refuse unusable data
+            "damsm": self._feed(damsm.batch_size, config.data.max_words, damsm.hard_negatives, device),
+            "gan": self._feed(gan.batch_size, None, gan.hard_negatives, device),
+        }
+
         model = TextToImage(model_sizes(config, len(self.tokenizer.words)))
         self.sizes = model.sizes
-        self.plan = Plan(**stored["state"]["plan"]) if stored else Plan.of(config, initial)
-        self.damsm = DamsmTrainer(
-            config, corpus, model.text_encoder, device, self.plan.train_text_encoder, pretrained=stored is None
-        )
+        plan = stored["state"]["plan"] if stored else initial.plan if initial else None
+        self.plan = Plan(**plan) if plan else Plan.of(config, initial)
+        self.damsm = DamsmPhase(config, model.text_encoder, device, self.plan.train_text_encoder, stored is None)
         if initial:
             initial.require_fits(model.sizes)
-            initial = initial.grown(config.data.resolution, corpus)
-            initial.load_model_into(model)  # before the trainer copies the generator for its average
-        self.gan = GanTrainer(
-            config, corpus, self.damsm.text_encoder, self.damsm.image_encoder, model.generator, device
-        )
-        if initial:
-            initial.load_auxiliary_into(self.damsm.image_encoder, self.gan.discriminator)
+            initial = initial.grown(config.data.resolution, self.batches)
+            initial.load_model_into(model)  # before the phase copies the generator for its average
+        self.gan = GanPhase(config, self.damsm.text_encoder, self.damsm.image_encoder, model.generator, device)
+
         self.position = Position(steps={"damsm": 0, "gan": 0}, seconds=0.0, losses={}, recent=[])
+        segments: Sequence[Segment] = ()
+        if initial:
+            segments = self._start_from(initial)
         if stored:
-            folder.require_same_run(stored["provenance"], config, self.data.provenance)
-            self.position = Position(**stored["state"]["position"])
-            self.damsm.load_state(stored["state"]["damsm"])
-            self.gan.load_state(stored["state"]["gan"])
-        self.sampler = network_sampler(self.sizes, self.tokenizer, self.gan.text_encoder, self.gan.averaged_generator)
-        self.fid = self._periodic_fid(device) if config.fid.every and folder.writes else None
+            segments = self._resume(stored)
+        self.segments = begin_segment(segments, self.position.steps, exact=stored is not None)
+        self.unread: list[tuple[int, StepLosses]] = []
+        self.overflows = 0
+        self.sampler = network_sampler(self.sizes, self.tokenizer, self.gan.text_encoder, self.gan.average)
+        self.fid = self._periodic_fid(device) if config.fid.every else None
+
+    def _start_from(self, initial: InitialModel) -> Sequence[Segment]:
+        """Takes the networks that only training reads, and a state's position; returns the state's segments."""
+        initial.load_auxiliary_into(self.damsm.image_encoder, self.gan.discriminator)
+        if initial.generator:
+            self.gan.generator.load_state_dict(initial.generator)
+        for phase in self.position.steps:
+            self.position.steps[phase] = initial.steps.get(phase, 0)
+        self.damsm.skip(self.position.steps["damsm"])
+        self.position.seconds = initial.seconds
+        return initial.segments
+
+    def _resume(self, stored: Mapping[str, Any]) -> Sequence[Segment]:
+        """Restores the content of the run's checkpoint; returns its segments."""
+        self.folder.require_same_run(stored["provenance"], self.config, self.data.provenance)
+        self.position = Position(**stored["state"]["position"])
+        self.damsm.load_state(stored["state"]["damsm"])
+        self.gan.load_state(stored["state"]["gan"])
+        return segments_of(stored["provenance"])
 
     def _periodic_fid(self, device: torch.device) -> "PeriodicFid":
         with needs_extra("fid.every", "evaluate"):
@@ -133,48 +169,78 @@ class Run:
 
     def train(self) -> None:
         """Trains up to the last step of both phases. Raises `DivergedError`, and `Interrupted` after a signal."""
-        self.folder.begin(self.config)  # all processes have seen that it is new: they met when making the trainers
+        self.folder.begin(self.config)  # all processes have seen that it is new: they met when making the phases
         damsm, gan = self.config.damsm, self.config.gan
         if self.plan.train_image_encoder:
-            self._train_phase("damsm", self.damsm, damsm.steps, damsm.batch_size * world())
-        self.gan.freeze_encoders()
-        self._train_phase("gan", self.gan, gan.steps, gan.batch_size * gan.gradient_accumulation * world())
+            with closing(self.feeds["damsm"]) as feed:
+                self.damsm.begin(feed)
+                self._train_phase("damsm", self.damsm, damsm.steps, damsm.batch_size * world())
+        with closing(self.feeds["gan"]) as feed:
+            self.gan.begin(feed, self.batches.unique_captions)
+            self._train_phase("gan", self.gan, gan.steps, gan.batch_size * gan.gradient_accumulation * world())
 
-    def _train_phase(self, phase: Phase, trainer: Trainer, steps: int, batch_size: int) -> None:
+    def _feed(self, size: int, max_words: int | None, hard_negatives: int, device: torch.device) -> Feed:
+        seed = self.config.seed
+        return Feed(self.batches, seed, size, device, max_words=max_words, hard_negatives=hard_negatives)
+
+    def _train_phase(self, name: PhaseName, phase: Phase, steps: int, batch_size: int) -> None:
         config, position = self.config, self.position
-        first = position.steps[phase]
-        self.progress.start(phase, steps, first)
-        unmeasured = phase == "gan" and first > 0 and self._fid_due(first)  # the run was stopped while measuring
+        first = position.steps[name]
+        self.progress.start(name, steps, first)
+        unmeasured = name == "gan" and first > 0 and self._fid_due(first)  # the run was stopped while measuring
         if first >= steps and not unmeasured:
             return
-        curves = self.folder.path / "tensorboard" / phase
+        curves = self.folder.path / "tensorboard" / name
         with (
             SummaryWriter(curves, purge_step=first + 1) if self.folder.writes else nullcontext() as self.tensorboard,
             caught_signals(self.progress.note) as self.signals,
         ):
             if unmeasured:
                 self._measure_fid(first)
-                self._save(phase, first, agreed(sum(self.signals)))
+                self._save(name, first, agreed(sum(self.signals)))
             for number in range(first, steps):
                 started = time.monotonic()
-                losses = trainer.step(number)
-                broken = [name for name, value in losses.items() if not math.isfinite(value)]
-                self._require_finite(f"{phase} step {number}", broken)
-                position.recent.append(losses)
-                done = position.steps[phase] = number + 1
+                self.unread.append((number, phase.step(number)))
+                done = position.steps[name] = number + 1
+                report = _due(REPORT_EVERY, done, steps)
+                sample = name == "gan" and _due(config.sample_every, done, steps)
+                fid = name == "gan" and self._fid_due(done)
+                signalled = 0
+                if world() == 1 or _due(AGREE_EVERY, done, steps):
+                    signalled = agreed(sum(self.signals))
+                save = _due(config.checkpoint_every, done, steps) or signalled
+                if report or sample or fid or save:
+                    self._read_losses(name)
                 position.seconds += time.monotonic() - started
-                if _due(REPORT_EVERY, done, steps):
-                    rates = {name: optimizer.param_groups[0]["lr"] for name, optimizer in trainer.optimizers.items()}
-                    self._report(phase, done, batch_size, rates)
-                if phase == "gan" and _due(config.sample_every, done, steps):
+                if report:
+                    rates = {net: optimizer.param_groups[0]["lr"] for net, optimizer in phase.optimizers.items()}
+                    self._report(name, done, batch_size, rates)
+                if sample:
                     self._draw_samples(done)
-                if phase == "gan" and self._fid_due(done):
+                if fid:
                     self._measure_fid(done)
-                signalled = agreed(sum(self.signals))
-                if _due(config.checkpoint_every, done, steps) or signalled:
-                    self._save(phase, done, signalled)
+                    signalled = agreed(sum(self.signals))
+                if save or signalled:
+                    self._save(name, done, signalled)
 
-    def _report(self, phase: Phase, done: int, batch_size: int, rates: dict[str, float]) -> None:
+    def _read_losses(self, phase: PhaseName) -> None:
+        """Waits for the losses of the steps since the last call, and averages them over all processes.
+
+        Raises `DivergedError` for the first that is not finite. In fp16, a few steps in a row may overflow, whose
+        updates are skipped and whose losses are left out.
+        """
+        unread, self.unread = self.unread, []
+        values = iter(averaged(torch.cat([losses.values for _, losses in unread])).tolist())
+        for number, (names, _) in unread:
+            losses = dict(zip(names, islice(values, len(names)), strict=True))
+            broken = [name for name in names if not math.isfinite(losses[name])]
+            self.overflows = self.overflows + 1 if broken else 0
+            if not broken:
+                self.position.recent.append(losses)
+            elif self.config.precision != "fp16" or self.overflows > LONGEST_OVERFLOW:
+                self._require_finite(f"{phase} step {number}", broken)
+
+    def _report(self, phase: PhaseName, done: int, batch_size: int, rates: dict[str, float]) -> None:
         """Reports the mean of each loss over the steps that computed it since the last report."""
         recent = self.position.recent
         values: dict[str, list[float]] = {}
@@ -189,7 +255,7 @@ class Run:
         if self.tensorboard:
             for group, numbers in (("losses", means), ("learning rates", rates)):
                 for name, value in numbers.items():
-                    self.tensorboard.add_scalar(f"{group}/{name}", value, done)
+                    self.tensorboard.add_scalar(f"{group}/{name}", float(value), done)
 
     def _draw_samples(self, done: int) -> None:
         if not self.tensorboard:
@@ -205,13 +271,9 @@ class Run:
         return every > 0 and _due(every, done, self.config.gan.steps) and not measured
 
     def _measure_fid(self, done: int) -> None:
-        """Measures FID, unless a signal comes, and keeps the checkpoint if it is the best.
-
-        The first process measures; the others wait for it at their next collective.
-        """
+        """Measures FID on all processes, unless a signal comes, and keeps the checkpoint if it is the best."""
         position = self.position
-        if not (self.tensorboard and self.fid):
-            return
+        assert self.fid is not None
         self.progress.note(f"measuring FID after step {done:,}")
         found = self.fid.measure(lambda: bool(self.signals))
         if found is None:
@@ -219,14 +281,15 @@ class Run:
         value = found["value"]
         position.fid = {"step": done, **found}
         self.folder.log({"phase": "gan", "step": done, "fid": value})
-        self.tensorboard.add_scalar("quality/FID", value, done)
+        if self.tensorboard:
+            self.tensorboard.add_scalar("quality/FID", value, done)
         better = position.best_fid is None or value < position.best_fid
         self.progress.note(f"FID {value:.2f}" + (", the best so far" if better else ""))
         if better:
             position.best_fid = value
             self._write(self.folder.best, "gan", done)
 
-    def _save(self, phase: Phase, done: int, signalled: int) -> None:
+    def _save(self, phase: PhaseName, done: int, signalled: int) -> None:
         """Saves the run after step `done`. Raises `Interrupted` if a signal reached any process."""
         folder = self.folder
         self._write(folder.checkpoint, phase, done)
@@ -236,7 +299,7 @@ class Run:
             self.progress.note(f"Resume:  {folder.resume_command}")
             raise Interrupted(signalled)
 
-    def _write(self, path: Path, phase: Phase, done: int) -> None:
+    def _write(self, path: Path, phase: PhaseName, done: int) -> None:
         """Writes a checkpoint, after the curves up to it."""
         if not self.tensorboard:
             return
@@ -249,7 +312,7 @@ class Run:
             "gan": self.gan.state(),
         }
         self._require_finite(f"after {phase} step {done:,}", not_finite(state))
-        provenance = describe_run(self.config, self.data.provenance, position, self.plan.initial)
+        provenance = describe_run(self.config, self.data.provenance, position, self.plan.initial, self.segments)
         words, weights = self.tokenizer.words, self.gan.exported()
         save_checkpoint(path, self.sizes, words, weights, provenance | {"processes": world()}, state, RESUME)
 
@@ -305,6 +368,7 @@ def train_files(
 
     `assignments` override the config (`load_config`). Raises `UserError`, and `Interrupted` after Ctrl-C.
     """
+    keep_freed_memory()
     settings = configured(config, initial, assignments)
     folder = RunFolder(out or Path("runs") / settings.name)
     if resume:
@@ -318,6 +382,11 @@ def train_files(
             Run(settings, folder, progress, start).train()
     except OSError as error:
         raise RunFolderError(f"{error.filename or folder.path}: {error.strerror or error}; {RESUME}") from error
+    except torch.OutOfMemoryError as error:
+        raise GpuMemoryError(
+            "the GPU's memory does not suffice; lower gan.batch_size and raise gan.gradient_accumulation, keep the "
+            "pictures on the host (--set data.on_device=false), or do without CUDA graphs (--set cuda_graph=false)"
+        ) from error
     return folder.checkpoint
 
 

@@ -1,0 +1,78 @@
+"""Training on a GPU: replayed steps are the eager ones, and a resumed run goes on with them. Never run yet."""
+
+import copy
+from collections.abc import Iterator
+
+import pytest
+import torch
+
+from tests.gpu.helpers import NEEDS_GPU
+from tests.training.test_learning import config, gan_phase, read
+from training.cuda_graph import WARM_UP, CapturedSteps
+from training.phase import StepLosses
+from training.step import GanPhase
+
+pytestmark = NEEDS_GPU
+GPU = torch.device("cuda")
+
+
+@pytest.fixture(autouse=True)
+def _deterministic() -> Iterator[None]:
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False):
+        yield
+    torch.use_deterministic_algorithms(False)
+
+
+def phase(precision: str, captured: bool, **gan: object) -> GanPhase:
+    settings = config(mismatches=2, hard_negatives=2, **gan)
+    settings = settings.model_copy(update={"precision": precision, "cuda_graph": captured})
+    return gan_phase(settings, scale=0.02, device=GPU)
+
+
+@pytest.mark.parametrize(
+    ("precision", "interval", "steps", "tolerance"), [("fp32", 3, 50, 1e-4), ("bf16", 1, WARM_UP + 6, 1e-2)]
+)
+@pytest.mark.parametrize("discriminator", ["dfgan", "projected"])
+def test_captured_steps_are_the_eager_ones(
+    precision: str, interval: int, steps: int, tolerance: float, discriminator: str
+) -> None:
+    """With a penalty at every third step, two kinds of step are captured."""
+    changes = {"discriminator": discriminator, "diffaugment": True, "gradient_penalty_interval": interval}
+    one, other = (phase(precision, captured, **changes) for captured in (True, False))
+    for number in range(steps):
+        assert read(one.step(number)) == pytest.approx(read(other.step(number)), rel=tolerance, abs=tolerance)
+    for left, right in zip(one.average.parameters(), other.average.parameters(), strict=True):
+        torch.testing.assert_close(left, right, rtol=tolerance, atol=tolerance)
+
+
+def test_a_resumed_run_goes_on_with_the_same_batches_and_noise() -> None:
+    whole = phase("fp32", captured=True)
+    for number in range(12):
+        whole.step(number)
+    resumed = phase("fp32", captured=True)
+    resumed.load_state(copy.deepcopy(whole.state()))
+    for number in range(12, 24):
+        assert read(resumed.step(number)) == pytest.approx(read(whole.step(number)), rel=1e-4, abs=1e-4)
+
+
+def test_each_kind_is_captured_by_itself_and_other_shapes_are_stepped_eagerly() -> None:
+    calls = []
+
+    def step(parts: list[tuple[torch.Tensor]], doubled: bool) -> StepLosses:
+        calls.append(doubled)
+        return StepLosses(("sum",), (2 if doubled else 1) * parts[0][0].sum()[None])
+
+    steps = CapturedSteps(step)
+    for number in range(2 * (WARM_UP + 3)):
+        numbers, doubled = torch.full((4,), float(number), device=GPU), number % 2 == 1
+        assert read(steps([(numbers,)], doubled)) == {"sum": (8 if doubled else 4) * number}
+    assert len(calls) == 2 * (WARM_UP + 1)
+    assert read(steps([(torch.ones(3, device=GPU),)], False)) == {"sum": 3}
+    assert len(calls) == 2 * (WARM_UP + 1) + 1
+
+
+def test_steps_without_the_generator_are_captured_too() -> None:
+    one, other = (phase("fp32", captured, discriminator_warmup=20) for captured in (True, False))
+    for number in range(32):
+        assert read(one.step(number)) == pytest.approx(read(other.step(number)), rel=1e-4, abs=1e-4)
