@@ -20,6 +20,9 @@ from t2i_engine.tensorrt.engines import bundled_records, cached_records
 WIDTH = 100
 """Columns of the text; only a path may be longer."""
 
+MOST_SEGMENTS = 4
+"""The last segments of a run, of which the text shows so many."""
+
 # A field of a record -> how it is shown.
 _DATASET = {
     "source": "{}",
@@ -28,6 +31,7 @@ _DATASET = {
     "pictures": "{:,} pictures",
     "captions": "{:,} captions",
 }
+_PHASES = {"gan": "GAN", "damsm": "DAMSM"}
 _MEASURES = {"sentence": "{:.1e}", "image": "{:.1e}", "pixels": "{}", "psnr": "{:.1f} dB"}
 _FIGURES = (
     ("FID", "fid", "{value:.1f} ({pictures:,} pictures)"),
@@ -127,6 +131,7 @@ def _bundle_rows(bundle: Bundle) -> Iterator[tuple[str, str]]:
     elif dataset is not None:
         yield "data", _shown(dataset)
     yield from _run_rows(list(_runs(provenance)))
+    yield from _segment_rows(provenance.get("segments"))
     for name in ("hardware", "commit", "license", "licence", "notes", "note"):
         if provenance.get(name):
             yield name, _shown(provenance[name])
@@ -148,7 +153,7 @@ def _run_rows(runs: Sequence[Mapping[str, object]]) -> Iterator[tuple[str, str]]
         steps = run.get("steps")
         for phase, count in (steps if isinstance(steps, dict) else {"": steps}).items():
             if isinstance(count, int) and count and not (phase == "gan" and run.get("part") == "encoders"):
-                name = {"gan": "GAN", "damsm": "DAMSM"}.get(phase, phase)
+                name = _PHASES.get(phase, phase)
                 total[name] = total.get(name, 0) + count
     if total:
         phases = " + ".join(f"{count:,} {phase}" for phase, count in sorted(total.items(), reverse=True))
@@ -156,6 +161,27 @@ def _run_rows(runs: Sequence[Mapping[str, object]]) -> Iterator[tuple[str, str]]
     hours = sum(hours for run in runs if isinstance(hours := run.get("hours"), int | float))
     if hours:
         yield "hours", f"{hours:.1f}"
+
+
+def _segment_rows(segments: object) -> Iterator[tuple[str, str]]:
+    """What each process contributed to the last run, one line each; only the last ones of many."""
+    found = [one for one in segments if isinstance(one, dict)] if isinstance(segments, list) else []
+    for number, segment in list(enumerate(found, 1))[-MOST_SEGMENTS:]:
+        steps = segment.get("steps")
+        parts = [
+            *(_steps(phase, span) for phase, span in (steps.items() if isinstance(steps, dict) else ())),
+            _filled("{:.1f} h", segment.get("hours")),
+            *(_shown(segment[name]) for name in ("note", "hardware") if segment.get(name)),
+            _filled("torch {}", segment.get("torch")),
+            _filled("commit {:.7}", segment.get("commit")),
+        ]
+        yield f"segment {number}", textwrap.shorten(", ".join(filter(None, parts)), WIDTH - 16, placeholder=" …")
+
+
+def _steps(phase: str, span: object) -> str:
+    """The steps of a phase in a segment; empty if it made none."""
+    idle = isinstance(span, list) and len(span) == 2 and span[0] == span[1]
+    return "" if idle else _filled(f"{_PHASES.get(phase, 'steps')} {{0[0]:,}}–{{0[1]:,}}", span)
 
 
 def _metric_rows(metrics: object) -> Iterator[tuple[str, str]]:

@@ -17,6 +17,12 @@ FORMAT = "t2i-engine checkpoint 2"
 OLD_FORMATS = ("t2i-engine checkpoint 1",)
 """Those that `t2i-engine migrate` converts (migration.py)."""
 
+RUN_STATE = 2
+"""The layout of the state that a run resumes from. It may change where models can still be read."""
+
+FROZEN = ".backbone.network."
+"""Part of the names of an ImageNet network's tensors in an image encoder; they never change."""
+
 State = dict[str, torch.Tensor]
 
 
@@ -58,7 +64,7 @@ def save_checkpoint(
         "words": list(words),
         "weights": dict(weights),
         "provenance": dict(provenance),
-        "state": dict(state or {}),
+        "state": {"layout": RUN_STATE, **state} if state else {},
     }
     write_atomically(path, lambda file: _save(content, file), cure)
 
@@ -96,6 +102,14 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     return content
 
 
+def require_resumable(path: Path, content: Mapping[str, Any]) -> None:
+    """Raises `CheckpointError` if a checkpoint's content holds only a model, or the state of an earlier version."""
+    state = content["state"]
+    if state.get("layout") != RUN_STATE:
+        found = "the run of an earlier version, which cannot be resumed" if "gan" in state else "only weights"
+        raise CheckpointError(f"'{path}' holds {found}; start a new run from it with --init {shlex.quote(str(path))}")
+
+
 def read_content(path: Path) -> dict[str, Any]:
     """Reads any PyTorch file onto the CPU; empty if it holds no dictionary. Raises `CheckpointError`."""
     if not path.is_file():
@@ -111,7 +125,11 @@ def read_content(path: Path) -> dict[str, Any]:
 
 def load_model(path: Path) -> TrainedModel:
     """Reads the model of a checkpoint, ready for drawing or export. Raises `CheckpointError`."""
-    content = load_checkpoint(path)
+    return model_in(path, load_checkpoint(path))
+
+
+def model_in(path: Path, content: Mapping[str, Any]) -> TrainedModel:
+    """The model in a checkpoint's content. Raises `CheckpointError`."""
     try:
         model = TextToImage(ModelSizes(**content["sizes"]))
         model.load_state_dict(content["weights"])
@@ -123,6 +141,20 @@ def load_model(path: Path) -> TrainedModel:
     except (RuntimeError, TypeError, ValueError, KeyError) as error:
         reason = " ".join(str(error).split())
         raise CheckpointError(f"checkpoint '{path}' does not fit its own sizes: {reason}") from error
+
+
+def is_frozen(name: str) -> bool:
+    """Whether a tensor of this name belongs to an ImageNet network, which comes with a package."""
+    return FROZEN in f".{name}"
+
+
+def load_learned(network: torch.nn.Module, state: Mapping[str, torch.Tensor]) -> None:
+    """Loads a state dict that may lack a frozen ImageNet network, which then stays as it is.
+
+    Raises `RuntimeError` for any other tensor that is missing, unexpected, or of another shape.
+    """
+    frozen = {name: tensor for name, tensor in network.state_dict().items() if is_frozen(name)}
+    network.load_state_dict(frozen | dict(state))
 
 
 def backbone_of(provenance: Mapping[str, Any]) -> str:

@@ -1,4 +1,6 @@
-"""What a run starts from: the weights of a checkpoint or a bundle, grown to larger pictures if need be.
+"""What a run starts from: the weights of a checkpoint or a bundle, grown to larger pictures if need be; or a state.
+
+A run that starts from a state (state.py) is the same run continued: it has the state's steps behind it.
 
 Growing adds one block at a time, as in progressive growing (Karras et al., 2018): `base_channels` is halved and
 `max_channel_multiple` doubled, so that everything before the new block stays as it is. The new layers first learn to
@@ -7,32 +9,34 @@ front by the mirror image of that block.
 """
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from t2i_engine.bundle import Bundle, ModelSizes
 from t2i_engine.errors import UserError
-from training.checkpoint import State, TrainedModel, load_model
+from t2i_engine.tokenizer import pad
+from training.checkpoint import State, TrainedModel, load_learned, load_model
 from training.config import RunConfig
 from training.data.corpus import Batches
-from training.models.discriminator import Discriminator
 from training.models.generator import Generator
-from training.models.image_encoder import ImageEncoder
 from training.models.text_to_image import TextToImage, read_model
+from training.provenance import Segment, segments_of
+from training.state import SUFFIX, load_state
 
 EMBEDDING = "text_encoder.encoder.weight"
 ENCODER_SIZES = ("sentence_width", "embedding_width", "vocabulary_size")
 GROWING_STEPS = 300
 GROWING_BATCH = 16
+"""Pictures per batch that a model is grown with."""
 GROWING_RATE = 5e-3
 
-Sentences = Callable[[int], Tensor]
-"""Sentence vectors, float (B, S), of the captions of one batch, by its number."""
+Sentences = Callable[[], Tensor]
+"""Sentence vectors, float (B, S), of the captions of the next batch."""
 
 
 class InitialError(UserError):
@@ -52,6 +56,19 @@ class InitialModel:
     discriminator: State | None
     encoders_only: bool = False
     """Take only vocabulary and encoders from it."""
+    generator: State | None = None
+    """The generator's weights in training, of a state; `model` has their moving average."""
+    steps: dict[str, int] = field(default_factory=dict)
+    """Completed steps of each phase, of a state; empty for a run that starts at 0."""
+    segments: list[Segment] = field(default_factory=list)
+    """The segments of a state's run so far."""
+    plan: dict[str, Any] = field(default_factory=dict)
+    """The fields of a state's `Plan`."""
+
+    @property
+    def seconds(self) -> float:
+        """How long a state's run had taken."""
+        return sum(3600 * float(segment["hours"]) for segment in self.segments)
 
     def knowing(self, words: Iterable[str]) -> "InitialModel":
         """The same model with its missing `words` appended to the vocabulary, with random embeddings."""
@@ -66,7 +83,7 @@ class InitialModel:
     def require_fits(self, sizes: ModelSizes) -> None:
         """Raises `InitialError`, naming how the model, once grown to their resolution, differs from `sizes`."""
         name, own = f"'{self.name}'", self.model.sizes
-        if not self.encoders_only and sizes.resolution > own.resolution:
+        if not (self.encoders_only or self.steps) and sizes.resolution > own.resolution:
             name = f"{name}, grown to {sizes.resolution}²,"
             try:
                 own = grown_sizes(own, sizes.resolution)
@@ -76,47 +93,62 @@ class InitialModel:
         keys = ENCODER_SIZES if self.encoders_only else tuple(expected)
         differing = [f"{key} {found[key]} instead of {expected[key]}" for key in keys if found[key] != expected[key]]
         if differing:
-            raise InitialError(f"{name} does not fit the config: it has {', '.join(differing)}")
+            cure = "; a state continues its own model only" if self.steps else ""
+            raise InitialError(f"{name} does not fit the config: it has {', '.join(differing)}{cure}")
 
     def grown(self, resolution: int, batches: Batches) -> "InitialModel":
         """The model grown to `resolution`, with new layers fitted on captions of `batches`, if it is smaller."""
         if self.encoders_only or resolution == self.model.sizes.resolution:
             return self
         encoder = self.model.text_encoder.eval()
+        drafts = batches.drafts(0, 0, GROWING_BATCH)
 
-        def sentences(number: int) -> Tensor:
-            batch = batches.batch(0, number, GROWING_BATCH)
-            sentence: Tensor = encoder(batch.tokens, batch.lengths).sentence
+        def sentences() -> Tensor:
+            tokens, lengths = map(torch.from_numpy, pad(next(drafts).ids))
+            sentence: Tensor = encoder(tokens, lengths).sentence
             return sentence
 
         return replace(self, model=grow(self.model, resolution, sentences))
 
     def load_model_into(self, model: TextToImage) -> None:
-        """Copies text encoder and generator into a model that it fits."""
+        """Copies text encoder and averaged generator into a model that it fits."""
         source, target = (self.model.text_encoder, model.text_encoder) if self.encoders_only else (self.model, model)
         target.load_state_dict(source.state_dict())
 
-    def load_auxiliary_into(self, image_encoder: ImageEncoder, discriminator: Discriminator) -> None:
-        """Copies image encoder and discriminator, if it has them. Raises `InitialError` for another backbone."""
+    def load_auxiliary_into(self, image_encoder: nn.Module, discriminator: nn.Module) -> None:
+        """Copies image encoder and discriminator, if it has them; ImageNet networks that it lacks stay as they are.
+
+        Raises `InitialError` for another backbone or discriminator.
+        """
         if self.discriminator is not None and not self.encoders_only:
-            discriminator.load_state_dict(grown_discriminator(self.discriminator, discriminator.state_dict()))
-        if self.image_encoder is None:
-            return
+            grown = grown_discriminator(self.discriminator, discriminator.state_dict())
+            self._load(discriminator, grown, "discriminator than gan.discriminator")
+        if self.image_encoder is not None:
+            self._load(image_encoder, self.image_encoder, "image encoder than damsm.image_encoder")
+
+    def _load(self, network: nn.Module, state: Mapping[str, Tensor], other: str) -> None:
         try:
-            image_encoder.load_state_dict(self.image_encoder)
+            load_learned(network, state)
         except RuntimeError as error:
-            raise InitialError(f"'{self.name}' has another image encoder than damsm.image_encoder asks for") from error
+            raise InitialError(
+                f"'{self.name}' has another {other} asks for; set that key as its run did, or start from a bundle of it"
+            ) from error
 
 
 def starting_model(config: RunConfig) -> InitialModel | None:
-    """What a run starts from: a checkpoint (a .pt file) or a bundle (its name or folder); None to train from scratch.
+    """What a run starts from; None to train from scratch.
 
+    A file that ends in .safetensors is a state, one in .pt a checkpoint; anything else is a bundle's name or folder.
     Raises `UserError` if it cannot be read.
     """
     path = config.init_from or config.damsm.init_from
     if path is None:
         return None
-    if path.endswith(".pt"):
+    encoders_only = not config.init_from
+    state = load_state(Path(path)) if path.endswith(SUFFIX) else None
+    if state:
+        trained = state.trained
+    elif path.endswith(".pt"):
         trained = load_model(Path(path))
     else:
         bundle = Bundle.open(path)  # a bundle has no auxiliary networks
@@ -124,10 +156,21 @@ def starting_model(config: RunConfig) -> InitialModel | None:
         trained = TrainedModel(read_model(bundle), bundle.tokenizer().words, provenance)
     keys = ("bundle", "run", "dataset", "steps", "hours", "commit", "initial")
     origin = {key: trained.provenance[key] for key in keys if trained.provenance.get(key) is not None}
-    if encoders_only := not config.init_from:
+    if encoders_only:
         origin["part"] = "encoders"
     networks = (trained.model, trained.image_encoder, trained.discriminator)
-    return InitialModel(path, origin, trained.words, *networks, encoders_only)
+    model = InitialModel(path, origin, trained.words, *networks, encoders_only)
+    if state is None or encoders_only:
+        return model
+    if (reached := state.steps.get("gan", 0)) >= config.gan.steps:
+        raise InitialError(f"'{path}' is after step {reached:,} of the GAN; raise gan.steps to continue it")
+    return replace(
+        model,
+        generator=state.generator,
+        steps=state.steps,
+        segments=segments_of(trained.provenance),
+        plan=state.plan,
+    )
 
 
 def grown_sizes(sizes: ModelSizes, resolution: int) -> ModelSizes:
@@ -153,9 +196,12 @@ def grow(model: TextToImage, resolution: int, sentences: Sentences) -> TextToIma
 
 
 def grown_discriminator(state: Mapping[str, Tensor], fresh: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The state of a larger discriminator: its last blocks from `state`, everything before them from `fresh`."""
+    """The state of a larger discriminator: its last blocks from `state`, everything before them from `fresh`.
+
+    A discriminator without such blocks is the same at every resolution.
+    """
     larger, smaller = (len({name.split(".")[1] for name in part if "DBlocks" in name}) for part in (fresh, state))
-    if larger == smaller:
+    if larger == smaller or not (larger and smaller):
         return dict(state)
     grown = dict(fresh)
     for name, tensor in state.items():
@@ -175,9 +221,9 @@ def _learn_to_enlarge(larger: Generator, smaller: Generator, kept: set[str], sen
         tensor.requires_grad_(True)
     optimizer = torch.optim.Adam(new, lr=GROWING_RATE)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, GROWING_STEPS)
-    for number in range(GROWING_STEPS):
+    for _ in range(GROWING_STEPS):
         with torch.no_grad():
-            sentence = sentences(number)
+            sentence = sentences()
             noise = torch.randn(len(sentence), smaller.fc.in_features)
             epsilon = torch.randn_like(sentence)
             small = smaller(noise, sentence, epsilon).image

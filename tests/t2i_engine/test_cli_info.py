@@ -96,6 +96,26 @@ def test_provenance_is_summed_over_the_runs_and_its_best_measured_figures_are_sh
     assert "of no interest" not in text
 
 
+def test_segments_of_a_run_are_a_line_each_and_the_last_four_are_shown(tmp_path: Path) -> None:
+    segment = {"commit": "5640314" * 5, "hardware": "a CPU, 2 cores", "torch": "2.14.1", "hours": 0.25}
+    long = "NVIDIA H100 80GB HBM3, AMD EPYC 9R14 96-Core Processor, 16 cores"
+    segments = [
+        *[segment | {"steps": {"damsm": [0, 1000 * n], "gan": [0, 0]}} for n in range(1, 4)],
+        segment | {"steps": {"damsm": [3000, 4000], "gan": [0, 1200]}},
+        segment | {"steps": {"damsm": [4000, 4000], "gan": [1200, 9000]}, "note": "fresh optimizer moments"},
+        {"hardware": long, "steps": {"gan": [9000, 120000]}, "hours": 6.0, "torch": "2.11.0", "commit": None},
+    ]
+    lines = [
+        " ".join(line.split()) for line in _info(str(_odd_bundle(tmp_path, {"segments": segments}))).stdout.split("\n")
+    ]
+    shown = [line for line in lines if line.startswith("segment ")]
+    assert [line.split(" ", 2)[1] for line in shown] == ["3", "4", "5", "6"]
+    assert shown[1] == "segment 4 DAMSM 3,000–4,000, GAN 0–1,200, 0.2 h, a CPU, 2 cores, torch 2.14.1, commit 5640314"
+    assert shown[2].startswith("segment 5 GAN 1,200–9,000, 0.2 h, fresh optimizer moments, a CPU, 2 cores")
+    assert shown[3].startswith("segment 6 GAN 9,000–120,000, 6.0 h, NVIDIA H100 80GB HBM3")
+    assert not any("steps" in line or "{" in line for line in shown)
+
+
 ANYTHING = st.recursive(
     st.none()
     | st.booleans()
@@ -107,6 +127,7 @@ ANYTHING = st.recursive(
 )
 KNOWN = (
     "dataset",
+    "segments",
     "steps",
     "hours",
     "initial",

@@ -10,7 +10,7 @@ import torch
 from t2i_engine.bundle import ModelSizes
 from t2i_engine.errors import OutputError
 from tests.training.random_weights import randomised
-from training.checkpoint import CheckpointError, load_model, save_checkpoint
+from training.checkpoint import CheckpointError, load_checkpoint, load_model, require_resumable, save_checkpoint
 from training.models.text_to_image import TextToImage
 
 WORDS = ("<end>", *(f"w{i}" for i in range(1, 20)))
@@ -64,6 +64,25 @@ def test_a_malicious_file_is_refused_and_not_executed(tmp_path: Path, writer: st
     with pytest.raises(CheckpointError, match=r"evil\.pt"):
         load_model(path)
     assert not target.exists()
+
+
+@pytest.mark.parametrize(
+    ("state", "said"),
+    [({}, "holds only weights"), ({"gan": {"average": {}}, "position": {}}, "the run of an earlier version")],
+)
+def test_what_cannot_be_resumed_is_a_user_error_that_names_init(
+    tmp_path: Path, sizes: ModelSizes, state: dict[str, object], said: str
+) -> None:
+    """An earlier version's state was written under the same format, and its model can still be read."""
+    path = tmp_path / "a.pt"
+    save_checkpoint(path, sizes, WORDS, TextToImage(sizes).state_dict(), {}, {"gan": {}})
+    content = load_checkpoint(path)
+    require_resumable(path, content)
+    content["state"] = state
+    with pytest.raises(CheckpointError, match=rf"{said}.* start a new run from it with --init .*a\.pt"):
+        require_resumable(path, content)
+    torch.save(content, path)
+    assert load_model(path).words == WORDS
 
 
 def test_other_pytorch_files_are_told_apart(tmp_path: Path) -> None:
