@@ -32,6 +32,8 @@ PEAKS = {
     "bandwidth": "GB/s, torch's copy of 256 MiB, bytes read + bytes written",
 }
 
+CPU_WIDTH, GPU_WIDTH = 1536, 4096  # of the matrices
+
 _BF16 = {"avx512_bf16", "amx_bf16", "bf16"}  # the last is Arm's name
 _GPU_FIELDS = (
     "name", "driver_version", "memory.total", "clocks.sm", "clocks.max.sm", "clocks.applications.graphics",
@@ -128,18 +130,27 @@ def measure_peaks(device: str, threads: int) -> dict[str, float | None]:
     torch.backends.cuda.matmul.allow_tf32 = False
     found: dict[str, float | None] = dict.fromkeys(PEAKS)
     on_cpu = device == "cpu"
-    dtypes = {"fp32": torch.float32, "bf16": torch.bfloat16} | ({} if on_cpu else {"fp16": torch.float16})
-    width = 1536 if on_cpu else 4096
+    width = CPU_WIDTH if on_cpu else GPU_WIDTH
     with torch.inference_mode():
-        for name, dtype in dtypes.items():
-            size = 256 if on_cpu and name == "bf16" and not has_bf16() else width
-            first, second, out = (torch.randn(size, size, device=device).to(dtype) for _ in range(3))
-            found[name] = 2 * size**3 / _best(partial(torch.mm, first, second, out=out), device) / 1e9
+        for name in ("fp32", "bf16") if on_cpu else ("fp32", "bf16", "fp16"):
+            found[name] = product_peak(name, device)
         product = _onnx_integer_product(width, threads) if on_cpu else _torch_integer_product(width)
         found["int8"] = 2 * width**3 / _best(product, device) / 1e9
         source, target = (torch.ones(_COPIED // 4, device=device) for _ in range(2))
         found["bandwidth"] = 2 * _COPIED / _best(partial(target.copy_, source), device) / 1e9
     return found
+
+
+def product_peak(precision: str, device: str) -> float:
+    """GFLOP/s of PyTorch's product of two square matrices in fp32, bf16 or fp16 on "cpu" or "cuda"."""
+    import torch
+
+    width = CPU_WIDTH if device == "cpu" else GPU_WIDTH
+    if device == "cpu" and precision == "bf16" and not has_bf16():
+        width = 256
+    dtype = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
+    first, second, out = (torch.randn(width, width, device=device).to(dtype) for _ in range(3))
+    return 2 * width**3 / _best(partial(torch.mm, first, second, out=out), device) / 1e9
 
 
 def _torch_integer_product(width: int) -> Callable[[], object]:
