@@ -55,6 +55,8 @@ def _values(key: Schema) -> str:
     """What a key may be, in words."""
     if "enum" in key:
         return ", ".join(f"`{value}`" for value in key["enum"])
+    if "const" in key:
+        return f"`{key['const']}`"
     if "anyOf" in key:
         return " or ".join(_values(option) for option in key["anyOf"])
     if "prefixItems" in key:
