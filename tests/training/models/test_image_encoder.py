@@ -58,10 +58,15 @@ def test_pictures_that_a_generator_drew_in_bf16_are_resized_too(name: BackboneNa
     assert image.grad.any()
 
 
-@pytest.mark.parametrize(("name", "regions"), [("inception-v3", 17 * 17), ("efficientnet-lite0", 14 * 14)])
-def test_imagenets_backbones_are_frozen_and_their_heads_learn(name: BackboneName, regions: int) -> None:
+@pytest.mark.parametrize(
+    ("name", "resolution", "regions"),
+    [("inception-v3", 64, 17 * 17), ("efficientnet-lite0", 64, 8 * 8), ("efficientnet-lite0", 128, 14 * 14)],
+)
+def test_imagenets_backbones_are_frozen_and_their_heads_learn(
+    name: BackboneName, resolution: int, regions: int
+) -> None:
     encoder = ImageEncoder(open_backbone(name, pretrained=False), sentence_width=10).train()
-    image = torch.randn(2, 3, 64, 64, requires_grad=True)
+    image = torch.randn(2, 3, resolution, resolution, requires_grad=True)
     encoded = encoder(image)
     assert encoded.regions.shape == (2, 10, regions)
     assert encoded.picture.shape == (2, 10)
@@ -88,6 +93,7 @@ def test_efficientnet_lite0_knows_photographed_birds_by_its_own_weights() -> Non
 
 def test_efficientnet_lite0_computes_what_earlier_versions_computed() -> None:
     image = torch.sin(torch.arange(2 * 3 * 64 * 64).float()).view(2, 3, 64, 64)
+    image = torch.nn.functional.interpolate(image, size=(224, 224), mode="bilinear", antialias=True)
     with torch.inference_mode():
         regions, summary = EfficientNetLite0()(image)
     found = [float(value) for part in (regions, summary) for value in (part.mean(), part.std(), part.max())]
