@@ -26,7 +26,7 @@ from training.dry_run import flops_of
 from training.loop import model_sizes
 from training.models.text_to_image import TextToImage
 from training.phase import keep_freed_memory
-from training.precision import multiplies_in_bf16
+from training.precision import computed_precision
 from training.step import GanPhase
 
 WARM_UP = {"cpu": 1, "cuda": 6}
@@ -85,13 +85,6 @@ def seconds_of(steps: Iterable[Callable[[], object]]) -> float:
     return (time.perf_counter() - started) / done
 
 
-def computed_precision(config: RunConfig) -> str:
-    """fp32, bf16 or fp16: what `auto` means here."""
-    if config.precision != "auto":
-        return config.precision
-    return "bf16" if multiplies_in_bf16(device().type) else "fp32"
-
-
 def profile_training(config: RunConfig, steps: int) -> list[str]:
     """Times `steps` steps of the GAN phase and profiles a few more; returns the lines to print.
 
@@ -120,7 +113,7 @@ def profile_training(config: RunConfig, steps: int) -> list[str]:
     def row(name: str, microseconds: float, *more: str) -> tuple[str, ...]:
         return name, f"{microseconds / profiled / 1e3:,.1f}", figure(microseconds / whole, ".0%"), *more
 
-    precision = computed_precision(config)
+    precision = computed_precision(device(), config.precision)
     peak = product_peak(precision, kind)
     pictures = config.gan.batch_size * config.gan.gradient_accumulation
     where = (

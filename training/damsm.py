@@ -58,7 +58,7 @@ class DamsmPhase(Phase):
         self.networks = Encoders(self.text_encoder, self.image_encoder, config.precision)
         self._encode = replicated(self.networks)
         trained = [parameter for parameter in self.networks.parameters() if parameter.requires_grad]
-        self.optimizer = adam(trained, device, config.damsm.learning_rate, (0.5, 0.999))
+        self.optimizer = adam(trained, config.damsm.learning_rate, (0.5, 0.999))
         # AttnGAN multiplies its rate by 0.98 per epoch, for hundreds of epochs; a cosine fits any number of steps.
         self.schedule = torch.optim.lr_scheduler.CosineAnnealingLR(self.optimizer, config.damsm.steps)
         self.scaler = loss_scaler(device, config.precision)
@@ -79,13 +79,13 @@ class DamsmPhase(Phase):
         seed_step(self.config.seed, "damsm", number)
         batch = self.batches.batch(number)
         tokens, negatives, lengths = (
-            tensor.to(self.device) for tensor in (batch.tokens, batch.hard_negatives, batch.lengths)
+            tensor.to(self.device, non_blocking=True) for tensor in (batch.tokens, batch.hard_negatives, batch.lengths)
         )
         related = related_pairs(batch.captions, batch.groups)
         text, image, vectors = self._encode(
             tokens, batch.lengths, self._seen(batch.image), negatives, batch.hard_negative_lengths
         )
-        hard = None if vectors is None else HardNegatives(vectors, batch.hard_negatives_valid.to(self.device))
+        hard = None if vectors is None else HardNegatives(vectors, batch.hard_negatives_valid)
         gammas = (settings.gamma1, settings.gamma2, settings.gamma3)
         losses = {
             "words": word_loss(image, text, lengths, related, gammas),

@@ -140,7 +140,7 @@ def agreed(number: int) -> int:
 def total(part: Tensor) -> Tensor:
     """The sum of a tensor over all processes, on the CPU."""
     if world() == 1:
-        return part
+        return part.cpu()
     whole = part.to(device(), copy=True)
     distributed.all_reduce(whole)
     return whole.cpu()

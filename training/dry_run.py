@@ -30,7 +30,7 @@ from training.loop import Plan, model_sizes
 from training.models.text_encoder import EncodedText, TextEncoder
 from training.models.text_to_image import TextToImage
 from training.phase import Phase, PhaseName
-from training.precision import multiplies_in_bf16
+from training.precision import computed_precision
 from training.step import GanPhase
 
 MIB = 1 << 20
@@ -76,8 +76,7 @@ def describe(config: RunConfig) -> str:
         trained = sum(parameter.numel() for parameter in network.parameters() if parameter.requires_grad)
         vocabulary = f" (a vocabulary of {len(words):,})" if name == "text encoder" else ""
         rows.append((name, f"{count:,}", f"{trained:,}{vocabulary}"))
-    precision = "bf16" if multiplies_in_bf16(device.type) else "fp32"
-    precision = precision if config.precision == "auto" else config.precision
+    precision = computed_precision(device, config.precision)
     comments = METHOD.format(precision=precision, device=device.type).splitlines()
     comments += ["", *aligned(rows), "", *aligned(_costs(config, plan, damsm, gan))]
     settings = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
@@ -136,7 +135,7 @@ def flops_of(work: Callable[[], object]) -> int:
 
 
 class _Watch(TorchDispatchMode):
-    """Tracks the memory of live tensors, and answers 1 when a step reads a tensor without content."""
+    """Tracks the memory of live tensors."""
 
     def __init__(self, mode: FakeTensorMode, weights: Iterable[Tensor]) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -155,8 +154,6 @@ class _Watch(TorchDispatchMode):
         args: tuple[Any, ...] = (),
         kwargs: Mapping[str, Any] | None = None,
     ) -> object:
-        if func is torch.ops.aten._local_scalar_dense.default:
-            return True if args[0].dtype == torch.bool else 1
         made = func(*args, **(kwargs or {}))
         for storage in [leaf.untyped_storage() for leaf in tree_leaves(made) if isinstance(leaf, Tensor)]:
             if storage in self._known:

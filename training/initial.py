@@ -101,6 +101,7 @@ class InitialModel:
         if self.encoders_only or resolution == self.model.sizes.resolution:
             return self
         encoder = self.model.text_encoder.eval()
+        batches.require(GROWING_BATCH)
         drafts = batches.drafts(0, 0, GROWING_BATCH)
 
         def sentences() -> Tensor:

@@ -39,13 +39,11 @@ if TYPE_CHECKING:
     from training.periodic_fid import PeriodicFid
 
 REPORT_EVERY = 50
-AGREE_EVERY = 10
-"""Steps between the agreements of several processes whether to stop: each waits for all devices."""
 RESUME = "fix that, then resume with --resume"
 
 
 LONGEST_OVERFLOW = 20
-"""Steps in a row: fp16's loss scale starts at 2^16 and is halved at each."""
+"""Most steps in a row that may overflow: fp16's loss scale starts at 2^16 and is halved at each."""
 
 Losses = dict[str, float]
 
@@ -103,27 +101,27 @@ class Run:
         torch.manual_seed(config.seed)
         device = distributed.device()
         stored = folder.load_checkpoint()
-        self.data = load_training_data(
-            config.data, lambda count: progress.start("pictures", count), lambda done: progress.report(done)
-        )
+        self.data = load_training_data(config.data, lambda count: progress.start("pictures", count), progress.report)
         if problems := self.data.problems:
             progress.note(f"skipping in {config.data.source}: {summary(problems)}; t2i-engine data check names them")
+        if held_out := self.data.provenance.get("validation"):
+            progress.note(f"held out for validation: {held_out}")
         if initial and config.damsm.finetune:
             initial = initial.knowing(self.data.words)
         self.tokenizer = Tokenizer(stored["words"] if stored else initial.words if initial else self.data.words)
         for caption in config.sample_captions:
             self.tokenizer.encode(caption)  # fail now, not at the first sample
         self.batches = self.data.batches(self.tokenizer)
-        damsm, gan = config.damsm, config.gan
-        self.feeds = {  # both now: they refuse unusable data
-            "damsm": self._feed(damsm.batch_size, config.data.max_words, damsm.hard_negatives, device),
-            "gan": self._feed(gan.batch_size, None, gan.hard_negatives, device),
-        }
+        plan = stored["state"]["plan"] if stored else initial.plan if initial else None
+        self.plan = Plan(**plan) if plan else Plan.of(config, initial)
+        damsm, gan = config.damsm, config.gan  # both feeds now: they refuse unusable data
+        self.gan_feed = self._feed(gan.batch_size, None, gan.hard_negatives, device)
+        self.damsm_feed = None
+        if self.plan.train_image_encoder:
+            self.damsm_feed = self._feed(damsm.batch_size, config.data.max_words, damsm.hard_negatives, device)
 
         model = TextToImage(model_sizes(config, len(self.tokenizer.words)))
         self.sizes = model.sizes
-        plan = stored["state"]["plan"] if stored else initial.plan if initial else None
-        self.plan = Plan(**plan) if plan else Plan.of(config, initial)
         self.damsm = DamsmPhase(config, model.text_encoder, device, self.plan.train_text_encoder, stored is None)
         if initial:
             initial.require_fits(model.sizes)
@@ -171,11 +169,11 @@ class Run:
         """Trains up to the last step of both phases. Raises `DivergedError`, and `Interrupted` after a signal."""
         self.folder.begin(self.config)  # all processes have seen that it is new: they met when making the phases
         damsm, gan = self.config.damsm, self.config.gan
-        if self.plan.train_image_encoder:
-            with closing(self.feeds["damsm"]) as feed:
+        if self.damsm_feed:
+            with closing(self.damsm_feed) as feed:
                 self.damsm.begin(feed)
                 self._train_phase("damsm", self.damsm, damsm.steps, damsm.batch_size * world())
-        with closing(self.feeds["gan"]) as feed:
+        with closing(self.gan_feed) as feed:
             self.gan.begin(feed, self.batches.unique_captions)
             self._train_phase("gan", self.gan, gan.steps, gan.batch_size * gan.gradient_accumulation * world())
 
@@ -205,11 +203,11 @@ class Run:
                 report = _due(REPORT_EVERY, done, steps)
                 sample = name == "gan" and _due(config.sample_every, done, steps)
                 fid = name == "gan" and self._fid_due(done)
+                save = _due(config.checkpoint_every, done, steps)
                 signalled = 0
-                if world() == 1 or _due(AGREE_EVERY, done, steps):
+                if report or sample or fid or save or world() == 1:  # agreeing waits for all devices
                     signalled = agreed(sum(self.signals))
-                save = _due(config.checkpoint_every, done, steps) or signalled
-                if report or sample or fid or save:
+                if report or sample or fid or save or signalled:
                     self._read_losses(name)
                 position.seconds += time.monotonic() - started
                 if report:

@@ -14,10 +14,11 @@ from training.models.convolution import input_gradients_alone
 from training.models.image_encoder import EncodedImage
 from training.models.text_encoder import EncodedText
 
-# Adversarial: the hinge losses and gradient penalty of a one-way discriminator (DF-GAN, Tao et al., 2022).
+LARGEST_SCALE = 2.0**15
+"""Of a logit's gradient: float16 ends at 2^16."""
 
-
-# A discriminator gives one logit per pair (B), or one per scale of its features (B, K), whose losses are summed.
+# Adversarial: the hinge losses and gradient penalty of a one-way discriminator (DF-GAN, Tao et al., 2022). It gives one
+# logit per pair (B), or one per scale of its features (B, K), whose losses are summed.
 
 
 def real_hinge(logits: Tensor) -> Tensor:
@@ -54,7 +55,7 @@ def matching_aware_gradient_penalty(
     """
     scale = torch.ones((), device=logits.device)
     if scaler is not None:
-        scale = scaler.scale(scale) / len(logits)  # the scaler starts above float16's largest number
+        scale = (scaler.scale(scale) / len(logits)).clamp_max(LARGEST_SCALE)
     with input_gradients_alone():
         gradients = torch.autograd.grad(logits.float().sum() * scale, inputs, create_graph=True)
     squared_norm = torch.stack([(g.float() / scale).flatten(1).square().sum(1) for g in gradients]).sum(0)

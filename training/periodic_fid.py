@@ -36,9 +36,7 @@ class PeriodicFid:
         self.rounds = -(-drawable // (BATCH * world()))
         progress.start("features of real pictures", len(real.pictures))
         with first_before_others():
-            self.real = real_statistics(
-                self.network, real.pictures, listing.fingerprint, cache, lambda done: progress.report(done, {})
-            )
+            self.real = real_statistics(self.network, real.pictures, listing.fingerprint, cache, progress.report)
 
     def measure(self, stopped: Callable[[], bool]) -> dict[str, Any] | None:
         """The FID, the numbers of pictures, and the features; all processes must call this, and get the same.
@@ -50,7 +48,7 @@ class PeriodicFid:
         for _ in range(self.rounds):
             if agreed(stopped()):
                 return None
-            batch = next(batches, None)  # of the last round, some processes may have none
+            batch = next(batches, None)  # in the last round some processes may have none
             if batch is not None:
                 distances.update(self.network(batch.pixels), real=False)
         distances.add_up()

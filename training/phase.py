@@ -52,11 +52,10 @@ def channels_last(network: Network, device: torch.device) -> Network:
 
 
 def adam(
-    parameters: Iterable[torch.nn.Parameter], device: torch.device, learning_rate: float, betas: tuple[float, float]
+    parameters: Iterable[torch.nn.Parameter], learning_rate: float, betas: tuple[float, float], captured: bool = False
 ) -> torch.optim.Adam:
-    """Adam with all of an update in one kernel, which never waits for a GPU."""
-    capturable = device.type == "cuda"
-    return torch.optim.Adam(parameters, lr=learning_rate, betas=betas, fused=True, capturable=capturable)
+    """Adam with all of an update in one kernel, which never waits for a GPU; `captured` if in a CUDA graph."""
+    return torch.optim.Adam(parameters, lr=learning_rate, betas=betas, fused=True, capturable=captured)
 
 
 def keep_freed_memory() -> None:
@@ -90,7 +89,10 @@ class Phase(ABC):
         return {name: getattr(self, name).state_dict() for name in self.stateful}
 
     def load_state(self, state: Mapping[str, Any]) -> None:
-        """Restores what `state` returned."""
+        """Restores what `state` returned, on any device."""
+        captured = {name: optimizer.defaults["capturable"] for name, optimizer in self.optimizers.items()}
         for name in self.stateful:
             if state.get(name):  # a disabled loss scaler has none
                 getattr(self, name).load_state_dict(state[name])
+        for name, optimizer in self.optimizers.items():  # as on the device that this run is on now
+            optimizer.param_groups[0]["capturable"] = captured[name]

@@ -10,10 +10,16 @@ from torch import Tensor
 
 def autocast(device: torch.device, precision: str) -> AbstractContextManager[None]:
     """Autocast to float16 for fp16, to bfloat16 for bf16, and for auto on devices made for it; otherwise none."""
-    if precision == "fp16":
-        return torch.autocast(device.type, dtype=torch.float16)
-    enabled = precision == "bf16" or (precision == "auto" and multiplies_in_bf16(device.type))
-    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=enabled)
+    computed = computed_precision(device, precision)
+    dtype = torch.float16 if computed == "fp16" else torch.bfloat16
+    return torch.autocast(device.type, dtype=dtype, enabled=computed != "fp32")
+
+
+def computed_precision(device: torch.device, precision: str) -> str:
+    """fp32, bf16 or fp16: what a config's `precision` means on a device."""
+    if precision != "auto":
+        return precision
+    return "bf16" if multiplies_in_bf16(device.type) else "fp32"
 
 
 @cache

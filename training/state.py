@@ -1,6 +1,6 @@
 """States: small files with which a run continues on another machine (`python -m training.state`).
 
-A state holds the networks of a run in half precision, without optimisers and without ImageNet networks, which come with
+A state holds the networks of a run in half precision, without optimizers and without ImageNet networks, which come with
 their packages. Rounding to 11 bits changes a weight by at most 1/2048 of itself, and up as often as down, so that it
 shifts neither what a network computes on average nor the moving average it continues; weights below 6e-5 keep fewer
 bits, to the nearest 6e-8.

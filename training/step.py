@@ -64,6 +64,17 @@ class Inputs(NamedTuple):
     """Float (3, B, 7): DiffAugment's for real images, and for generated ones in either update."""
 
 
+class StepKind(NamedTuple):
+    """What a step computes, apart from its inputs."""
+
+    penalised: bool
+    """The gradient penalty."""
+    learns: bool
+    """Also an update of the generator."""
+    first: bool
+    """The generator's first update, from which its average starts."""
+
+
 class Critic(nn.Module):
     """All losses of the discriminator in one forward pass, as `DistributedDataParallel` needs it."""
 
@@ -84,7 +95,7 @@ class Critic(nn.Module):
     def forward(self, inputs: Inputs, fake: Tensor, penalised: bool) -> dict[str, Tensor]:
         """The losses by name, each a scalar; `fake` is float (B, 3, R, R).
 
-        Mismatched sentences count on average per picture. The gradient penalty is computed only if `penalised`.
+        The losses of a picture's mismatched sentences are averaged. The gradient penalty is computed if `penalised`.
         """
         settings, logits = self.settings, self._logits
         real, sentence, encode = inputs.real, inputs.sentence, self._features
@@ -142,10 +153,11 @@ class GanPhase(Phase):
         self.generator.folded = config.folded
         self.discriminator = channels_last(open_discriminator(config), device)
         self.average = copy.deepcopy(self.generator).requires_grad_(False)
-        betas = settings.adam_betas
-        self.generator_optimizer = adam(self.generator.parameters(), device, settings.generator_learning_rate, betas)
-        rate = settings.discriminator_learning_rate
-        self.discriminator_optimizer = adam(self.discriminator.parameters(), device, rate, betas)
+        captured, betas = config.cuda_graph and can_capture(device, config), settings.adam_betas
+        self.generator_optimizer = adam(self.generator.parameters(), settings.generator_learning_rate, betas, captured)
+        self.discriminator_optimizer = adam(
+            self.discriminator.parameters(), settings.discriminator_learning_rate, betas, captured
+        )
         self.generator_scaler = loss_scaler(device, config.precision)
         self.discriminator_scaler = loss_scaler(device, config.precision)
         self.critic = Critic(self.discriminator, config, self.discriminator_scaler)
@@ -154,7 +166,7 @@ class GanPhase(Phase):
             self.image_encoder.compile()
         self._generate = replicated(self.generator)
         self._criticise = replicated(self.critic)
-        self._captured = CapturedSteps(self._update) if config.cuda_graph and can_capture(device, config) else None
+        self._captured = CapturedSteps(self._update) if captured else None
 
     def begin(self, batches: BatchSource, captions: Sequence[Sequence[int]] | None) -> None:
         """Freezes the DAMSM encoders, including dropout and batch norm, and encodes the captions of all batches.
@@ -177,11 +189,9 @@ class GanPhase(Phase):
         seed_step(self.config.seed, "gan", number)
         with record_function("batch"):
             inputs = [self._inputs(number * parts + part) for part in range(parts)]
-        learns, first = number >= settings.discriminator_warmup, number == settings.discriminator_warmup
-        kind = (settings.penalised(number), learns, first)
-        if self._captured is None:
-            return self._update(inputs, *kind)
-        return self._captured(inputs, *kind)
+        warmup = settings.discriminator_warmup
+        kind = StepKind(settings.penalised(number), learns=number >= warmup, first=number == warmup)
+        return self._captured(inputs, kind) if self._captured else self._update(inputs, kind)
 
     def _inputs(self, number: int) -> Inputs:
         """Batch `number` as a step reads it."""
@@ -197,32 +207,33 @@ class GanPhase(Phase):
         mismatched = sentences[partners]
         if batch.hard_negatives.shape[1]:
             with torch.no_grad():
-                hard = self.text_encoder.sentences(batch.hard_negatives.to(self.device), batch.hard_negative_lengths)
+                negatives = batch.hard_negatives.to(self.device, non_blocking=True)
+                hard = self.text_encoder.sentences(negatives, batch.hard_negative_lengths)
             mismatched = torch.cat([mismatched, hard], dim=1)
-            mismatches = torch.cat([mismatches, batch.hard_negatives_valid.to(self.device, non_blocking=True)], dim=1)
+            mismatches = torch.cat([mismatches, batch.hard_negatives_valid], dim=1)
         whole = len(sentences)
         noise = share(torch.randn(whole, self.config.model.noise_width, device=self.device))
         condition_noise = share(torch.randn(whole, sentence.shape[1], device=self.device))
-        uniforms = torch.stack([_uniforms(whole, self.device) for _ in range(3)])
+        uniforms = share(torch.rand(whole, 3, DIFFAUGMENT_UNIFORMS, device=self.device)).transpose(0, 1)
         return Inputs(batch.image, sentence, related, mismatched, mismatches, noise, condition_noise, uniforms)
 
-    def _update(self, parts: Sequence[Inputs], penalised: bool, learns: bool, first: bool) -> StepLosses:
-        """One update of either network; of the discriminator alone unless the generator `learns`."""
+    def _update(self, parts: Sequence[Inputs], kind: StepKind) -> StepLosses:
+        """One update of either network; of the discriminator alone unless the generator learns."""
         # The generator learns from the images that the discriminator saw. With several parts they are drawn twice, so
         # that only one part's graph is in memory.
-        drawn = self._draw(parts[0]) if learns and len(parts) == 1 else None
-        losses = [self._discriminator_losses(part, drawn, penalised, part is parts[-1]) for part in parts]
+        drawn = self._draw(parts[0]) if kind.learns and len(parts) == 1 else None
+        losses = [self._discriminator_losses(part, drawn, kind.penalised, part is parts[-1]) for part in parts]
         with record_function("optimizer"):
             update(self.discriminator_optimizer, self.discriminator_scaler)
-        if learns:
+        if kind.learns:
             self.discriminator.requires_grad_(False)
             for found, part in zip(losses, parts, strict=True):
-                found |= self._generator_losses(part, drawn or self._draw(part), part is parts[-1])
+                found |= self._generator_losses(part, drawn, part is parts[-1])
             with record_function("optimizer"):
                 update(self.generator_optimizer, self.generator_scaler)
             self.discriminator.requires_grad_(True)
             with record_function("average"):
-                update_average(self.average, self.generator, 0.0 if first else self.config.gan.ema_decay)
+                update_average(self.average, self.generator, 0.0 if kind.first else self.config.gan.ema_decay)
         return StepLosses.mean(losses)
 
     def _draw(self, part: Inputs) -> GeneratedImage:
@@ -243,10 +254,11 @@ class GanPhase(Phase):
                 backward(losses, self.discriminator_scaler, self.config.gan.gradient_accumulation)
         return losses
 
-    def _generator_losses(self, part: Inputs, generated: GeneratedImage, last: bool) -> dict[str, Tensor]:
+    def _generator_losses(self, part: Inputs, drawn: GeneratedImage | None, last: bool) -> dict[str, Tensor]:
         """The generator's losses of one part, whose gradients are accumulated."""
         settings, contrast = self.config.gan, self.config.gan.contrastive
         with averaging(self._generate, last):
+            generated = drawn or self._draw(part)
             with record_function("generator losses"):
                 with self._autocast():
                     logits = self.critic.score(generated.image, part.sentence, part.uniforms[2])
@@ -256,12 +268,12 @@ class GanPhase(Phase):
                     losses["G kl"] = settings.kl_weight * kl
                 if contrast.enabled:
                     with self._autocast():
-                        drawn = self.image_encoder(generated.image).picture
+                        picture = self.image_encoder(generated.image).picture
                         with torch.no_grad():
                             photographed = self.image_encoder(part.real).picture
                     hard = HardNegatives.last(part.mismatched, part.mismatches, settings.hard_negatives)
-                    by_text = nt_xent(drawn, part.sentence, part.related, contrast.temperature, hard)
-                    by_image = nt_xent(drawn, photographed, part.related, contrast.temperature)
+                    by_text = nt_xent(picture, part.sentence, part.related, contrast.temperature, hard)
+                    by_image = nt_xent(picture, photographed, part.related, contrast.temperature)
                     losses["G text"] = contrast.text_weight * by_text
                     losses["G image"] = contrast.image_weight * by_image
             with record_function("generator backward"):
@@ -323,10 +335,5 @@ def encode_captions(
 @torch.no_grad()
 def encoded(text_encoder: TextEncoder, tokens: Tensor, lengths: Tensor, device: torch.device) -> Tensor:
     """Sentence vectors, float (B, S), of `tokens` int64 (B, T) with `lengths` int64 (B) on the CPU."""
-    sentence: Tensor = text_encoder(tokens.to(device), lengths).sentence
+    sentence: Tensor = text_encoder(tokens.to(device, non_blocking=True), lengths).sentence
     return sentence
-
-
-def _uniforms(count: int, device: torch.device) -> Tensor:
-    """Random numbers for DiffAugment: those of this process, of `count` images in all."""
-    return share(torch.rand(count, DIFFAUGMENT_UNIFORMS, device=device))

@@ -76,6 +76,18 @@ def test_a_stopped_and_resumed_run_ends_bit_for_bit_as_an_unbroken_one(
     assert_same(load_checkpoint(straight / "checkpoint.pt"), resumed)
 
 
+def test_a_run_on_pretrained_features_resumes_bit_for_bit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = config_file(tmp_path, gan={"discriminator": "projected", "diffaugment": True}, precision="fp32")
+    assert train(config, "--out", tmp_path / "unbroken").exit_code == 0
+    stop_at(monkeypatch, 4)
+    assert train(config, "--out", tmp_path / "run").exit_code == 1
+    monkeypatch.undo()
+    assert train(config, "--out", tmp_path / "run", "--resume").exit_code == 0
+    unbroken, resumed = (load_checkpoint(tmp_path / name / "checkpoint.pt") for name in ("unbroken", "run"))
+    assert_same(unbroken, resumed)
+    assert not any("stages" in name for name in resumed["state"]["gan"]["discriminator"])  # come with their package
+
+
 def start(script: str, folder: Path, *options: str) -> subprocess.Popen[bytes]:
     """Trains in a process of its own: other tests leave another number of threads, which sums in another order."""
     command = [sys.executable, "-c", script, "train", str(TINY), "--out", str(folder), *options]

@@ -1,6 +1,9 @@
 """Precision, accumulation, compilation and capture of a step."""
 
 import copy
+import platform
+import subprocess
+import sys
 from collections.abc import Callable
 
 import pytest
@@ -49,6 +52,42 @@ def test_a_small_slope_of_the_discriminator_does_not_underflow_in_fp16() -> None
     ]
     assert penalties[0] == 0
     assert penalties[1].item() == pytest.approx(48 * 1e-8**2, rel=1e-2)
+
+
+def test_a_state_of_a_gpu_is_restored_without_what_a_cuda_graph_needs() -> None:
+    """And the other way round: PyTorch takes that setting from the state, and a capture without it fails."""
+    state = copy.deepcopy(gan_phase(config()).state())
+    for name in ("generator_optimizer", "discriminator_optimizer"):
+        state[name]["param_groups"][0]["capturable"] = True
+    gan = gan_phase(config())
+    gan.load_state(state)
+    assert not any(optimizer.param_groups[0]["capturable"] for optimizer in gan.optimizers.values())
+    gan.step(0)
+
+
+MEMORY = """
+import resource, sys
+import numpy as np
+from training.phase import keep_freed_memory
+
+if sys.argv[1] == "keep":
+    keep_freed_memory()
+for _ in range(3):
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    arrays = [np.ones(6 << 20) for _ in range(4)]
+    del arrays
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other allocators have no such setting")
+def test_freed_memory_is_kept_for_the_next_step() -> None:
+    faults = [
+        int(subprocess.run([sys.executable, "-c", MEMORY, how], capture_output=True, check=True).stdout)
+        for how in ("return", "keep")
+    ]
+    assert faults[0] > 1000
+    assert faults[1] < 100
 
 
 def test_accumulated_batches_make_one_update_by_the_mean_of_their_gradients() -> None:

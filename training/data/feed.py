@@ -18,6 +18,7 @@ from training.data.corpus import Batches, Draft
 from training.data.source import SYNTHBIRDS, DataError
 from training.distributed import rank, world
 from training.models.pixels import to_image
+from training.models.text_encoder import on_device
 
 
 class Batch(NamedTuple):
@@ -40,10 +41,10 @@ class Batch(NamedTuple):
 
     @property
     def hard_negatives_valid(self) -> Tensor:
-        """Which `hard_negatives` differ from the caption: bool (B, A), on the host."""
+        """Which `hard_negatives` differ from the caption: bool (B, A), on the device."""
         width = max(self.tokens.shape[1], self.hard_negatives.shape[2])
         tokens, negatives = (F.pad(ids, (0, width - ids.shape[-1])) for ids in (self.tokens, self.hard_negatives))
-        return (negatives != tokens[:, None]).any(2)
+        return on_device((negatives != tokens[:, None]).any(2), self.image.device)
 
 
 class _Prepared(NamedTuple):

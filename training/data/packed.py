@@ -20,12 +20,16 @@ from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt, 
 
 from t2i_engine import files
 from t2i_engine.errors import OptionError, OutputError
+from t2i_engine.tokenizer import Tokenizer
 from training.data.files import READING, read_picture
 from training.data.rendered import load_in_order
 from training.data.source import (
     SPLITS,
+    SYNTHBIRDS,
+    Alterable,
     DataError,
     Example,
+    HardNegativeMaker,
     Item,
     Listing,
     Problem,
@@ -153,6 +157,11 @@ class Packed:
     def name(self) -> str:
         """As written in a config."""
         return f"packed:{self.folder}"
+
+    def hard_negatives(self, tokenizer: Tokenizer) -> HardNegativeMaker | None:
+        """Those of its source."""
+        source = open_source(SYNTHBIRDS) if self._index.source == SYNTHBIRDS else None
+        return source.hard_negatives(tokenizer) if isinstance(source, Alterable) else None
 
     def listing(self, split: Split) -> Listing:
         """The pictures of a split, and what its source left out; checks the SHA-256 of the split's parts."""

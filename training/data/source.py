@@ -121,10 +121,10 @@ class HardNegativeMaker(Protocol):
 
 @runtime_checkable
 class Alterable(Protocol):
-    """A source that knows its captions' grammar well enough to make hard negatives of them."""
+    """A source that may know its captions' grammar well enough to make hard negatives of them."""
 
-    def hard_negatives(self, tokenizer: Tokenizer) -> HardNegativeMaker:
-        """Makes them in a vocabulary."""
+    def hard_negatives(self, tokenizer: Tokenizer) -> HardNegativeMaker | None:
+        """Makes them in a vocabulary; None if it does not."""
 
 
 def summary(problems: Sequence[Problem]) -> str:

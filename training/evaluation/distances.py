@@ -57,9 +57,8 @@ class Distances:
 
     def __init__(self, width: int, real: RealStatistics | None = None) -> None:
         """Features have `width` entries; those of the real pictures may be given by their statistics."""
-        self._fid = FrechetInceptionDistance(
-            _Identity(width), sync_on_compute=False
-        )  # `add_up` does, without KID's part
+        # `add_up` adds up what processes found, without KID's part.
+        self._fid = FrechetInceptionDistance(_Identity(width), sync_on_compute=False)
         self._fid.orig_dtype = torch.float64  # as its update sets it, which a process without pictures never calls
         self._features: dict[bool, list[Tensor]] = {True: [], False: []}
         self.counts = {True: 0, False: 0}

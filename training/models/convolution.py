@@ -28,7 +28,12 @@ def input_gradients_alone() -> Iterator[None]:
 
 
 class Conv2d(nn.Conv2d):
-    """`nn.Conv2d` without groups and dilation."""
+    """`nn.Conv2d` with square kernels and strides, without groups and dilation."""
+
+    def __init__(
+        self, in_channels: int, out_channels: int, side: int, stride: int = 1, padding: int = 0, bias: bool = True
+    ) -> None:
+        super().__init__(in_channels, out_channels, side, stride, padding, bias=bias)
 
     def forward(self, features: Tensor) -> Tensor:
         """Convolves (B, in, H, W)."""

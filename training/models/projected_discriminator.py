@@ -21,7 +21,7 @@ SMALLEST_INPUT = 128
 class ProjectedDiscriminator(nn.Module):
     """Maps an image and a sentence vector to one logit per scale (docs/method.md, "On pretrained features").
 
-    Only the heads learn. All else is buffers, which `requires_grad_` and optimisers pass by: the random projections are
+    Only the heads learn. All else is buffers, which `requires_grad_` and optimizers pass by: the random projections are
     part of the state dict; the frozen network is not, because its weights come with a package. Raises `MissingExtra`
     without that package; with `pretrained` false, the frozen network is random.
     """

@@ -11,6 +11,11 @@ from training.distributed import Dropout
 PADDING = 0
 
 
+def on_device(tensor: Tensor, device: torch.device) -> Tensor:
+    """Moves a tensor of the host to a device, without waiting for it."""
+    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
+
+
 class EncodedText(NamedTuple):
     """A batch of captions, encoded."""
 
@@ -36,12 +41,15 @@ class TextEncoder(nn.Module):
 
     def forward(self, tokens: Tensor, lengths: Tensor) -> EncodedText:
         """Encodes `tokens` int64 (B, T), padded with 0, of `lengths` int64 (B), each in 1..T."""
-        embedded = self.dropout(self.encoder(tokens))
-        packed = pack_padded_sequence(embedded, lengths.cpu(), batch_first=True, enforce_sorted=False)
-        outputs, (last_states, _) = self.rnn(packed)
+        # Sorted here, where the lengths are, because PyTorch's own sorting waits for a GPU.
+        lengths = lengths.cpu()
+        order = lengths.argsort(descending=True)
+        sorting, restoring = (on_device(places, tokens.device) for places in (order, order.argsort()))
+        embedded = self.dropout(self.encoder(tokens)).index_select(0, sorting)
+        outputs, (last_states, _) = self.rnn(pack_padded_sequence(embedded, lengths[order], batch_first=True))
         words, _ = pad_packed_sequence(outputs, batch_first=True, total_length=tokens.shape[1])
         sentence = torch.cat(last_states.unbind(0), dim=1)
-        return EncodedText(words.transpose(1, 2), sentence)
+        return EncodedText(words.index_select(0, restoring).transpose(1, 2), sentence.index_select(0, restoring))
 
     def sentences(self, tokens: Tensor, lengths: Tensor) -> Tensor:
         """Sentence vectors, float (B, A, S), of A captions per picture: `tokens` (B, A, T), `lengths` (B, A)."""
