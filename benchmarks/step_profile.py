@@ -25,7 +25,7 @@ from training.distributed import device
 from training.dry_run import flops_of
 from training.loop import model_sizes
 from training.models.text_to_image import TextToImage
-from training.phase import keep_freed_memory
+from training.phase import tune_process
 from training.precision import computed_precision
 from training.step import GanPhase
 
@@ -91,7 +91,7 @@ def profile_training(config: RunConfig, steps: int) -> list[str]:
     Stages are the `record_function` ranges of the step. On a GPU their time is that of the kernels launched in them.
     Raises `UserError` of the config or its data.
     """
-    keep_freed_memory()
+    tune_process()
     kind, interval = device().type, config.gan.gradient_penalty_interval
     profiled = interval * math.ceil(min(steps, PROFILED) / interval)
     activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if kind == "cuda" else [])]

@@ -31,7 +31,7 @@ from training.config import RunConfig, parse_config
 from training.distributed import device
 from training.dry_run import flops_of
 from training.loop import model_sizes
-from training.phase import keep_freed_memory
+from training.phase import tune_process
 from training.precision import multiplies_in_bf16
 from training.provenance import working_commit
 from training.step import GanPhase
@@ -136,8 +136,8 @@ def measure(row: Row, rounds: int) -> Measured:
 
     Raises `torch.OutOfMemoryError`.
     """
-    with opened(eager(row.config)) as gan:
-        flops = flops_of(reference_step(gan)) / 1e9, gflop_per_step(gan)
+    flops = gflop_counts(row)
+    torch.cuda.empty_cache()  # the processes need all of a GPU's memory
     times: tuple[list[list[float]], list[list[float]]] = ([], [])
     with _Timer(row, reference=True) as reference, _Timer(row, reference=False) as ours:
         timers = (reference, ours)
@@ -149,6 +149,12 @@ def measure(row: Row, rounds: int) -> Measured:
             load.append(meter.read())
     limit = product_peak(row.precision, row.device)
     return Measured(row, *times, *flops, limit, tuple(load))
+
+
+def gflop_counts(row: Row) -> tuple[float, float]:
+    """GFLOP of the reference's step and of this project's."""
+    with opened(eager(row.config)) as gan:
+        return flops_of(reference_step(gan)) / 1e9, gflop_per_step(gan)
 
 
 class _Timer:
@@ -182,7 +188,7 @@ class _Timer:
 def _take_steps(connection: Connection, row: Row, reference: bool) -> None:
     try:
         if not reference:
-            keep_freed_memory()
+            tune_process()
         with opened(row.config) as gan:
             steps = repeat(reference_step(gan)) if reference else steps_of(gan)
             found = seconds_of(islice(steps, WARM_UP[row.device]))

@@ -30,6 +30,7 @@ _DATASET = {
     "split": "{} split",
     "pictures": "{:,} pictures",
     "captions": "{:,} captions",
+    "validation": "held out: {}",
 }
 _PHASES = {"gan": "GAN", "damsm": "DAMSM"}
 _MEASURES = {"sentence": "{:.1e}", "image": "{:.1e}", "pixels": "{}", "psnr": "{:.1f} dB"}

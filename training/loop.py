@@ -28,7 +28,7 @@ from training.data.source import summary
 from training.distributed import agreed, averaged, joined, world
 from training.initial import InitialModel, starting_model
 from training.models.text_to_image import TextToImage
-from training.phase import Phase, PhaseName, StepLosses, keep_freed_memory
+from training.phase import Phase, PhaseName, StepLosses, tune_process
 from training.progress import Progress
 from training.provenance import Segment, begin_segment, describe_run, segments_of
 from training.run_folder import RunFolder, RunFolderError
@@ -366,7 +366,7 @@ def train_files(
 
     `assignments` override the config (`load_config`). Raises `UserError`, and `Interrupted` after Ctrl-C.
     """
-    keep_freed_memory()
+    tune_process()
     settings = configured(config, initial, assignments)
     folder = RunFolder(out or Path("runs") / settings.name)
     if resume:

@@ -68,7 +68,13 @@ def test_provenance_is_summed_over_the_runs_and_its_best_measured_figures_are_sh
 
     encoders = {"steps": {"damsm": 500, "gan": 1}, "hours": 0.25, "part": "encoders"}
     provenance = {
-        "dataset": {"source": "synthbirds", "version": "7", "split": "train", "pictures": 20000},
+        "dataset": {
+            "source": "synthbirds",
+            "version": "7",
+            "split": "train",
+            "pictures": 20000,
+            "validation": "500 of 20,500 pictures",
+        },
         "steps": {"damsm": 0, "gan": 1000},
         "hours": 1.5,
         "hardware": "1 GPU",
@@ -81,7 +87,7 @@ def test_provenance_is_summed_over_the_runs_and_its_best_measured_figures_are_sh
     text = _info(str(_odd_bundle(tmp_path, provenance))).stdout
     rows = [" ".join(line.split()) for line in text.splitlines()]
     for row in (
-        "data synthbirds, version 7, train split, 20,000 pictures",
+        "data synthbirds, version 7, train split, 20,000 pictures, held out: 500 of 20,500 pictures",
         "steps 3,000 GAN + 500 DAMSM, in 3 successive runs",
         "hours 2.8",
         "hardware 1 GPU",

@@ -68,10 +68,10 @@ def test_a_state_of_a_gpu_is_restored_without_what_a_cuda_graph_needs() -> None:
 MEMORY = """
 import resource, sys
 import numpy as np
-from training.phase import keep_freed_memory
+from training.phase import tune_process
 
 if sys.argv[1] == "keep":
-    keep_freed_memory()
+    tune_process()
 for _ in range(3):
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
     arrays = [np.ones(6 << 20) for _ in range(4)]
