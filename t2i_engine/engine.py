@@ -19,13 +19,14 @@ from t2i_engine.backends.base import Runner
 from t2i_engine.bundle import Bundle
 from t2i_engine.errors import CaptionError, OptionError, listed, quoted
 from t2i_engine.formats import GENERATOR, TEXT_ENCODER
-from t2i_engine.pictures import Picture
-from t2i_engine.sampler import Sampler
+from t2i_engine.pictures import Picture, Strip
+from t2i_engine.sampler import Sampler, latent_feeds
 from t2i_engine.tokenizer import Tokens
 
 DEFAULT_BUNDLE = "birds"
 LARGEST_BATCH = 1024
 MOST_THREADS = 1024
+MOST_STEPS = 256
 
 _log = logging.getLogger(__name__)
 
@@ -98,6 +99,25 @@ class Engine(Sampler):
         if not 1 <= batch_size <= LARGEST_BATCH:
             raise OptionError(f"batch size {batch_size} is out of range; 1 to {LARGEST_BATCH} expected")
         return self._draw_all(self._tokenize(captions, skip_unknown), seeds, truncation, batch_size)
+
+    def interpolate(
+        self, captions: tuple[str, str], seeds: tuple[int, int], steps: int = 8, truncation: float = 1.0
+    ) -> Strip:
+        """Draws `steps` pictures on the way from the first caption and seed to the second, both included.
+
+        Sentence vectors are interpolated linearly, noise spherically. Raises what `generate_all` raises.
+        """
+        if not 2 <= steps <= MOST_STEPS:
+            raise OptionError(f"{steps} steps are out of range; 2 to {MOST_STEPS} expected")
+        first, last = (self.encode_tokens([tokens.ids])[0] for _, tokens in self._tokenize(captions, False))
+        share = np.linspace(0, 1, steps, dtype=np.float32)[:, None]
+        sentences = (1 - share) * first + share * last
+        widths = self.sizes.noise_width, self.sizes.sentence_width
+        drawn = latents.between(*seeds, steps, *widths, truncation)
+        rows = (latents.Latents(drawn.noise[[i]], drawn.condition_noise[[i]]) for i in range(steps))
+        feeds = (latent_feeds(self.sizes, sentences[[i]], row) for i, row in enumerate(rows))
+        pixels = np.concatenate([self.generator.run(feed, ["pixels"])["pixels"] for feed in feeds])
+        return Strip(pixels, captions, seeds, self.bundle.name, truncation)
 
     def close(self) -> None:
         """Frees what the backend holds, such as GPU memory; the engine cannot draw afterwards."""

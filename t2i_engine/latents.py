@@ -35,6 +35,16 @@ def draw(seeds: Sequence[int], noise_width: int, condition_width: int, truncatio
     return Latents(rows[:, :noise_width], rows[:, noise_width:])
 
 
+def between(start: int, end: int, steps: int, noise_width: int, condition_width: int, truncation: float) -> Latents:
+    """The noises of `steps` pictures on the way from one seed to another, both included.
+
+    Spherical interpolation (Shoemake, 1985): the numbers stay as large as a generator is used to, whereas halfway along
+    a straight line they would be smaller. Raises `OptionError` as `draw` does.
+    """
+    ends = draw([start, end], noise_width, condition_width, truncation)
+    return Latents(*(_spherical(rows[0], rows[1], steps) for rows in (ends.noise, ends.condition_noise)))
+
+
 def check_seed(seed: int) -> int:
     """Returns the seed. Raises `OptionError` unless it is in 0 to 2**32 - 1."""
     if not 0 <= seed <= LARGEST_SEED:
@@ -47,6 +57,17 @@ def check_truncation(truncation: float) -> float:
     if not 0 < truncation <= 1:
         raise OptionError(f"truncation {truncation} is out of range; above 0 and at most 1 expected")
     return truncation
+
+
+def _spherical(start: Noise, end: Noise, steps: int) -> Noise:
+    """Vectors on the way from `start` to `end`, float32 (steps, width)."""
+    share = np.linspace(0, 1, steps)[:, None]
+    length = float(np.linalg.norm(start) * np.linalg.norm(end))
+    angle = np.arccos(np.clip(start @ end / length, -1, 1)) if length else 0.0
+    if np.sin(angle) < 1e-6:  # the same direction, or none
+        return ((1 - share) * start + share * end).astype(np.float32)
+    way = (np.sin((1 - share) * angle) * start + np.sin(share * angle) * end) / np.sin(angle)
+    return np.asarray(way, np.float32)
 
 
 def _normals(seed: int, count: int, truncation: float) -> list[float]:

@@ -5,7 +5,7 @@ import io
 import math
 import re
 import unicodedata
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +16,10 @@ from t2i_engine.errors import OptionError, OutputError, listed, quoted
 from t2i_engine.files import write_atomically
 
 SUFFIXES = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
+
+MILLISECONDS = 120
+"""Of each picture in a film."""
+CURE = "choose another --out"
 
 _LONGEST_SLUG = 60
 
@@ -83,6 +87,36 @@ class Grid:
         return _save(self.pixels, Path(path), _texts("\n".join(captions), ",".join(seeds), self.pictures[0]))
 
 
+@dataclass(frozen=True, eq=False)
+class Strip:
+    """Pictures on the way from one caption and seed to another: `pixels` uint8 (steps, R, R, 3)."""
+
+    pixels: Pixels
+    captions: tuple[str, str]
+    seeds: tuple[int, int]
+    bundle: str
+    truncation: float = 1.0
+
+    @property
+    def file_name(self) -> str:
+        """A PNG name like a picture's, unique to captions and seeds."""
+        ends = _digest(*(f"{seed} {caption}" for seed, caption in zip(self.seeds, self.captions, strict=True)))
+        return f"{slug(self.captions[0])}-{self.seeds[0]}{_truncated(self.truncation)}-strip_{ends}.png"
+
+    def save(self, path: str | Path) -> Path:
+        """Writes the pictures side by side, or as an endless film, there and back, for a path that ends in .gif.
+
+        Atomic; raises what `Picture.save` raises. A GIF has at most 256 colours.
+        """
+        path = Path(path)
+        if path.suffix.lower() == ".gif":
+            film = [*self.pixels, *self.pixels[-2:0:-1]]
+            return _write(path, lambda: _film(film))
+        seeds = dict.fromkeys(map(str, self.seeds))
+        texts = _texts("\n".join(dict.fromkeys(self.captions)), ",".join(seeds), self)
+        return _save(np.concatenate(list(self.pixels), axis=1), path, texts)
+
+
 def grid(pictures: Sequence[Picture], columns: int | None = None) -> Grid:
     """Lays out pictures in order; by default one row per caption, or nearly a square for a single caption."""
     if not pictures:
@@ -109,7 +143,7 @@ def _truncated(truncation: float) -> str:
     return "" if truncation == 1 else f"-t{truncation:g}"
 
 
-def _texts(caption: str, seeds: str, picture: Picture) -> dict[str, str]:
+def _texts(caption: str, seeds: str, picture: Picture | Strip) -> dict[str, str]:
     from importlib.metadata import version
 
     # "Description" and "Software" are keywords of the PNG specification, whose texts hold no NUL and no lone surrogate.
@@ -124,14 +158,27 @@ def _texts(caption: str, seeds: str, picture: Picture) -> dict[str, str]:
 
 
 def _save(pixels: Pixels, path: Path, texts: Mapping[str, str]) -> Path:
-    kind, cure = SUFFIXES.get(path.suffix.lower()), "choose another --out"
+    kind = SUFFIXES.get(path.suffix.lower())
     if kind is None:
         found = f"the suffix {quoted(path.suffix)}" if path.suffix else "no suffix"
         raise OptionError(f"{quoted(str(path))} has {found}; one of {listed(SUFFIXES)} expected")
+    return _write(path, lambda: _encoded(pixels, kind, texts))
+
+
+def _write(path: Path, encode: Callable[[], bytes]) -> Path:
     if not path.parent.is_dir():
-        raise OutputError(f"cannot write {quoted(str(path), 200)} (it has no folder); {cure}")
+        raise OutputError(f"cannot write {quoted(str(path), 200)} (it has no folder); {CURE}")
     # Waiting for the disk would take longer than drawing, and the picture can be drawn again.
-    return write_atomically(path, lambda file: file.write_bytes(_encoded(pixels, kind, texts)), cure, durable=False)
+    return write_atomically(path, lambda file: file.write_bytes(encode()), CURE, durable=False)
+
+
+def _film(pictures: Sequence[Pixels]) -> bytes:
+    from PIL import Image
+
+    first, *others = map(Image.fromarray, pictures)
+    file = io.BytesIO()
+    first.save(file, "GIF", save_all=True, append_images=others, duration=MILLISECONDS, loop=0)
+    return file.getvalue()
 
 
 def _encoded(pixels: Pixels, kind: str, texts: Mapping[str, str]) -> bytes:

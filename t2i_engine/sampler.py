@@ -51,7 +51,11 @@ def generator_feeds(
     sizes: ModelSizes, sentences: Array, seeds: Sequence[int], truncation: float = 1.0
 ) -> dict[str, Array]:
     """The generator's inputs for one picture per sentence vector, float32 (B, S), and seed."""
-    drawn = latents.draw(seeds, sizes.noise_width, sizes.sentence_width, truncation)
+    return latent_feeds(sizes, sentences, latents.draw(seeds, sizes.noise_width, sizes.sentence_width, truncation))
+
+
+def latent_feeds(sizes: ModelSizes, sentences: Array, drawn: latents.Latents) -> dict[str, Array]:
+    """The generator's inputs for one picture per sentence vector, float32 (B, S), and row of noise."""
     feeds = {"noise": drawn.noise, "sentence": sentences}
     if sizes.conditioning_augmentation:
         feeds["condition_noise"] = drawn.condition_noise

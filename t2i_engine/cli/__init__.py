@@ -5,6 +5,7 @@ package knows click, and only this module turns errors into exit codes.
 """
 
 import logging
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib import import_module
@@ -12,10 +13,11 @@ from importlib import import_module
 import click
 from click.exceptions import NoArgsIsHelpError
 
-from t2i_engine.errors import Interrupted, ParityError, UserError
+from t2i_engine.errors import Interrupted, OptionError, ParityError, UserError, quoted
 
 COMMANDS = (
     "generate",
+    "interpolate",
     "info",
     "verify",
     "train",
@@ -28,6 +30,9 @@ COMMANDS = (
     "migrate",
     "cache",
 )
+
+
+MOST_SEEDS = 100_000
 
 
 class _Commands(click.Group):
@@ -88,6 +93,24 @@ def main() -> None:
 def progress(line: str) -> None:
     """Prints a line to standard error."""
     click.echo(line, err=True)
+
+
+def parse_seeds(text: str) -> list[int]:
+    """The seeds of `0,2,5-10`, in order. Raises `OptionError` if it is malformed or out of range."""
+    from t2i_engine.latents import check_seed
+
+    seeds: list[int] = []
+    for part in text.split(","):
+        match = re.fullmatch(r"\s*([0-9]{1,20})\s*(?:-\s*([0-9]{1,20})\s*)?", part)
+        if not match:
+            raise OptionError(f"seeds {quoted(text)} cannot be read; expected numbers and ranges such as 0,2,5-10")
+        first, last = check_seed(int(match[1])), check_seed(int(match[2] or match[1]))
+        if last < first:
+            raise OptionError(f"the range of seeds {quoted(part)} is empty; write {last}-{first}")
+        if len(seeds) + last - first >= MOST_SEEDS:
+            raise OptionError(f"seeds {quoted(text)} are more than {MOST_SEEDS:,}; draw them in several runs")
+        seeds += range(first, last + 1)
+    return seeds
 
 
 class _StandardError(logging.Handler):

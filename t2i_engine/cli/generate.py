@@ -1,39 +1,20 @@
 """`t2i-engine generate`: captions to picture files."""
 
 import json
-import re
 from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from t2i_engine.errors import CaptionError, OptionError, quoted
+from t2i_engine.cli import parse_seeds
+from t2i_engine.errors import CaptionError, OptionError
 
 if TYPE_CHECKING:
     from t2i_engine.backend_selection import BackendSelection
     from t2i_engine.pictures import Picture
 
-MOST_SEEDS = 100_000
 MOST_IN_GRID = 1024
-
-
-def parse_seeds(text: str) -> list[int]:
-    """The seeds of `0,2,5-10`, in order. Raises `OptionError` if it is malformed or out of range."""
-    from t2i_engine.latents import check_seed
-
-    seeds: list[int] = []
-    for part in text.split(","):
-        match = re.fullmatch(r"\s*([0-9]{1,20})\s*(?:-\s*([0-9]{1,20})\s*)?", part)
-        if not match:
-            raise OptionError(f"seeds {quoted(text)} cannot be read; expected numbers and ranges such as 0,2,5-10")
-        first, last = check_seed(int(match[1])), check_seed(int(match[2] or match[1]))
-        if last < first:
-            raise OptionError(f"the range of seeds {quoted(part)} is empty; write {last}-{first}")
-        if len(seeds) + last - first >= MOST_SEEDS:
-            raise OptionError(f"seeds {quoted(text)} are more than {MOST_SEEDS:,}; draw them in several runs")
-        seeds += range(first, last + 1)
-    return seeds
 
 
 @click.command(epilog='Example:  t2i-engine generate "a yellow bird" --seeds 0-7 --grid')
