@@ -103,7 +103,7 @@ class Engine(Sampler):
     def interpolate(
         self, captions: tuple[str, str], seeds: tuple[int, int], steps: int = 8, truncation: float = 1.0
     ) -> Strip:
-        """Draws `steps` pictures on the way from the first caption and seed to the second, both included.
+        """Draws `steps` pictures from the first caption and seed to the second, inclusive.
 
         Sentence vectors are interpolated linearly, noise spherically. Raises what `generate_all` raises.
         """
@@ -114,9 +114,7 @@ class Engine(Sampler):
         sentences = (1 - share) * first + share * last
         widths = self.sizes.noise_width, self.sizes.sentence_width
         drawn = latents.between(*seeds, steps, *widths, truncation)
-        rows = (latents.Latents(drawn.noise[[i]], drawn.condition_noise[[i]]) for i in range(steps))
-        feeds = (latent_feeds(self.sizes, sentences[[i]], row) for i, row in enumerate(rows))
-        pixels = np.concatenate([self.generator.run(feed, ["pixels"])["pixels"] for feed in feeds])
+        pixels = self.generator.run(latent_feeds(self.sizes, sentences, drawn), ["pixels"])["pixels"]
         return Strip(pixels, captions, seeds, self.bundle.name, truncation)
 
     def close(self) -> None:

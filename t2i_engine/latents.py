@@ -36,10 +36,10 @@ def draw(seeds: Sequence[int], noise_width: int, condition_width: int, truncatio
 
 
 def between(start: int, end: int, steps: int, noise_width: int, condition_width: int, truncation: float) -> Latents:
-    """The noises of `steps` pictures on the way from one seed to another, both included.
+    """Interpolates both noises between two seeds, inclusive, in `steps` rows.
 
-    Spherical interpolation (Shoemake, 1985): the numbers stay as large as a generator is used to, whereas halfway along
-    a straight line they would be smaller. Raises `OptionError` as `draw` does.
+    Spherically (Shoemake, 1985): halfway along a straight line, noise would be smaller than any a generator has seen.
+    Raises `OptionError` as `draw` does.
     """
     ends = draw([start, end], noise_width, condition_width, truncation)
     return Latents(*(_spherical(rows[0], rows[1], steps) for rows in (ends.noise, ends.condition_noise)))
@@ -60,14 +60,14 @@ def check_truncation(truncation: float) -> float:
 
 
 def _spherical(start: Noise, end: Noise, steps: int) -> Noise:
-    """Vectors on the way from `start` to `end`, float32 (steps, width)."""
+    """Interpolates spherically between two vectors, inclusive: float32 (steps, width)."""
     share = np.linspace(0, 1, steps)[:, None]
     length = float(np.linalg.norm(start) * np.linalg.norm(end))
     angle = np.arccos(np.clip(start @ end / length, -1, 1)) if length else 0.0
     if np.sin(angle) < 1e-6:  # the same direction, or none
         return ((1 - share) * start + share * end).astype(np.float32)
-    way = (np.sin((1 - share) * angle) * start + np.sin(share * angle) * end) / np.sin(angle)
-    return np.asarray(way, np.float32)
+    vectors = (np.sin((1 - share) * angle) * start + np.sin(share * angle) * end) / np.sin(angle)
+    return np.asarray(vectors, np.float32)
 
 
 def _normals(seed: int, count: int, truncation: float) -> list[float]:

@@ -18,7 +18,7 @@ from t2i_engine.files import write_atomically
 SUFFIXES = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
 
 MILLISECONDS = 120
-"""Of each picture in a film."""
+"""Of each frame of an animation."""
 CURE = "choose another --out"
 
 _LONGEST_SLUG = 60
@@ -89,7 +89,7 @@ class Grid:
 
 @dataclass(frozen=True, eq=False)
 class Strip:
-    """Pictures on the way from one caption and seed to another: `pixels` uint8 (steps, R, R, 3)."""
+    """An interpolation between two captions and seeds: `pixels` uint8 (steps, R, R, 3)."""
 
     pixels: Pixels
     captions: tuple[str, str]
@@ -104,14 +104,14 @@ class Strip:
         return f"{slug(self.captions[0])}-{self.seeds[0]}{_truncated(self.truncation)}-strip_{ends}.png"
 
     def save(self, path: str | Path) -> Path:
-        """Writes the pictures side by side, or as an endless film, there and back, for a path that ends in .gif.
+        """Writes the pictures side by side or, if the path ends in .gif, as an animation that loops back and forth.
 
         Atomic; raises what `Picture.save` raises. A GIF has at most 256 colours.
         """
         path = Path(path)
         if path.suffix.lower() == ".gif":
-            film = [*self.pixels, *self.pixels[-2:0:-1]]
-            return _write(path, lambda: _film(film))
+            frames = [*self.pixels, *self.pixels[-2:0:-1]]
+            return _write(path, lambda: _animation(frames))
         seeds = dict.fromkeys(map(str, self.seeds))
         texts = _texts("\n".join(dict.fromkeys(self.captions)), ",".join(seeds), self)
         return _save(np.concatenate(list(self.pixels), axis=1), path, texts)
@@ -172,10 +172,10 @@ def _write(path: Path, encode: Callable[[], bytes]) -> Path:
     return write_atomically(path, lambda file: file.write_bytes(encode()), CURE, durable=False)
 
 
-def _film(pictures: Sequence[Pixels]) -> bytes:
+def _animation(frames: Sequence[Pixels]) -> bytes:
     from PIL import Image
 
-    first, *others = map(Image.fromarray, pictures)
+    first, *others = map(Image.fromarray, frames)
     file = io.BytesIO()
     first.save(file, "GIF", save_all=True, append_images=others, duration=MILLISECONDS, loop=0)
     return file.getvalue()

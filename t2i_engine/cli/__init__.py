@@ -6,7 +6,7 @@ package knows click, and only this module turns errors into exit codes.
 
 import logging
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib import import_module
 
@@ -93,6 +93,28 @@ def main() -> None:
 def progress(line: str) -> None:
     """Prints a line to standard error."""
     click.echo(line, err=True)
+
+
+def engine_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Adds the options of commands that draw: which bundle, with which truncation, on which backend."""
+    for option in reversed(
+        (
+            click.option("--bundle", default="birds", metavar="NAME|DIR", help="An embedded bundle or a folder."),
+            click.option(
+                "--truncation",
+                type=float,
+                default=1.0,
+                metavar="X",
+                help="In (0, 1]; lower values trade variety for fidelity.",
+            ),
+            click.option("--backend", default="auto", metavar="NAME", help="See t2i-engine info."),
+            click.option("--precision", default="auto", metavar="NAME", help="See t2i-engine info."),
+            click.option("--device", default="auto", metavar="NAME", help="cpu or cuda."),
+            click.option("--threads", type=int, metavar="N", help="CPU threads.  [default: all processors]"),
+        )
+    ):
+        command = option(command)
+    return command
 
 
 def parse_seeds(text: str) -> list[int]:

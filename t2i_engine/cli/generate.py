@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from t2i_engine.cli import parse_seeds
+from t2i_engine.cli import engine_options, parse_seeds
 from t2i_engine.errors import CaptionError, OptionError
 
 if TYPE_CHECKING:
@@ -19,15 +19,8 @@ MOST_IN_GRID = 1024
 
 @click.command(epilog='Example:  t2i-engine generate "a yellow bird" --seeds 0-7 --grid')
 @click.argument("captions", nargs=-1, metavar="CAPTION...")
-@click.option("--bundle", default="birds", metavar="NAME|DIR", help="An embedded bundle or a folder.")
+@engine_options
 @click.option("--seeds", type=parse_seeds, default="0", metavar="SEEDS", help="One picture per seed: 0,2,5-10.")
-@click.option(
-    "--truncation", type=float, default=1.0, metavar="X", help="In (0, 1]; lower values trade variety for fidelity."
-)
-@click.option("--backend", default="auto", metavar="NAME", help="See t2i-engine info.")
-@click.option("--precision", default="auto", metavar="NAME", help="See t2i-engine info.")
-@click.option("--device", default="auto", metavar="NAME", help="cpu or cuda.")
-@click.option("--threads", type=int, metavar="N", help="CPU threads.  [default: all processors]")
 @click.option("--captions-file", type=Path, metavar="FILE", help="More captions: UTF-8, one per line.")
 @click.option("--skip-unknown", is_flag=True, help="Skip captions without a known word, with a warning.")
 @click.option("--batch-size", type=int, default=16, metavar="N", help="Pictures drawn at once.")

@@ -24,7 +24,7 @@ from t2i_engine.errors import needs_extra
     "profiled_steps",
     type=click.IntRange(1),
     metavar="N",
-    help="Print where the time of N GAN steps goes; write nothing.",
+    help="Print where the time of N GAN steps goes; start no run.",
 )
 def train(
     config: Path,
@@ -40,8 +40,9 @@ def train(
     Prints the path of its checkpoint. Ctrl-C finishes the current step, saves and exits with code 130.
     """
     with needs_extra("t2i-engine train", "train"):
+        from training.config import configured
         from training.distributed import is_first
-        from training.loop import configured, train_files
+        from training.loop import train_files
 
     if dry_run:
         from training.dry_run import describe
