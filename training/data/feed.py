@@ -11,14 +11,12 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from t2i_engine.tokenizer import pad
 from training.data.corpus import Batches, Draft
 from training.data.source import SYNTHBIRDS, DataError
 from training.distributed import rank, world
 from training.models.pixels import to_image
-from training.models.text_encoder import on_device
 
 
 class Batch(NamedTuple):
@@ -38,13 +36,8 @@ class Batch(NamedTuple):
     """Int64 (B, A, U): hard negatives of each caption; the caption itself if it allows none."""
     hard_negative_lengths: Tensor
     """Int64 (B, A)."""
-
-    @property
-    def hard_negatives_valid(self) -> Tensor:
-        """Which `hard_negatives` differ from the caption: bool (B, A), on the device."""
-        width = max(self.tokens.shape[1], self.hard_negatives.shape[2])
-        tokens, negatives = (F.pad(ids, (0, width - ids.shape[-1])) for ids in (self.tokens, self.hard_negatives))
-        return on_device((negatives != tokens[:, None]).any(2), self.image.device)
+    hard_negatives_valid: Tensor
+    """Bool (B, A), on the device: which of them differ from the caption."""
 
 
 class _Prepared(NamedTuple):
@@ -58,6 +51,7 @@ class _Prepared(NamedTuple):
     lengths: Tensor
     hard_negatives: Tensor
     hard_negative_lengths: Tensor
+    hard_negatives_valid: Tensor
 
 
 class Feed:
@@ -126,7 +120,7 @@ class Feed:
         return _Prepared(*(tensor.pin_memory() for tensor in prepared))
 
     def _texts(self, number: int, captions: Sequence[Sequence[int]]) -> Iterator[Tensor]:
-        """The batch's `tokens`, `lengths`, `hard_negatives` and `hard_negative_lengths`.
+        """The batch's `tokens`, `lengths`, `hard_negatives`, their lengths, and which are valid.
 
         Every row has random numbers of its own, so that processes agree with a single one.
         """
@@ -139,8 +133,11 @@ class Feed:
         tokens, lengths = pad(kept)
         width = self._max_words or tokens.shape[1]
         tokens = np.pad(tokens, ((0, 0), (0, width - tokens.shape[1])))
-        negatives = (array.reshape(len(kept), self._hard_negatives, *array.shape[1:]) for array in pad(versions))
-        return map(torch.from_numpy, (tokens, lengths, *negatives))
+        shape = len(kept), self._hard_negatives
+        negatives, counts = (array.reshape(*shape, *array.shape[1:]) for array in pad(versions))
+        own = iter(versions)
+        valid = np.array([[list(next(own)) != list(ids) for _ in range(shape[1])] for ids in kept], bool).reshape(shape)
+        return map(torch.from_numpy, (tokens, lengths, negatives, counts, valid))
 
     def _placed(self, prepared: _Prepared) -> Batch:
         pictures, numbers = (tensor.to(self._device, non_blocking=True) for tensor in prepared[:2])
@@ -148,7 +145,8 @@ class Feed:
             pictures = self._pictures.index_select(0, pictures)
         y, x, flips, captions, groups = numbers
         image = seen(pictures, torch.stack([y, x], 1), flips, self._data.resolution)
-        return Batch(image, prepared.tokens, prepared.lengths, captions, groups, *prepared[4:])
+        valid = prepared.hard_negatives_valid.to(self._device, non_blocking=True)
+        return Batch(image, prepared.tokens, prepared.lengths, captions, groups, *prepared[4:6], valid)
 
 
 def seen(pictures: Tensor, corners: Tensor, flips: Tensor, resolution: int) -> Tensor:

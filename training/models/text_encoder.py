@@ -11,7 +11,7 @@ from training.distributed import Dropout
 PADDING = 0
 
 
-def on_device(tensor: Tensor, device: torch.device) -> Tensor:
+def _on_device(tensor: Tensor, device: torch.device) -> Tensor:
     """Moves a tensor of the host to a device, without waiting for it."""
     return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
 
@@ -44,7 +44,7 @@ class TextEncoder(nn.Module):
         # Sorted here, where the lengths are, because PyTorch's own sorting waits for a GPU.
         lengths = lengths.cpu()
         order = lengths.argsort(descending=True)
-        sorting, restoring = (on_device(places, tokens.device) for places in (order, order.argsort()))
+        sorting, restoring = (_on_device(places, tokens.device) for places in (order, order.argsort()))
         embedded = self.dropout(self.encoder(tokens)).index_select(0, sorting)
         outputs, (last_states, _) = self.rnn(pack_padded_sequence(embedded, lengths[order], batch_first=True))
         words, _ = pad_packed_sequence(outputs, batch_first=True, total_length=tokens.shape[1])
