@@ -17,13 +17,12 @@ from benchmarks.machine import product_peak
 from benchmarks.tables import figure
 from t2i_engine.table import aligned
 from t2i_engine.tokenizer import Tokenizer
-from training.config import RunConfig
+from training.config import RunConfig, model_sizes
 from training.damsm import DamsmPhase
 from training.data.feed import Feed
 from training.data.loading import load_training_data
 from training.distributed import device
 from training.dry_run import flops_of
-from training.loop import model_sizes
 from training.models.text_to_image import TextToImage
 from training.phase import tune_process
 from training.precision import computed_precision

@@ -27,10 +27,9 @@ from benchmarks.step_profile import WARM_UP, eager, gflop_per_step, opened, seco
 from benchmarks.tables import figure, ratio
 from t2i_engine.errors import OptionError, UserError, unknown
 from t2i_engine.files import write_atomically
-from training.config import RunConfig, parse_config
+from training.config import RunConfig, model_sizes, parse_config
 from training.distributed import device
 from training.dry_run import flops_of
-from training.loop import model_sizes
 from training.phase import tune_process
 from training.precision import multiplies_in_bf16
 from training.provenance import working_commit

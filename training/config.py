@@ -21,6 +21,7 @@ from pydantic import (
     model_validator,
 )
 
+from t2i_engine.bundle import ModelSizes
 from t2i_engine.errors import UserError, quoted
 from t2i_engine.migration import OLD_KEYS
 from training.data.source import MAX_HARD_NEGATIVES, check_source
@@ -309,6 +310,22 @@ def parse_config(content: object, origin: str) -> RunConfig:
     except ValidationError as error:
         problems = "; ".join(_explain(detail["loc"], detail["msg"], detail["type"]) for detail in error.errors())
         raise ConfigError(f"config '{origin}': {problems}") from error
+
+
+def configured(config: Path, initial: str | None, assignments: Sequence[str]) -> RunConfig:
+    """A config file, overridden by the command line. Raises `ConfigError`."""
+    settings = load_config(config, assignments)
+    return parse_config(settings.model_dump() | {"init_from": initial}, f"--init {initial}") if initial else settings
+
+
+def model_sizes(config: RunConfig, vocabulary_size: int) -> ModelSizes:
+    """The sizes of the model that a run trains. Raises `ConfigError` if a bundle cannot have them."""
+    try:
+        return ModelSizes(
+            resolution=config.data.resolution, vocabulary_size=vocabulary_size, **config.model.model_dump()
+        )
+    except ValueError as error:
+        raise ConfigError(f"config '{config.name}': {error}") from error
 
 
 def _explain(location: tuple[int | str, ...], message: str, kind: str) -> str:

@@ -21,12 +21,12 @@ from torch.utils.flop_counter import FlopCounterMode
 from torch.utils.module_tracker import ModuleTracker
 
 from t2i_engine.table import aligned
-from training.config import DamsmConfig, GanConfig, RunConfig
+from training.config import DamsmConfig, GanConfig, RunConfig, model_sizes
 from training.damsm import DamsmPhase
 from training.data.feed import Batch
 from training.data.loading import read_vocabulary
 from training.initial import starting_model
-from training.loop import Plan, model_sizes
+from training.loop import Plan
 from training.models.text_encoder import EncodedText, TextEncoder
 from training.models.text_to_image import TextToImage
 from training.phase import Phase, PhaseName
@@ -205,7 +205,8 @@ class _Shapes:
         negatives = torch.ones(size, settings.hard_negatives, words, dtype=torch.int64)
         lengths = torch.full((size, 1 + settings.hard_negatives), words)
         channels_last = image.contiguous(memory_format=torch.channels_last)
-        return Batch(channels_last, tokens, lengths[:, 0], numbers, numbers, negatives, lengths[:, 1:])
+        valid = torch.ones(size, settings.hard_negatives, dtype=torch.bool, device=self.device)
+        return Batch(channels_last, tokens, lengths[:, 0], numbers, numbers, negatives, lengths[:, 1:], valid)
 
 
 def _bytes(tensors: Iterable[Any]) -> int:

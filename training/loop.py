@@ -15,12 +15,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch.utils.tensorboard import SummaryWriter
 
-from t2i_engine.bundle import ModelSizes
 from t2i_engine.errors import Interrupted, UserError, needs_extra
 from t2i_engine.tokenizer import Tokenizer
 from training import distributed
 from training.checkpoint import not_finite, save_checkpoint
-from training.config import ConfigError, RunConfig, load_config, parse_config
+from training.config import RunConfig, configured, model_sizes
 from training.damsm import DamsmPhase
 from training.data.feed import Feed
 from training.data.loading import load_training_data
@@ -386,19 +385,3 @@ def train_files(
             "pictures on the host (--set data.on_device=false), or do without CUDA graphs (--set cuda_graph=false)"
         ) from error
     return folder.checkpoint
-
-
-def configured(config: Path, initial: str | None, assignments: Sequence[str]) -> RunConfig:
-    """A config file, overridden by the command line. Raises `ConfigError`."""
-    settings = load_config(config, assignments)
-    return parse_config(settings.model_dump() | {"init_from": initial}, f"--init {initial}") if initial else settings
-
-
-def model_sizes(config: RunConfig, vocabulary_size: int) -> ModelSizes:
-    """The sizes of the model that a run trains. Raises `ConfigError` if a bundle cannot have them."""
-    try:
-        return ModelSizes(
-            resolution=config.data.resolution, vocabulary_size=vocabulary_size, **config.model.model_dump()
-        )
-    except ValueError as error:
-        raise ConfigError(f"config '{config.name}': {error}") from error

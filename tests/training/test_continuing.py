@@ -8,9 +8,8 @@ import torch
 
 from tests.training.runs import TINY, assert_same, config_file, train
 from training.checkpoint import load_checkpoint, load_model
-from training.config import load_config
+from training.config import load_config, model_sizes
 from training.damsm import DamsmPhase
-from training.loop import model_sizes
 from training.models.text_to_image import TextToImage
 from training.state import write_state
 

@@ -10,12 +10,11 @@ import yaml
 from t2i_engine.bundle import ModelSizes
 from t2i_engine.tokenizer import Tokenizer
 from tests.training.runs import TINY, train
-from training.config import load_config, parse_config
+from training.config import load_config, model_sizes, parse_config
 from training.damsm import DamsmPhase
 from training.data.feed import Feed
 from training.data.loading import load_training_data
 from training.dry_run import describe, flops_of
-from training.loop import model_sizes
 from training.models.discriminator import Discriminator
 from training.models.generator import Generator
 from training.models.text_to_image import TextToImage

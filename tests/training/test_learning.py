@@ -6,12 +6,11 @@ import torch
 
 from t2i_engine.tokenizer import Tokenizer
 from tests.training.random_weights import randomised
-from training.config import DamsmConfig, GanConfig, RunConfig, parse_config
+from training.config import DamsmConfig, GanConfig, RunConfig, model_sizes, parse_config
 from training.damsm import DamsmPhase
 from training.data.corpus import Corpus, build_vocabulary
 from training.data.feed import Feed
 from training.data.synthbirds.hard_negatives import HardNegativeCaptions
-from training.loop import model_sizes
 from training.models.image_encoder import ImageEncoder, SmallCNN
 from training.models.text_to_image import TextToImage
 from training.phase import PhaseName, StepLosses
