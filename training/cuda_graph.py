@@ -80,9 +80,9 @@ class CapturedSteps(Generic[Part, Kind]):
         return losses
 
     def _capture(self, parts: Sequence[Part], kind: Kind) -> _Graph:
-        graph, pool = torch.cuda.CUDAGraph(), None
-        for other in self._graphs.values():  # graphs never run at the same time: they share their memory
-            pool = other.graph.pool()
+        graph = torch.cuda.CUDAGraph()
+        # Graphs never run at the same time: they share their memory.
+        pool = next((other.graph.pool() for other in self._graphs.values()), None)
         static = [type(part)(*(tensor.clone() for tensor in part)) for part in parts]
         try:
             # The thread that makes batches may allocate pinned memory meanwhile.

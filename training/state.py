@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
+from safetensors.torch import load_file, save
 from torch import Tensor
 
 from t2i_engine.bundle import ModelSizes
@@ -93,7 +93,7 @@ def load_state(path: Path) -> RunState:
     try:
         with safe_open(path, "pt") as file:
             metadata = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (not a dictionary)
+        tensors = load_file(path)
     except (SafetensorError, OSError) as error:
         raise StateError(f"state '{path}' is truncated or no safetensors file ({error}); write it again") from error
     try:

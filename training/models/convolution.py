@@ -12,6 +12,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+Context = Any
+"""An autograd function's, which takes any attribute."""
+
 _input_gradients_alone = False
 """Not thread-local: on a GPU, gradients are computed in a thread of their own."""
 
@@ -47,13 +50,13 @@ class Conv2d(nn.Conv2d):
 
 class _Convolution(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, stride: int, padding: int) -> Tensor:  # noqa: ANN401
+    def forward(ctx: Context, x: Tensor, weight: Tensor, bias: Tensor | None, stride: int, padding: int) -> Tensor:
         ctx.save_for_backward(x, weight)
         ctx.geometry = stride, padding
         return F.conv2d(x, weight, bias, stride, padding)
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:  # noqa: ANN401
+    def backward(ctx: Context, gradient: Tensor) -> tuple[Tensor | None, ...]:
         x, weight = ctx.saved_tensors
         if _input_gradients_alone:
             of_input: Tensor = _InputGradient.apply(gradient, x, weight, *ctx.geometry)
@@ -65,7 +68,7 @@ class _InputGradient(torch.autograd.Function):
     """Linear in `gradient` and in `weight`; `x` gives its shape alone."""
 
     @staticmethod
-    def forward(ctx: Any, gradient: Tensor, x: Tensor, weight: Tensor, stride: int, padding: int) -> Tensor:  # noqa: ANN401
+    def forward(ctx: Context, gradient: Tensor, x: Tensor, weight: Tensor, stride: int, padding: int) -> Tensor:
         ctx.save_for_backward(gradient, weight)
         ctx.geometry = stride, padding
         of_input = _gradients(gradient, x, weight, ctx.geometry, (True, False, False))[0]
@@ -73,7 +76,7 @@ class _InputGradient(torch.autograd.Function):
         return of_input
 
     @staticmethod
-    def backward(ctx: Any, second: Tensor) -> tuple[Tensor | None, ...]:  # noqa: ANN401
+    def backward(ctx: Context, second: Tensor) -> tuple[Tensor | None, ...]:
         gradient, weight = ctx.saved_tensors
         of_gradient = F.conv2d(second, weight, None, *ctx.geometry) if ctx.needs_input_grad[0] else None
         of_weight = _gradients(gradient, second, weight, ctx.geometry, (False, ctx.needs_input_grad[2], False))[1]
