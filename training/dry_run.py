@@ -14,7 +14,7 @@ from typing import Any
 import torch
 import yaml
 from torch import Tensor
-from torch._subclasses.fake_tensor import FakeTensorMode
+from torch._subclasses.fake_tensor import FakeTensorMode, unset_fake_temporarily
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
@@ -107,7 +107,8 @@ def _costs(config: RunConfig, plan: Plan, damsm: DamsmPhase, gan: GanPhase) -> l
     ):
         for name, phase, numbers, interval, pictures in phases:
             if phase is gan:
-                gan.begin(_Shapes(config, name, gan.device), None)
+                with unset_fake_temporarily():  # which cannot copy a network
+                    gan.begin(_Shapes(config, name, gan.device), None)
                 gan.sentences = torch.zeros(pictures, config.model.sentence_width, device=gan.device)
             else:
                 damsm.begin(_Shapes(config, name, damsm.device))

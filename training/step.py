@@ -163,7 +163,6 @@ class GanPhase(Phase):
         self.critic = Critic(self.discriminator, config, self.discriminator_scaler)
         if config.compile:  # after the average, which copies the generator
             self.generator.compile()
-            self.image_encoder.compile()
         self._generate = replicated(self.generator)
         self._criticise = replicated(self.critic)
         self._captured = CapturedSteps(self._update) if captured else None
@@ -175,6 +174,9 @@ class GanPhase(Phase):
         """
         for encoder in (self.text_encoder, self.image_encoder):
             encoder.eval().requires_grad_(False)
+        self.image_encoder = channels_last(self.image_encoder.for_gradients(), self.device)
+        if self.config.compile:
+            self.image_encoder.compile()
         self.batches = batches
         self.sentences = encode_captions(self.text_encoder, captions, self.device)
 

