@@ -38,6 +38,8 @@ from training.phase import BatchSource, Phase, StepLosses, adam, channels_last, 
 from training.precision import autocast, backward, loss_scaler, update
 
 AnyDiscriminator = Discriminator | ProjectedDiscriminator
+Features = Any
+"""A tensor, or one per scale, as the discriminator's `logits` take them."""
 MISMATCH_SHARE = 0.5
 """Weight of the hinge losses of generated and of mismatched pairs (DF-GAN)."""
 SENTENCES_AT_ONCE = 512
@@ -75,6 +77,13 @@ class StepKind(NamedTuple):
     """The generator's first update, from which its average starts."""
 
 
+class Drawn(NamedTuple):
+    """Generated images, and what a discriminator on pretrained features sees in them, which serves both updates."""
+
+    generated: GeneratedImage
+    features: Features | None
+
+
 class Critic(nn.Module):
     """All losses of the discriminator in one forward pass, as `DistributedDataParallel` needs it."""
 
@@ -83,25 +92,29 @@ class Critic(nn.Module):
         self.discriminator = discriminator
         self.settings = config.gan
         self.scaler = scaler
-        self._features: Callable[[Tensor], Any] = discriminator.features
-        self._logits: Callable[[Any, Tensor], Tensor] = discriminator.logits
+        self.pretrained = isinstance(discriminator, ProjectedDiscriminator)
+        self._features: Callable[[Tensor], Features] = discriminator.features
+        self.logits: Callable[[Features, Tensor], Tensor] = discriminator.logits
         if config.compile:  # but for the gradient penalty: torch.compile does not support second derivatives
             self._features = torch.compile(discriminator.features)
 
-    def score(self, image: Tensor, sentence: Tensor, uniforms: Tensor) -> Tensor:
-        """Scores `image` (B, 3, R, R), augmented if configured, against `sentence` (B, S)."""
-        return self._logits(self._features(self._seen(image, uniforms)), sentence)
+    def features(self, image: Tensor, uniforms: Tensor) -> Features:
+        """The discriminator's features of `image` (B, 3, R, R), augmented if configured."""
+        return self._features(self._seen(image, uniforms))
 
-    def forward(self, inputs: Inputs, fake: Tensor, penalised: bool) -> dict[str, Tensor]:
-        """The losses by name, each a scalar; `fake` is float (B, 3, R, R).
+    def forward(self, inputs: Inputs, fake: Tensor, features: Features | None, penalised: bool) -> dict[str, Tensor]:
+        """The losses by name, each a scalar; `fake` is float (B, 3, R, R), and `features` its own, if they are known.
 
         The losses of a picture's mismatched sentences are averaged. The gradient penalty is computed if `penalised`.
         """
-        settings, logits = self.settings, self._logits
+        settings, logits = self.settings, self.logits
         real, sentence, encode = inputs.real, inputs.sentence, self._features
         if penalised:  # hinge loss and penalty share one pass
             real, sentence = (tensor.detach().requires_grad_() for tensor in (real, sentence))
             encode = self.discriminator.features
+        if features is None:
+            features = self.features(fake, inputs.uniforms[1])
+        fake_logits = logits(features, inputs.sentence)
         features = encode(self._seen(real, inputs.uniforms[0]))
         matching = logits(features, sentence)
         count = inputs.mismatches.shape[1]
@@ -109,7 +122,7 @@ class Critic(nn.Module):
         weights = inputs.mismatches * (count / inputs.mismatches.sum(1, keepdim=True).clamp_min(1))
         losses = {
             "D real": real_hinge(matching),
-            "D fake": MISMATCH_SHARE * fake_hinge(self.score(fake, inputs.sentence, inputs.uniforms[1])),
+            "D fake": MISMATCH_SHARE * fake_hinge(fake_logits),
             "D mismatch": MISMATCH_SHARE * fake_hinge(mismatching, weights.T.flatten()),
         }
         if penalised:
@@ -238,32 +251,37 @@ class GanPhase(Phase):
                 update_average(self.average, self.generator, 0.0 if kind.first else self.config.gan.ema_decay)
         return StepLosses.mean(losses)
 
-    def _draw(self, part: Inputs) -> GeneratedImage:
+    def _draw(self, part: Inputs) -> Drawn:
         with record_function("generator"), self._autocast():
-            drawn: GeneratedImage = self._generate(part.noise, part.sentence, part.condition_noise)
-        return drawn
+            generated: GeneratedImage = self._generate(part.noise, part.sentence, part.condition_noise)
+        with record_function("features"), self._autocast():
+            seen = self.critic.features(generated.image, part.uniforms[1]) if self.critic.pretrained else None
+        return Drawn(generated, seen)
 
     def _discriminator_losses(
-        self, part: Inputs, drawn: GeneratedImage | None, penalised: bool, last: bool
+        self, part: Inputs, drawn: Drawn | None, penalised: bool, last: bool
     ) -> dict[str, Tensor]:
         """The discriminator's losses of one part, whose gradients are accumulated."""
         with torch.no_grad():
-            fake = (drawn or self._draw(part)).image.detach()
+            generated, seen = drawn or self._draw(part)
+        fake, seen = generated.image.detach(), seen and tuple(features.detach() for features in seen)
         with averaging(self._criticise, last):
             with record_function("discriminator"), self._autocast():
-                losses: dict[str, Tensor] = self._criticise(part, fake, penalised)
+                losses: dict[str, Tensor] = self._criticise(part, fake, seen, penalised)
             with record_function("discriminator backward"):
                 backward(losses, self.discriminator_scaler, self.config.gan.gradient_accumulation)
         return losses
 
-    def _generator_losses(self, part: Inputs, drawn: GeneratedImage | None, last: bool) -> dict[str, Tensor]:
+    def _generator_losses(self, part: Inputs, drawn: Drawn | None, last: bool) -> dict[str, Tensor]:
         """The generator's losses of one part, whose gradients are accumulated."""
         settings, contrast = self.config.gan, self.config.gan.contrastive
         with averaging(self._generate, last):
-            generated = drawn or self._draw(part)
+            generated, seen = drawn or self._draw(part)
             with record_function("generator losses"):
                 with self._autocast():
-                    logits = self.critic.score(generated.image, part.sentence, part.uniforms[2])
+                    if seen is None:
+                        seen = self.critic.features(generated.image, part.uniforms[2])
+                    logits = self.critic.logits(seen, part.sentence)
                 losses = {"G adversarial": generator_loss(logits)}
                 if generated.mean is not None and generated.log_variance is not None:
                     kl = kl_to_standard_normal(generated.mean.float(), generated.log_variance.float())

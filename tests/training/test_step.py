@@ -11,7 +11,15 @@ import torch
 
 from tests.training.test_learning import CPU, config, damsm_phase, feed, gan_phase, read
 from training.config import RunConfig
-from training.losses import fake_hinge, matching_aware_gradient_penalty, mismatched_partners, real_hinge, related_pairs
+from training.losses import (
+    fake_hinge,
+    generator_loss,
+    matching_aware_gradient_penalty,
+    mismatched_partners,
+    real_hinge,
+    related_pairs,
+)
+from training.models.projected_discriminator import ProjectedDiscriminator
 from training.phase import seed_step
 from training.precision import backward, loss_scaler, update
 
@@ -113,6 +121,29 @@ def test_accumulated_batches_make_one_update_by_the_mean_of_their_gradients() ->
     assert {float(update["step"]) for update in updates} == {1.0}
     for parameter, update_made in zip(critic.parameters(), updates, strict=True):
         torch.testing.assert_close(update_made["exp_avg"], parameter.grad, rtol=1e-3, atol=1e-5)
+
+
+def test_pretrained_features_of_generated_pictures_serve_both_updates(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = []
+    features = ProjectedDiscriminator.features
+
+    def watched(discriminator: ProjectedDiscriminator, image: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        seen.append(features(discriminator, image))
+        return seen[-1]
+
+    monkeypatch.setattr(ProjectedDiscriminator, "features", watched)
+    settings = config(discriminator="projected")
+    gan = gan_phase(settings)
+    before = [parameter.clone() for parameter in gan.generator.parameters()]
+    reported = read(gan.step(0))
+    drawn, real = seen
+    assert all(x.requires_grad for x in drawn)
+    assert not any(x.requires_grad for x in real)
+    batch = feed(settings, "gan").batch(0)
+    sentence = gan.text_encoder(batch.tokens, batch.lengths).sentence
+    logits = gan.discriminator.requires_grad_(False).logits(drawn, sentence)
+    assert reported["G adversarial"] == pytest.approx(generator_loss(logits).item(), rel=1e-5)
+    assert any(not torch.equal(now, old) for now, old in zip(gan.generator.parameters(), before, strict=True))
 
 
 def test_compiled_networks_make_the_same_steps(monkeypatch: pytest.MonkeyPatch) -> None:
