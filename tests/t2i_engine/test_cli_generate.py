@@ -94,6 +94,13 @@ def test_grid_is_one_file(generate: Generate) -> None:
         assert image.size == (3 * 32, 2 * 32)
 
 
+def test_grid_has_as_many_columns_as_asked_for(generate: Generate) -> None:
+    options = ("--seeds", "0-1", "--columns", "4", "--out", "grid.png")
+    assert generate("a red bird", "a blue bird", "a bird", "--grid", *options).exit_code == 0
+    with Image.open("grid.png") as image:
+        assert image.size == (4 * 32, 2 * 32)
+
+
 def test_grid_has_a_name_of_its_own_in_a_folder(generate: Generate) -> None:
     assert re.fullmatch(
         r"a-red-bird-0-grid_[0-9a-f]{8}\.png\n", generate("a red bird", "--seeds", "0-3", "--grid").stdout
@@ -199,6 +206,7 @@ BAD_INPUT = [
     (["a bird", "--out", "bird.gif"], "'bird.gif' does not end with .png, .jpg, .jpeg, .webp"),
     (["a bird", "--seeds", "0-1", "--out", "bird.png"], "2 pictures do not fit into 'bird.png'"),
     (["a bird", "--seeds", "0-5000", "--grid"], "5,001 pictures are too many for a grid"),
+    (["a bird", "--columns", "4"], "--columns 4 is for a grid; add --grid"),
 ]
 
 
