@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from t2i_engine.cli import engine_options, parse_seeds
+from t2i_engine.cli import engine_options, introduce, parse_seeds
 from t2i_engine.errors import CaptionError, OptionError
 
 if TYPE_CHECKING:
@@ -63,8 +63,7 @@ def generate(
     destination = Destination.parse(out, 1 if as_grid else count)
     engine = Engine.open(bundle, backend, precision, device, threads)
     pictures = engine.generate_all(texts, seeds, truncation, batch_size, skip_unknown)
-    if "auto" in (backend, precision, device):
-        click.echo(f"bundle {engine.bundle.name}: auto chose {engine.selection}", err=True)
+    introduce(engine, backend, precision, device)
     made = destination.save(pictures, as_grid, columns)
     if as_json:
         click.echo(json.dumps([_described(picture, path, engine.selection) for picture, path in made], indent=2))

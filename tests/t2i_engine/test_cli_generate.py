@@ -5,6 +5,7 @@ import subprocess
 import sys
 import tomllib
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,7 @@ from PIL import Image
 
 from t2i_engine.backend_selection import backend_status
 from t2i_engine.backends import onnxruntime
-from t2i_engine.bundle import MANIFEST, embedded_names
+from t2i_engine.bundle import MANIFEST, Bundle, embedded_names
 from t2i_engine.cli import main, parse_seeds
 from t2i_engine.engine import Engine
 from t2i_engine.errors import OptionError
@@ -59,6 +60,19 @@ def test_what_auto_chose_is_said_on_standard_error(generate: Generate) -> None:
 def test_nothing_is_said_where_nothing_was_left_to_auto(generate: Generate) -> None:
     options = ("--backend", "onnxruntime", "--precision", "fp32", "--device", "cpu", "--threads", "1")
     assert generate("a yellow bird", *options).stderr == ""
+
+
+def test_terms_of_a_bundle_are_said_whatever_was_asked_for(
+    generate: Generate, plain_bundle: Path, tmp_path: Path
+) -> None:
+    folder = shutil.copytree(plain_bundle, tmp_path / "licensed")
+    manifest = replace(Bundle.open(folder).manifest, license="research only")
+    (folder / MANIFEST).write_bytes(manifest.to_json())
+    assert generate("a red bird", bundle=folder).stderr.splitlines()[1:] == ["bundle tiny: research only"]
+    options = ("--backend", "onnxruntime", "--precision", "fp32", "--device", "cpu")
+    assert generate("a red bird", *options, bundle=folder).stderr == "bundle tiny: research only\n"
+    arguments = ["interpolate", "a red bird", "a blue bird", "--bundle", str(folder), *options]
+    assert CliRunner().invoke(main, arguments).stderr == "bundle tiny: research only\n"
 
 
 def test_every_caption_is_drawn_once_per_seed_into_a_folder(generate: Generate) -> None:
