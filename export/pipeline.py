@@ -16,6 +16,7 @@ from t2i_engine.bundle import VOCABULARY, Bundle, Manifest, check_target, is_nam
 from t2i_engine.errors import BackendError, CaptionError, OptionError, ParityError, needs_extra, quoted
 from t2i_engine.formats import Form, Format, all_formats, find, load
 from t2i_engine.parity import GATE, GateSize, verification_device
+from t2i_engine.provenance import data_terms
 from t2i_engine.reference import REFERENCE, make_reference
 from t2i_engine.table import size
 from t2i_engine.tokenizer import Tokenizer, split
@@ -40,6 +41,11 @@ class LoadedModel:
     provenance: Mapping[str, object]
     bundle: Bundle | None = None
     """The bundle it was read from."""
+
+    @property
+    def license(self) -> str | None:
+        """The bundle's, or the terms of the data that the model has learned from."""
+        return (self.bundle.license if self.bundle else None) or data_terms(self.provenance)
 
     def calibration_ids(self, captions: Sequence[str]) -> list[tuple[int, ...]]:
         """Token ids of `captions`; without any, of synthbirds' captions if the model was trained on synthbirds.
@@ -222,12 +228,15 @@ def _start_bundle(loaded: LoadedModel, folder: Path | None, name: str | None) ->
         reference = make_reference(exact_runners(loaded.model), sizes, loaded.tokenizer).to_npz()
         shared = [Artifact(VOCABULARY, loaded.tokenizer.to_json()), Artifact(REFERENCE, reference)]
         entries = {file.name: file.entry for file in shared}
-        manifest = Manifest(name, sizes, entries, reference=REFERENCE, provenance=loaded.provenance)
+        manifest = Manifest(
+            name, sizes, entries, reference=REFERENCE, license=loaded.license, provenance=loaded.provenance
+        )
         return BundleBuilder(folder, manifest, {file.name: file.content for file in shared}, adding=False)
     bundle = loaded.bundle
     if bundle is None:
         raise OptionError("a checkpoint needs a folder for its bundle: give it with --out")
-    manifest = replace(bundle.manifest, name=_check_destination(bundle.folder, name or bundle.name))
+    name = _check_destination(bundle.folder, name or bundle.name)
+    manifest = replace(bundle.manifest, name=name, license=loaded.license)
     files: dict[str, bytes | Path] = {file: bundle.path(file) for file in manifest.files}
     return BundleBuilder(bundle.folder, manifest, files, adding=True, formats=bundle.formats)
 

@@ -22,6 +22,7 @@ VOCABULARY = "vocabulary.json"
 EMBEDDED = Path(__file__).parent / "bundles"
 
 _LARGEST_MANIFEST = 16 << 20
+_LONGEST_LICENSE = 500
 _FILE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", re.ASCII)
 _SHA256 = re.compile(r"[0-9a-f]{64}", re.ASCII)
 _LARGEST_SIZES = {
@@ -155,6 +156,7 @@ class Manifest:
     rejected: Mapping[str, str] = field(default_factory=dict)  # format that missed its tolerance -> by how much
     tokenizer: TokenizerSpec = TokenizerSpec()
     reference: str | None = None  # the file with captions, noise and PyTorch's outputs
+    license: str | None = None  # under which terms its model may be used, in one line; None: nothing is claimed
     provenance: Mapping[str, object] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -166,6 +168,8 @@ class Manifest:
         for name in filter(None, (self.tokenizer.vocabulary, self.reference)):
             if name not in self.files:
                 raise ValueError(f"the file {quoted(name)} is used but not listed in files")
+        if self.license is not None and not (self.license.isprintable() and 0 < len(self.license) <= _LONGEST_LICENSE):
+            raise ValueError(f"license is {quoted(self.license)}; one line of {_LONGEST_LICENSE} characters expected")
 
     def to_json(self) -> bytes:
         """The manifest as indented JSON, the same bytes for the same content."""
@@ -233,6 +237,11 @@ class Bundle:
     def name(self) -> str:
         """The manifest's name for the bundle."""
         return self.manifest.name
+
+    @property
+    def license(self) -> str | None:
+        """Under which terms its model may be used, in one printable line; None where the manifest claims nothing."""
+        return self.manifest.license
 
     @property
     def sizes(self) -> ModelSizes:

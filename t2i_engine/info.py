@@ -14,6 +14,7 @@ from t2i_engine.backends.base import Status
 from t2i_engine.bundle import Bundle, embedded_names
 from t2i_engine.errors import UserError, listed
 from t2i_engine.formats import all_formats
+from t2i_engine.provenance import runs
 from t2i_engine.table import aligned, size
 from t2i_engine.tensorrt.engines import bundled_records, cached_records
 
@@ -26,6 +27,7 @@ MOST_SEGMENTS = 4
 # A field of a record -> how it is shown.
 _DATASET = {
     "source": "{}",
+    "origin": "packed from {}",
     "version": "version {}",
     "split": "{} split",
     "pictures": "{:,} pictures",
@@ -77,9 +79,9 @@ class SystemInfo:
         lines += [f"Embedded bundles: {listed(self.embedded)}"]
         if self.bundle:
             folder = os.fsencode(self.bundle.folder).decode("utf-8", "replace")
-            lines += ["", f"Bundle {self.bundle.name} in {_plain(folder)}", *_table(_bundle_rows(self.bundle), most=17)]
+            lines += ["", f"Bundle {self.bundle.name} in {_plain(folder)}", *_table(_bundle_rows(self.bundle), most=19)]
             lines += ["", "Formats, with their largest differences from PyTorch (pixels: levels of 255)"]
-            lines += _table(_format_rows(self.bundle), most=13) + _table(_reasons(self.bundle), most=6, most_lines=2)
+            lines += _table(_format_rows(self.bundle), most=12) + _table(_reasons(self.bundle), most=5, most_lines=2)
             engines = [
                 (file, f"{where}, TensorRT {built_with}, {target}: {proof}")
                 for file, where, target, built_with, proof in _engine_rows(self.bundle)
@@ -123,6 +125,8 @@ def _bundle_rows(bundle: Bundle) -> Iterator[tuple[str, str]]:
     yield "model", ", ".join(parts)
     listed_files = ", ".join(f"{name} {size(entry.size)}" for name, entry in files.items())
     yield "files", f"{size(sum(entry.size for entry in files.values()))}: {listed_files}"
+    if bundle.license:
+        yield "license", bundle.license
     dataset = provenance.get("dataset")
     if isinstance(dataset, dict):
         parts = [filled for name, template in _DATASET.items() if (filled := _filled(template, dataset.get(name)))]
@@ -131,20 +135,12 @@ def _bundle_rows(bundle: Bundle) -> Iterator[tuple[str, str]]:
             yield "", _shown(dataset["note"])
     elif dataset is not None:
         yield "data", _shown(dataset)
-    yield from _run_rows(list(_runs(provenance)))
+    yield from _run_rows(list(runs(provenance)))
     yield from _segment_rows(provenance.get("segments"))
-    for name in ("hardware", "commit", "license", "licence", "notes", "note"):
+    for name in ("hardware", "commit", "notes", "note"):
         if provenance.get(name):
             yield name, _shown(provenance[name])
     yield from _metric_rows(provenance.get("metrics"))
-
-
-def _runs(provenance: Mapping[str, object]) -> Iterator[dict[str, object]]:
-    """The runs that made a model, the last one first; each started from the next."""
-    run: object = provenance
-    while isinstance(run, dict):
-        yield run
-        run = run.get("initial")
 
 
 def _run_rows(runs: Sequence[Mapping[str, object]]) -> Iterator[tuple[str, str]]:

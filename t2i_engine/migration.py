@@ -2,12 +2,14 @@
 
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from t2i_engine.bundle import MANIFEST, SCHEMA, Manifest
 from t2i_engine.errors import BundleError, OutputError
 from t2i_engine.files import write_atomically
+from t2i_engine.provenance import data_terms
 from t2i_engine.schema import SchemaError, read_json
 
 OLD_SIZES = {"picture_side": "resolution", "base_width": "base_channels", "width_limit": "max_channel_multiple"}
@@ -42,7 +44,7 @@ _DROPPED = ("image_encoder.safetensors", "discriminator.safetensors")
 
 
 def migrate_bundle(folder: Path) -> Path:
-    """Rewrites a bundle's manifest in the current schema, and returns the folder.
+    """Rewrites a bundle's manifest in the current schema, with the terms of its data, and returns the folder.
 
     A current bundle stays as it is. The manifest is replaced atomically; only then are the files deleted that it no
     longer lists. Raises `BundleError` if the folder holds no bundle, or one of a newer schema, and `OutputError` if it
@@ -52,6 +54,8 @@ def migrate_bundle(folder: Path) -> Path:
     try:
         content = file.read_bytes()
         manifest = Manifest.from_json(_current(content))
+        if manifest.license is None:
+            manifest = replace(manifest, license=data_terms(manifest.provenance))
     except OSError as error:
         raise BundleError(f"{file} cannot be read ({error.strerror}); a bundle is a folder with a {MANIFEST}") from None
     except SchemaError as error:

@@ -9,11 +9,15 @@ import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib import import_module
+from typing import TYPE_CHECKING
 
 import click
 from click.exceptions import NoArgsIsHelpError
 
 from t2i_engine.errors import Interrupted, OptionError, ParityError, UserError, quoted
+
+if TYPE_CHECKING:
+    from t2i_engine.engine import Engine
 
 COMMANDS = (
     "generate",
@@ -93,6 +97,14 @@ def main() -> None:
 def progress(line: str) -> None:
     """Prints a line to standard error."""
     click.echo(line, err=True)
+
+
+def introduce(engine: "Engine", *requested: str) -> None:
+    """Prints what `auto` chose, if it is one of the `requested` names, and the terms of the bundle, if it has any."""
+    if "auto" in requested:
+        progress(f"bundle {engine.bundle.name}: auto chose {engine.selection}")
+    if engine.bundle.license:
+        progress(f"bundle {engine.bundle.name}: {engine.bundle.license}")
 
 
 def engine_options(command: Callable[..., None]) -> Callable[..., None]:

@@ -60,14 +60,16 @@ class Destination:
         except (OSError, ValueError) as error:
             raise _not_writable(path, error) from None
 
-    def save(self, pictures: Iterable[Picture], as_grid: bool = False) -> Iterator[tuple[Picture, Path]]:
+    def save(
+        self, pictures: Iterable[Picture], as_grid: bool = False, columns: int | None = None
+    ) -> Iterator[tuple[Picture, Path]]:
         """Saves each picture as it is drawn, or all as one grid, and yields it with its path; makes the folder."""
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
         except (OSError, ValueError) as error:  # ValueError: a NUL in the path
             raise _not_writable(self.folder, error) from None
         if as_grid:
-            sheet = grid(list(pictures))
+            sheet = grid(list(pictures), columns)
             path = sheet.save(self.folder / (self.file or sheet.file_name))
             yield from ((picture, path) for picture in sheet.pictures)
         else:

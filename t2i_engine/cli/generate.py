@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from t2i_engine.cli import engine_options, parse_seeds
+from t2i_engine.cli import engine_options, introduce, parse_seeds
 from t2i_engine.errors import CaptionError, OptionError
 
 if TYPE_CHECKING:
@@ -25,7 +25,8 @@ MOST_IN_GRID = 1024
 @click.option("--skip-unknown", is_flag=True, help="Skip captions without a known word, with a warning.")
 @click.option("--batch-size", type=int, default=16, metavar="N", help="Pictures drawn at once.")
 @click.option("--out", default=".", metavar="PATH", help="A folder, or a file for one picture or a grid.")
-@click.option("--grid", "as_grid", is_flag=True, help="All pictures in one file, one row per caption.")
+@click.option("--grid", "as_grid", is_flag=True, help="All pictures in one file.")
+@click.option("--columns", type=click.IntRange(1), metavar="N", help="Of the grid.  [default: one row per caption]")
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON description of the pictures.")
 def generate(
     captions: tuple[str, ...],
@@ -41,6 +42,7 @@ def generate(
     batch_size: int,
     out: str,
     as_grid: bool,
+    columns: int | None,
     as_json: bool,
 ) -> None:
     """Draw each CAPTION once per seed.
@@ -56,12 +58,13 @@ def generate(
     count = len(texts) * len(seeds)
     if as_grid and count > MOST_IN_GRID:
         raise OptionError(f"{count:,} pictures are too many for a grid; expected at most {MOST_IN_GRID:,}")
+    if columns and not as_grid:
+        raise OptionError(f"--columns {columns} is for a grid; add --grid")
     destination = Destination.parse(out, 1 if as_grid else count)
     engine = Engine.open(bundle, backend, precision, device, threads)
     pictures = engine.generate_all(texts, seeds, truncation, batch_size, skip_unknown)
-    if "auto" in (backend, precision, device):
-        click.echo(f"bundle {engine.bundle.name}: auto chose {engine.selection}", err=True)
-    made = destination.save(pictures, as_grid)
+    introduce(engine, backend, precision, device)
+    made = destination.save(pictures, as_grid, columns)
     if as_json:
         click.echo(json.dumps([_described(picture, path, engine.selection) for picture, path in made], indent=2))
     else:

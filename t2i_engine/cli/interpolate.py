@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from t2i_engine.cli import engine_options, parse_seeds
+from t2i_engine.cli import engine_options, introduce, parse_seeds
 from t2i_engine.errors import OptionError
 
 
@@ -37,7 +37,6 @@ def interpolate(
     if len({*captions}) == len({*seeds}) == 1:
         raise OptionError("both ends are the same picture; give two captions, or two seeds: --seeds 3,9")
     with Engine.open(bundle, backend, precision, device, threads) as engine:
-        if "auto" in (backend, precision, device):
-            click.echo(f"bundle {engine.bundle.name}: auto chose {engine.selection}", err=True)
+        introduce(engine, backend, precision, device)
         strip = engine.interpolate((captions[0], captions[-1]), (seeds[0], seeds[-1]), steps, truncation)
         click.echo(bytes(strip.save(out or strip.file_name)))

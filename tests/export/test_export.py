@@ -129,6 +129,23 @@ def test_manifest_says_where_the_model_and_its_files_come_from(tiny_bundle: Path
     assert any("onnxruntime" in runtime for runtime in provenance["export"]["verified_with"])
 
 
+def test_bundle_carries_the_terms_of_its_data_on(
+    tiny_checkpoint: Path, tmp_path: Path, graphs_as_before: Callable[[str, Damage], None]
+) -> None:
+    graphs_as_before(GENERATOR, leave_alone)
+    content = torch.load(tiny_checkpoint, weights_only=True)
+    content["provenance"] = {"dataset": {"source": "cub:birds"}}
+    torch.save(content, tmp_path / "cub.pt")
+    assert export(tmp_path / "cub.pt", tmp_path / "cub").exit_code == 0
+    bundle = Bundle.open(tmp_path / "cub")
+    assert bundle.license
+    assert "CUB-200-2011" in bundle.license
+    own = replace(bundle.manifest, license="agreed with the photographers")
+    (bundle.folder / MANIFEST).write_bytes(own.to_json())
+    assert export(bundle.folder, tmp_path / "other").exit_code == 0
+    assert Bundle.open(tmp_path / "other").license == own.license
+
+
 def test_steps_go_to_standard_error_and_the_path_to_standard_output(
     tiny_checkpoint: Path, tmp_path: Path, graphs_as_before: Callable[[str, Damage], None]
 ) -> None:

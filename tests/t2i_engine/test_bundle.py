@@ -54,6 +54,16 @@ def test_manifest_round_trip(tiny_bundle: Path) -> None:
     assert Manifest.from_json(manifest.to_json()) == manifest
 
 
+def test_manifest_holds_its_license_if_it_has_one(tiny_bundle: Path) -> None:
+    manifest = Bundle.open(tiny_bundle).manifest
+    assert b'"license"' not in manifest.to_json()
+    licensed = Manifest.from_json(replace(manifest, license="research only").to_json())
+    assert Bundle(tiny_bundle, licensed).license == "research only"
+    for wrong in ("", "two\nlines", "\x1b[2J", "x" * 501):
+        with pytest.raises(ValueError, match="one line of 500 characters expected"):
+            replace(manifest, license=wrong)
+
+
 def test_manifest_holds_the_contract_of_both_graphs(tiny_bundle: Path) -> None:
     graphs = json.loads((tiny_bundle / MANIFEST).read_bytes())["graphs"]
     assert graphs["text_encoder"]["inputs"][0] == {"name": "tokens", "dtype": "int64", "shape": ["B", "T"]}

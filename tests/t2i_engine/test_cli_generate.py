@@ -5,6 +5,7 @@ import subprocess
 import sys
 import tomllib
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,7 @@ from PIL import Image
 
 from t2i_engine.backend_selection import backend_status
 from t2i_engine.backends import onnxruntime
-from t2i_engine.bundle import MANIFEST, embedded_names
+from t2i_engine.bundle import MANIFEST, Bundle, embedded_names
 from t2i_engine.cli import main, parse_seeds
 from t2i_engine.engine import Engine
 from t2i_engine.errors import OptionError
@@ -61,6 +62,19 @@ def test_nothing_is_said_where_nothing_was_left_to_auto(generate: Generate) -> N
     assert generate("a yellow bird", *options).stderr == ""
 
 
+def test_terms_of_a_bundle_are_said_whatever_was_asked_for(
+    generate: Generate, plain_bundle: Path, tmp_path: Path
+) -> None:
+    folder = shutil.copytree(plain_bundle, tmp_path / "licensed")
+    manifest = replace(Bundle.open(folder).manifest, license="research only")
+    (folder / MANIFEST).write_bytes(manifest.to_json())
+    assert generate("a red bird", bundle=folder).stderr.splitlines()[1:] == ["bundle tiny: research only"]
+    options = ("--backend", "onnxruntime", "--precision", "fp32", "--device", "cpu")
+    assert generate("a red bird", *options, bundle=folder).stderr == "bundle tiny: research only\n"
+    arguments = ["interpolate", "a red bird", "a blue bird", "--bundle", str(folder), *options]
+    assert CliRunner().invoke(main, arguments).stderr == "bundle tiny: research only\n"
+
+
 def test_every_caption_is_drawn_once_per_seed_into_a_folder(generate: Generate) -> None:
     result = generate("a red bird", "a blue bird", "--seeds", "0,3-4", "--out", "new/folder", "--batch-size", "2")
     expected = [f"new/folder/a-{colour}-bird-{seed}.png" for colour in ("red", "blue") for seed in (0, 3, 4)]
@@ -92,6 +106,13 @@ def test_grid_is_one_file(generate: Generate) -> None:
     assert result.stdout == "grid.png\n"
     with Image.open("grid.png") as image:
         assert image.size == (3 * 32, 2 * 32)
+
+
+def test_grid_has_as_many_columns_as_asked_for(generate: Generate) -> None:
+    options = ("--seeds", "0-1", "--columns", "4", "--out", "grid.png")
+    assert generate("a red bird", "a blue bird", "a bird", "--grid", *options).exit_code == 0
+    with Image.open("grid.png") as image:
+        assert image.size == (4 * 32, 2 * 32)
 
 
 def test_grid_has_a_name_of_its_own_in_a_folder(generate: Generate) -> None:
@@ -199,6 +220,7 @@ BAD_INPUT = [
     (["a bird", "--out", "bird.gif"], "'bird.gif' does not end with .png, .jpg, .jpeg, .webp"),
     (["a bird", "--seeds", "0-1", "--out", "bird.png"], "2 pictures do not fit into 'bird.png'"),
     (["a bird", "--seeds", "0-5000", "--grid"], "5,001 pictures are too many for a grid"),
+    (["a bird", "--columns", "4"], "--columns 4 is for a grid; add --grid"),
 ]
 
 

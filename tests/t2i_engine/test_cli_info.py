@@ -54,6 +54,14 @@ def test_embedded_bundle_fits_a_terminal_and_its_chief_figures_are_shown(name: s
     assert {"data", "steps", "hours", "commit", "measured", "FID", "R-precision"} <= shown
 
 
+def test_embedded_bundle_of_photographs_is_for_research_only() -> None:
+    terms = Bundle.open("cub-64").license
+    assert terms
+    assert "research only, not under Apache-2.0" in terms
+    assert terms in " ".join(_info("cub-64").stdout.split())
+    assert Bundle.open("birds").license is None
+
+
 def test_provenance_is_summed_over_the_runs_and_its_best_measured_figures_are_shown(tmp_path: Path) -> None:
     def evaluation(captions: int, fid: float) -> dict[str, object]:
         right = {"everything asked for": {"asked": captions, "generated": 80.0, "renders": 94.25}}
@@ -78,13 +86,12 @@ def test_provenance_is_summed_over_the_runs_and_its_best_measured_figures_are_sh
         "steps": {"damsm": 0, "gan": 1000},
         "hours": 1.5,
         "hardware": "1 GPU",
-        "license": "CC0",
         "commit": "abc",
         "initial": {"steps": {"damsm": 0, "gan": 2000}, "hours": 1, "initial": encoders},
         "metrics": {"evaluations": [evaluation(100, 90), evaluation(5000, 30), evaluation(1000, 50.0)]},
         "config": {"secret": "of no interest"},
     }
-    text = _info(str(_odd_bundle(tmp_path, provenance))).stdout
+    text = _info(str(_odd_bundle(tmp_path, provenance, license="CC0"))).stdout
     rows = [" ".join(line.split()) for line in text.splitlines()]
     for row in (
         "data synthbirds, version 7, train split, 20,000 pictures, held out: 500 of 20,500 pictures",
@@ -169,10 +176,15 @@ def test_what_does_not_fit_is_counted_and_left_to_json(tmp_path: Path) -> None:
     assert sum("more lines: --json" in line for line in lines) == 2
 
 
-def _odd_bundle(folder: Path, provenance: Mapping[str, object], rejected: Mapping[str, str] | None = None) -> Path:
+def _odd_bundle(
+    folder: Path,
+    provenance: Mapping[str, object],
+    rejected: Mapping[str, str] | None = None,
+    license: str | None = None,  # noqa: A002
+) -> Path:
     vocabulary = Tokenizer(WORDS).to_json()
     files = {"vocabulary.json": FileEntry.of(vocabulary)}
-    manifest = Manifest("odd", SIZES, files, rejected=rejected or {}, provenance=provenance)
+    manifest = Manifest("odd", SIZES, files, rejected=rejected or {}, license=license, provenance=provenance)
     return write_bundle(folder / "odd", manifest, {"vocabulary.json": vocabulary})
 
 

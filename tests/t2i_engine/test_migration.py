@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -68,6 +69,21 @@ def test_migrated_bundle_draws_the_same_pictures(old_bundle: Path, plain_bundle:
     assert {path.name for path in old_bundle.iterdir()} == {MANIFEST, *after.manifest.files}
     one, other = [Engine.open(folder).generate("a red bird").pixels for folder in (plain_bundle, old_bundle)]
     np.testing.assert_array_equal(one, other)
+
+
+def test_bundle_gets_the_terms_of_its_data_unless_it_has_its_own(old_bundle: Path) -> None:
+    file = old_bundle / MANIFEST
+    manifest = json.loads(file.read_bytes())
+    manifest["provenance"]["dataset"] = {"source": "cub:birds"}
+    file.write_text(json.dumps(manifest))
+    _migrate(old_bundle)
+    migrated = Bundle.open(old_bundle)
+    assert migrated.license
+    assert "CUB-200-2011" in migrated.license
+    own = replace(migrated.manifest, license="agreed with the photographers")
+    file.write_bytes(own.to_json())
+    _migrate(old_bundle)
+    assert Bundle.open(old_bundle).manifest == own
 
 
 def test_current_bundle_stays_as_it_is(old_bundle: Path) -> None:

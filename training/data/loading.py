@@ -8,6 +8,7 @@ from t2i_engine.files import cache_folder
 from t2i_engine.tokenizer import Tokenizer
 from training.config import DataConfig
 from training.data.corpus import Corpus, build_vocabulary
+from training.data.packed import Packed
 from training.data.rendered import Rendered, render
 from training.data.source import (
     Alterable,
@@ -85,7 +86,7 @@ def load_training_data(
     captions = [caption for texts in rendered.captions for caption in texts]
     problems = (*listing.problems, *rendered.broken)
     counts = {"pictures": len(rendered.keys), "captions": len(captions)}
-    provenance = _provenance(config, listing.version, counts, problems, validation)
+    provenance = _provenance(source, listing.version, counts, problems, validation)
     return TrainingData(config, rendered, build_vocabulary(captions), provenance, problems, source)
 
 
@@ -123,15 +124,16 @@ def _index_shards(config: DataConfig, source: WebDataset) -> TrainingData:
         "captions": sum(found[shard][0] for shard in shards),
     }
     words = build_vocabulary(word for shard in shards for word in found[shard][1])
-    provenance = _provenance(config, source.version("train"), counts, problems, validation)
+    provenance = _provenance(source, source.version("train"), counts, problems, validation)
     return TrainingData(config, shards, words, provenance, tuple(problems), source)
 
 
 def _provenance(
-    config: DataConfig, version: str, counts: dict[str, int], problems: Sequence[Problem], validation: str
+    source: Source, version: str, counts: dict[str, int], problems: Sequence[Problem], validation: str
 ) -> dict[str, Any]:
-    found: dict[str, Any] = {"source": public_name(config.source), "version": version, "split": "train", **counts}
-    noted = {"left out": summary(problems), "validation": validation}
+    found: dict[str, Any] = {"source": public_name(source.name), "version": version, "split": "train", **counts}
+    origin = source.origin if isinstance(source, Packed) else ""
+    noted = {"origin": origin, "left out": summary(problems), "validation": validation}
     return found | {name: text for name, text in noted.items() if text}
 
 

@@ -87,7 +87,7 @@ class Index(_Record):
 
     format: Literal[1]
     source: str
-    """Its public name."""
+    """Its public name; of packed data, that of their source."""
     resolution: PositiveInt
     encoding: str
     parts: tuple[PartRecord, ...]
@@ -158,9 +158,14 @@ class Packed:
         """As written in a config."""
         return f"packed:{self.folder}"
 
+    @property
+    def origin(self) -> str:
+        """The public name of the source that it was packed from."""
+        return self._index.source
+
     def hard_negatives(self, tokenizer: Tokenizer) -> HardNegativeMaker | None:
         """Those of its source."""
-        source = open_source(SYNTHBIRDS) if self._index.source == SYNTHBIRDS else None
+        source = open_source(SYNTHBIRDS) if self.origin == SYNTHBIRDS else None
         return source.hard_negatives(tokenizer) if isinstance(source, Alterable) else None
 
     def listing(self, split: Split) -> Listing:
@@ -238,8 +243,9 @@ def pack(name: str, resolution: int, part_size: int, folder: Path, on_progress: 
         )
     parts.close()
     require_usable(name, "train", len(splits["train"].pictures), splits["train"].left_out)
+    origin = source.origin if isinstance(source, Packed) else public_name(name)
     index = Index(
-        format=FORMAT, source=public_name(name), resolution=resolution, encoding=ENCODING,
+        format=FORMAT, source=origin, resolution=resolution, encoding=ENCODING,
         parts=tuple(parts.written), splits=splits,
     )  # fmt: skip
     content = index.model_dump_json(exclude_defaults=True).encode()

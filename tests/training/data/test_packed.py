@@ -14,9 +14,10 @@ from t2i_engine.errors import UserError
 from t2i_engine.files import write_atomically
 from tests.training.data.made import make_cub, make_folder, picture, shared
 from tests.training.data.test_training import train
+from training.checkpoint import load_model
 from training.data import packed
 from training.data.files import PictureFile, list_files
-from training.data.packed import pack
+from training.data.packed import Packed, pack
 from training.data.source import SPLITS, DataError, open_source, public_name
 from training.data.validation import divide
 
@@ -122,9 +123,16 @@ def test_what_is_left_out_is_counted_and_named(tmp_path: Path) -> None:
     assert str(tmp_path) not in (tmp_path / "packed" / "packed.json").read_text(encoding="utf-8")
 
 
-def test_it_trains(data: Path, tmp_path: Path) -> None:
+def test_it_trains_and_its_model_says_where_the_data_are_from(data: Path, tmp_path: Path) -> None:
     result = train(tmp_path, str(data))
     assert result.exit_code == 0, result.output
+    dataset = load_model(tmp_path / "run" / "checkpoint.pt").provenance["dataset"]
+    assert (dataset["source"], dataset["origin"]) == ("packed:packed", "cub:cub")
+
+
+def test_packed_again_it_keeps_its_origin(data: Path, tmp_path: Path) -> None:
+    pack(str(data), 32, 10_000, tmp_path / "smaller", print)
+    assert Packed(tmp_path / "smaller").origin == Packed(data).origin == "cub:cub"
 
 
 @pytest.mark.parametrize("damage", ["missing", "short", "altered"])
