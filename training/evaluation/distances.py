@@ -17,7 +17,7 @@ from t2i_engine.pictures import Pixels
 from training.distributed import total
 from training.evaluation import GeneratedBatch, Result, cached, table
 from training.evaluation.draws import in_batches
-from training.evaluation.inception import FeatureNetwork
+from training.evaluation.features import FeatureNetwork
 
 DISTANCES = frozenset({"fid", "kid", "fid-floor"})
 KID_PICTURES = 5_000

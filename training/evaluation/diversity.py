@@ -14,7 +14,7 @@ from training.data.synthbirds import SynthBirds
 from training.data.synthbirds.caption_attributes import caption_attributes, visible_attributes
 from training.evaluation import Result, table
 from training.evaluation.draws import in_batches
-from training.evaluation.inception import FeatureNetwork
+from training.evaluation.features import FeatureNetwork
 
 CAPTIONS = ("a yellow bird", "a red owl", "a white gull", "a green parrot", "a bird on a branch", "a duck on the water")
 SEEDS = 64

@@ -23,7 +23,8 @@ from training.evaluation.attribute_accuracy import AttributeAccuracy, Recipe, tr
 from training.evaluation.distances import DISTANCES, DistanceMeasure, real_statistics
 from training.evaluation.diversity import CAPTIONS, SEEDS, measure_diversity
 from training.evaluation.draws import CaptionDraws, load_split
-from training.evaluation.inception import FeatureNetwork, Inception
+from training.evaluation.features import FeatureNetwork
+from training.evaluation.inception import Inception
 from training.evaluation.r_precision import CANDIDATES, RPrecision, load_encoders
 from training.progress import Progress
 from training.sampling import network_sampler
