@@ -16,14 +16,14 @@ from t2i_engine.errors import needs_extra
     "--metrics",
     default="fid,kid",
     metavar="NAMES",
-    help="Any of fid, fid-floor, kid, r-precision, attributes, diversity.",
+    help="Any of fid, fid-floor, kid, clip-fid, r-precision, attributes, diversity.",
 )
 @click.option("--count", type=int, default=30_000, metavar="N", help="Captions to draw; the default is the paper's.")
 @click.option(
     "--real-resolution",
     type=int,
     metavar="N",
-    help="Side of the real pictures for fid, fid-floor and kid.  [default: the model's]",
+    help="Side of the real pictures for fid, fid-floor, kid and clip-fid.  [default: the model's]",
 )
 @click.option(
     "--truncation",

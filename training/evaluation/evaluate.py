@@ -20,6 +20,7 @@ from training.data.source import SYNTHBIRDS, open_source, public_name, summary
 from training.distributed import device as training_device
 from training.evaluation import Conditions, Evaluation, Measure
 from training.evaluation.attribute_accuracy import AttributeAccuracy, Recipe, trained_classifier
+from training.evaluation.clip import Clip
 from training.evaluation.distances import DISTANCES, DistanceMeasure, RealStatistics, real_statistics
 from training.evaluation.diversity import CAPTIONS, SEEDS, measure_diversity
 from training.evaluation.draws import CaptionDraws, load_pictures, load_split
@@ -29,7 +30,7 @@ from training.evaluation.r_precision import CANDIDATES, RPrecision, load_encoder
 from training.progress import Progress
 from training.sampling import network_sampler
 
-METRICS = ("fid", "fid-floor", "kid", "r-precision", "attributes", "diversity")
+METRICS = ("fid", "fid-floor", "kid", "clip-fid", "r-precision", "attributes", "diversity")
 SYNTHBIRDS_METRICS = ("attributes", "diversity")
 PAPER_COUNT = 30_000
 LARGEST_REAL_RESOLUTION = 1024
@@ -72,6 +73,8 @@ class Instruments:
     """None: Inception, if a metric needs it."""
     recipe: Recipe = field(default_factory=Recipe)
     seeds: int = SEEDS
+    clip: FeatureNetwork | None = None
+    """None: CLIP, for `clip-fid`."""
 
 
 def evaluate(
@@ -102,11 +105,12 @@ def evaluate(
     network = instruments.network
     if network is None and wanted & {*DISTANCES, "diversity"}:
         network = Inception(training_device())
+    clip = instruments.clip or (Clip(training_device()) if "clip-fid" in wanted else None)
     cache = cache or cache_folder()
     with Progress() as progress:
         listing, real = load_split(source, "test", resolution, cache, progress)
         compared = real
-        if real_resolution != resolution and wanted & DISTANCES:
+        if real_resolution != resolution and wanted & {*DISTANCES, "clip-fid"}:
             compared = load_pictures(listing, source.name, "test", real_resolution, cache, progress)
 
         def statistics(network: FeatureNetwork) -> RealStatistics:
@@ -119,6 +123,8 @@ def evaluate(
             if "fid-floor" in wanted:
                 training = load_split(source, "train", real_resolution, cache, progress)[1].pictures[:count]
             measures.append(DistanceMeasure(network, statistics(network), wanted, training))
+        if clip and "clip-fid" in wanted:
+            measures.append(DistanceMeasure(clip, statistics(clip), wanted, prefix="clip-"))
         if matching:
             measures.append(matching)
         if "attributes" in wanted:

@@ -32,7 +32,7 @@ def measure(
     truncation: float = 1.0,
 ) -> Evaluation:
     opened = open_model(str(model), backend, "fp32")
-    tools = Instruments(MeanColours(), QUICK, seeds=4)
+    tools = Instruments(MeanColours(), QUICK, seeds=4, clip=MeanColours("what CLIP sees"))
     return evaluate(
         opened, data, metrics.split(","), str(model), count, real_resolution, truncation, cache=cache, instruments=tools
     )
@@ -93,6 +93,19 @@ def test_truncation_is_that_of_the_drawn_pictures(tiny_checkpoint: Path, cache: 
     spreads = [one.as_json()["diversity"]["captions"][0]["generated"] for one in (whole, cut)]
     assert spreads[1] < 0.5 * spreads[0]
     assert whole.as_json()["fid"] != cut.as_json()["fid"]
+
+
+def test_clip_fid_stands_beside_fid_with_a_network_of_its_own(tiny_checkpoint: Path, cache: Path) -> None:
+    evaluation = measure(tiny_checkpoint, cache, "fid,clip-fid")
+    found = evaluation.as_json()
+    assert (found["features"], found["clip_features"]) == ("mean colours", "what CLIP sees")
+    assert found["clip_fid"] == pytest.approx(found["fid"])  # the stand-ins differ in name alone
+    text = evaluation.as_markdown()
+    assert "| CLIP-FID |" in text
+    assert "Features: what CLIP sees. FID rises" in text
+    alone = measure(tiny_checkpoint, cache, "clip-fid").as_json()
+    assert alone["clip_fid"] == found["clip_fid"]
+    assert "fid" not in alone
 
 
 def test_every_backend_and_the_checkpoint_give_the_same_fid(
