@@ -2,41 +2,34 @@
 
     python -m training.ablation training/configs/ablations/cub-64.yaml --out runs/ablation
 
-A row that is already trained or evaluated is not repeated, and an interrupted one resumes.
+A row that is already trained or evaluated is not repeated, and an interrupted one resumes. What is measured of a run
+lies in its folder: evaluation.json, and fid_by_step.json.
 """
 
 import argparse
 import json
 import re
 import sys
-import textwrap
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
 from pathlib import Path
 from typing import Annotated, Any
 
 import yaml
-from matplotlib.figure import Figure
-from PIL import Image
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from t2i_engine.errors import UserError
-from t2i_engine.files import cache_folder
+from t2i_engine.files import write_atomically
+from training.ablation_report import Result, write_results
 from training.checkpoint import load_model
 from training.config import ConfigError, RunConfig, load_config
-from training.data.rendered import render
-from training.data.source import open_source
-from training.evaluation import GeneratedBatch, table
-from training.evaluation.draws import CaptionDraws
+from training.evaluation import clip
 from training.evaluation.evaluate import evaluate, open_model
 from training.loop import train_files
 
 ENCODERS, EVALUATION_ENCODERS = "encoders", "evaluation-encoders"
-CAPTIONS = 10  # in the figure
-FEW = 20  # points of a curve that are marked
-CURVES = ("fid", "G adversarial", "D real", "D fake", "D mismatch")
-HEAD = ("row", "seed", "FID", "R-precision, %", "generator's parameters", "trained, images/s", "hours")
+METRICS = ("fid", "kid", "r-precision")
 
 
 class Row(BaseModel):
@@ -60,19 +53,6 @@ class Ablation(BaseModel):
     rows: Annotated[tuple[Row, ...], Field(min_length=1)]
 
 
-@dataclass(frozen=True)
-class Result:
-    """One row with one seed, trained and evaluated."""
-
-    row: str
-    seed: int
-    folder: Path
-    figures: Mapping[str, Any]
-    """As `t2i-engine evaluate --json` gives them, with `count`, `parameters` and `provenance`."""
-    log: Sequence[Mapping[str, Any]]
-    """Losses and FID by GAN step."""
-
-
 def load_ablation(path: Path) -> Ablation:
     """Reads a YAML file of rows; its config's path is relative to it. Raises `ConfigError`."""
     try:
@@ -93,7 +73,11 @@ class AblationRun:
     assignments: tuple[str, ...]
     """Config changes of every row, KEY=VALUE."""
     count: int
-    """Pictures drawn for FID and R-precision, the same for every row."""
+    """Pictures drawn for the table, the same for every row."""
+    real_resolution: int | None = None
+    """Of the real pictures that distances compare with; None: the rows' own."""
+    curve_count: int = 0
+    """Pictures drawn for the FID of each kept checkpoint; 0: none."""
 
     def results(self) -> Iterator[Result]:
         """Trains and evaluates every row with its first seed, to compare rows early, then with the other seeds.
@@ -114,109 +98,69 @@ class AblationRun:
         assignments = [f"damsm.init_from={encoders}", *self.assignments, f"seed={seed}", *_assignments(row.set)]
         name = re.sub(r"[^a-z0-9]+", "-", row.name.lower()).strip("-")
         checkpoint = self._train(f"{name}-{seed}", assignments)
-        file, log = checkpoint.with_name("evaluation.json"), checkpoint.with_name("losses.jsonl")
-        figures = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
-        conditions = {
-            "provenance": load_model(checkpoint).provenance,
-            "count": self.count,
-            "evaluation_encoders": self.ablation.evaluation_encoders,
-        }
-        if any(figures.get(key) != value for key, value in conditions.items()):
-            figures = self._evaluate(checkpoint, load_config(self.ablation.config, assignments)) | conditions
-            file.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
-        logged = map(json.loads, log.read_text(encoding="utf-8").splitlines())
-        return Result(row.name, seed, checkpoint.parent, figures, [line for line in logged if line["phase"] == "gan"])
+        config = load_config(self.ablation.config, assignments)
+        figures = self._figures(checkpoint, config)
+        logged = map(json.loads, checkpoint.with_name("losses.jsonl").read_text(encoding="utf-8").splitlines())
+        log = [line for line in logged if line["phase"] == "gan"]
+        return Result(row.name, seed, checkpoint.parent, figures, [*log, *self._curve(checkpoint.parent, config)])
 
     def _train(self, folder: str, assignments: list[str]) -> Path:
         out = self.out / folder
         print(f"training {out}", file=sys.stderr)
         return train_files(self.ablation.config, out, out.exists(), None, assignments)
 
-    def _evaluate(self, checkpoint: Path, config: RunConfig) -> dict[str, Any]:
+    def _figures(self, checkpoint: Path, config: RunConfig) -> dict[str, Any]:
+        """The figures of a trained run: those that were measured in the same way, and what is missing."""
+        trained = load_model(checkpoint)
+        metrics = (*METRICS, "clip-fid") if clip.is_installed() else METRICS
+        conditions = {
+            "provenance": trained.provenance,
+            "count": self.count,
+            "real_resolution": self.real_resolution or trained.model.sizes.resolution,
+            "evaluation_encoders": self.ablation.evaluation_encoders,
+        }
+        file = checkpoint.with_name("evaluation.json")
+        stored = _read(file)
+        figures = stored if stored.items() >= conditions.items() else {}
+        if missing := [metric for metric in metrics if metric.replace("-", "_") not in figures]:
+            networks = trained.model.named_children()
+            parameters = {name: sum(p.numel() for p in network.parameters()) for name, network in networks}
+            found = self._evaluate(checkpoint, config, missing, self.count)
+            figures = {**figures, **found, "parameters": parameters, **conditions}
+            _write(file, figures)
+        return figures
+
+    def _curve(self, run: Path, config: RunConfig) -> list[dict[str, Any]]:
+        """The FID of the run's kept checkpoints, by step; also of those that were measured, but not kept since."""
+        if not self.curve_count:
+            return []
+        file = run / "fid_by_step.json"
+        conditions = {"count": self.curve_count, "real_resolution": self.real_resolution}
+        stored = _read(file)
+        fids = stored["fid"] if stored.items() >= conditions.items() else {}
+        for checkpoint in sorted((run / "checkpoints").glob("gan-*.pt")):
+            step = str(int(checkpoint.stem.removeprefix("gan-")))
+            if step not in fids:
+                fids[step] = self._evaluate(checkpoint, config, ("fid",), self.curve_count)["fid"]["value"]
+                _write(file, {**conditions, "fid": fids})
+        return [{"step": int(step), "test FID": fid} for step, fid in sorted(fids.items(), key=lambda one: int(one[0]))]
+
+    def _evaluate(self, checkpoint: Path, config: RunConfig, metrics: Sequence[str], count: int) -> dict[str, Any]:
         separate = str(self.out / EVALUATION_ENCODERS / "checkpoint.pt")
         encoders = separate if self.ablation.evaluation_encoders else config.damsm.init_from
         assert encoders is not None
-        metrics = ("fid", "r-precision")
-        found = evaluate(open_model(str(checkpoint)), config.data.source, metrics, encoders, self.count)
-        networks = load_model(checkpoint).model.named_children()
-        parameters = {name: sum(p.numel() for p in network.parameters()) for name, network in networks}
-        return {**found.as_json(), "parameters": parameters}
+        print(f"evaluating {checkpoint}", file=sys.stderr)
+        model = open_model(str(checkpoint))
+        return evaluate(model, config.data.source, metrics, encoders, count, self.real_resolution).as_json()
 
 
-def write_results(folder: Path, results: Sequence[Result]) -> Path:
-    """Writes table.md, curves.png, figure.png and each result's sample grid into `folder`; returns the table's path.
-
-    The figure compares the first row with the last.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    _curves(results).savefig(folder / "curves.png", dpi=120)
-    ends = [next(one for one in results if one.row == row) for row in dict.fromkeys((results[0].row, results[-1].row))]
-    _comparison(ends).savefig(folder / "figure.png", dpi=120)
-    for result in results:
-        with Image.open(max((result.folder / "samples").glob("*.png"))) as grid:
-            grid.convert("RGB").save(folder / f"samples-{result.folder.name}.jpg", quality=90)
-    path = folder / "table.md"
-    path.write_text(_table(results) + "\n", encoding="utf-8")
-    return path
+def _read(file: Path) -> dict[str, Any]:
+    """The content of a JSON file; nothing if it does not exist."""
+    return json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
 
 
-def _table(results: Sequence[Result]) -> str:
-    rows = []
-    for result in results:
-        figures, provenance = result.figures, result.figures["provenance"]
-        settings = provenance["config"]["gan"]
-        images = provenance["steps"]["gan"] * settings["batch_size"] * settings["gradient_accumulation"]
-        measured = f"{figures['fid']['value']:.2f}", f"{figures['r_precision']['generated']:.1f}"
-        cost = f"{figures['parameters']['generator']:,}", f"{images / result.log[-1]['seconds']:.0f}"
-        rows.append((result.row, str(result.seed), *measured, *cost, f"{provenance['hours']:.2f}"))
-    last = results[-1].figures
-    conditions = (
-        f"FID of {last['fid']['pictures']:,} pictures against {last['fid']['real']:,}; real pictures reach an "
-        f"R-precision of {last['r_precision']['real']:.1f} %. {last['note']}".strip()
-    )
-    return f"{table(HEAD, rows)}\n\n{conditions}"
-
-
-def _curves(results: Sequence[Result]) -> Figure:
-    names = [name for name in CURVES if any(name in line for result in results for line in result.log)]
-    figure = Figure(figsize=(3.6 * len(names), 3.2), layout="constrained")
-    axes = figure.subplots(1, len(names), squeeze=False)[0]
-    for axis, name in zip(axes, names, strict=True):
-        for number, result in enumerate(results):
-            points = [(line["step"], line[name]) for line in result.log if name in line]
-            marker = "o" if len(points) < FEW else ""  # a single point has no line
-            if points:
-                label = f"{result.row}, seed {result.seed}"
-                axis.plot(*zip(*points, strict=True), label=label, color=f"C{number}", linewidth=1, marker=marker)
-        axis.set(title="FID" if name == "fid" else name, xlabel="step")
-        axis.grid(alpha=0.3)
-    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=4, fontsize="small")
-    return figure
-
-
-def _comparison(results: Sequence[Result]) -> Figure:
-    """As in papers: under each caption the real picture, then each row's, all with the same seed."""
-    samples = [_first_samples(result) for result in results]
-    lines = [("real", samples[0].real)]
-    lines += [(result.row, sample.pixels) for result, sample in zip(results, samples, strict=True)]
-    figure = Figure(figsize=(1.3 * CAPTIONS, 1.35 * len(lines) + 0.8), layout="constrained")
-    axes = figure.subplots(len(lines), CAPTIONS, squeeze=False, subplot_kw={"xticks": [], "yticks": []})
-    for line, (name, pixels) in zip(axes, lines, strict=True):
-        line[0].set_ylabel(textwrap.fill(name, 14), fontsize=8)
-        for axis, picture in zip(line, pixels, strict=False):
-            axis.imshow(picture)
-    for axis, caption in zip(axes[0], samples[0].captions, strict=False):
-        axis.set_title(textwrap.fill(textwrap.shorten(caption, 90, placeholder=" …"), 20), fontsize=6)
-    return figure
-
-
-def _first_samples(result: Result) -> GeneratedBatch:
-    """The first captions of the test split, of different pictures, with seeds from 0."""
-    model = open_model(str(result.folder / "checkpoint.pt"))
-    source = load_config(result.folder / "config.yaml").data.source
-    listing = open_source(source, result.figures["count"]).listing("test")
-    real = render(listing, model.sampler.sizes.resolution, cache_folder())
-    return next(CaptionDraws(model.sampler, real, CAPTIONS).batches())
+def _write(file: Path, content: dict[str, Any]) -> None:
+    write_atomically(file, (json.dumps(content, indent=2) + "\n").encode())
 
 
 def _assignments(changes: dict[str, Any]) -> list[str]:
@@ -232,10 +176,30 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "--set", dest="assignments", action="append", default=[], metavar="KEY=VALUE", help="change every row's config"
     )
     parser.add_argument("--count", type=int, default=2_949, metavar="N", help="pictures drawn per row (default: 2949)")
+    parser.add_argument(
+        "--real-resolution",
+        type=int,
+        metavar="N",
+        help="side of the real pictures for FID and KID (default: the rows')",
+    )
+    parser.add_argument(
+        "--curve-count",
+        type=int,
+        default=0,
+        metavar="N",
+        help="pictures drawn for the FID of each kept checkpoint (default: 0, no curve)",
+    )
     parser.add_argument("--results", type=Path, metavar="DIR", help="table, curves, figure (default: OUT/results)")
     options = parser.parse_args(arguments)
     try:
-        run = AblationRun(load_ablation(options.rows), options.out, tuple(options.assignments), options.count)
+        run = AblationRun(
+            load_ablation(options.rows),
+            options.out,
+            tuple(options.assignments),
+            options.count,
+            options.real_resolution,
+            options.curve_count,
+        )
         names = [row.name for row in run.ablation.rows]
         results: list[Result] = []
         for result in run.results():

@@ -32,7 +32,8 @@ from training.distributed import device
 from training.evaluation import cached
 from training.evaluation.draws import CaptionDraws, in_batches, load_split
 from training.evaluation.evaluate import open_model
-from training.evaluation.inception import FeatureNetwork, Inception
+from training.evaluation.features import FeatureNetwork
+from training.evaluation.inception import Inception
 from training.progress import Progress
 
 COLUMNS = 8

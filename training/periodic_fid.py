@@ -13,7 +13,8 @@ from training.data.validation import validation_listing
 from training.distributed import agreed, first_before_others, rank, world
 from training.evaluation.distances import Distances, real_statistics
 from training.evaluation.draws import BATCH, CaptionDraws, load_pictures
-from training.evaluation.inception import FeatureNetwork, Inception
+from training.evaluation.features import FeatureNetwork
+from training.evaluation.inception import Inception
 from training.progress import Progress
 
 

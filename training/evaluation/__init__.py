@@ -59,21 +59,27 @@ class Conditions:
     model: str
     runs_as: str
     resolution: int
+    real_resolution: int
+    """Of the real pictures that distances compare with."""
     data: str
     split: str
     note: str
     """Caveats about the data, to be shown with the figures."""
     captions: int
     """Captions drawn, one picture each, with the seeds 0, 1, …; 0 if no metric draws them."""
+    truncation: float
     skipped: int
     """Captions without a word that the model knows."""
 
     def as_markdown(self) -> str:
         """The lines above the tables."""
         skipped = f"; {self.skipped:,} captions without a known word skipped" if self.skipped else ""
-        drawn = f": {self.captions:,} captions, one picture each, seeds from 0{skipped}" if self.captions else ""
+        how = f"one picture each, seeds from 0, truncation {self.truncation:g}{skipped}"
+        drawn = f": {self.captions:,} captions, {how}" if self.captions else ""
+        other = self.real_resolution != self.resolution
+        real = f"; real pictures at {self.real_resolution} × {self.real_resolution}" if other else ""
         lines = [
-            f"**{self.model}**, {self.runs_as}, {self.resolution} × {self.resolution}",
+            f"**{self.model}**, {self.runs_as}, {self.resolution} × {self.resolution}{real}",
             f"{self.data}, split {self.split}{drawn}",
         ]
         return "  \n".join([*lines, self.note] if self.note else lines)

@@ -17,7 +17,7 @@ from t2i_engine.pictures import Pixels
 from training.distributed import total
 from training.evaluation import GeneratedBatch, Result, cached, table
 from training.evaluation.draws import in_batches
-from training.evaluation.inception import FeatureNetwork
+from training.evaluation.features import FeatureNetwork
 
 DISTANCES = frozenset({"fid", "kid", "fid-floor"})
 KID_PICTURES = 5_000
@@ -128,13 +128,25 @@ def real_statistics(
 
 
 class DistanceMeasure:
-    """The requested ones of FID, KID and the FID floor, which is the FID of real training pictures."""
+    """The requested ones of FID, KID and the FID floor, which is the FID of real training pictures.
+
+    In another network than Inception they are other metrics, with names of their own: CLIP-FID.
+    """
 
     def __init__(
-        self, network: FeatureNetwork, real: RealStatistics, distances: Set[str], training: Pixels | None = None
+        self,
+        network: FeatureNetwork,
+        real: RealStatistics,
+        wanted: Set[str],
+        training: Pixels | None = None,
+        prefix: str = "",
     ) -> None:
-        """`real` is of the test pictures; `training`, uint8 (N, R, R, 3), is needed for `fid-floor` only."""
-        self._network, self._real, self._wanted, self._training = network, real, distances & DISTANCES, training
+        """Takes statistics of the `real` test pictures, and the metrics `wanted`, whose names begin with the prefix.
+
+        `training`, uint8 (N, R, R, 3), is needed for the floor only.
+        """
+        self._network, self._real, self._wanted, self._training = network, real, wanted, training
+        self._prefix = prefix
         self._distances = Distances(network.width, real)
 
     def update(self, batch: GeneratedBatch) -> None:
@@ -143,12 +155,13 @@ class DistanceMeasure:
 
     def result(self) -> Result:
         """The requested distances, with a warning not to compare FIDs of different numbers of pictures."""
+        fid_name, kid_name = f"{self._prefix}fid", f"{self._prefix}kid"
         values: dict[str, Any] = {"features": self._network.name}
         rows = []
-        if "fid" in self._wanted:
+        if fid_name in self._wanted:
             fid = self._distances.fid()
             values["fid"] = fid._asdict()
-            rows.append(("FID", f"{fid.value:.2f}", f"{fid.pictures:,} against {fid.real:,} real"))
+            rows.append((fid_name.upper(), f"{fid.value:.2f}", f"{fid.pictures:,} against {fid.real:,} real"))
         if self._training is not None:
             of_training = Distances(self._network.width, self._real)
             for pixels in in_batches(self._training):
@@ -156,15 +169,19 @@ class DistanceMeasure:
             floor = of_training.fid()
             values["fid_floor"] = floor._asdict()
             pictures = f"{floor.pictures:,} training against {floor.real:,} test pictures"
-            rows.append(("FID of real pictures", f"{floor.value:.2f}", pictures))
-        if "kid" in self._wanted:
+            rows.append((f"{fid_name.upper()} of real pictures", f"{floor.value:.2f}", pictures))
+        if kid_name in self._wanted:
             kid = self._distances.kid()
             values["kid"] = {**kid._asdict(), "subsets": KID_SUBSETS}
             value = f"{1000 * kid.mean:.2f} ± {1000 * kid.deviation:.2f}"
-            rows.append(("KID × 1000", value, f"{KID_SUBSETS} subsets of {kid.subset_size:,}"))
-        few = " FID rises with fewer pictures: compare equal numbers only." if self._wanted != {"kid"} else ""
+            rows.append((f"{kid_name.upper()} × 1000", value, f"{KID_SUBSETS} subsets of {kid.subset_size:,}"))
+        few = (
+            " FID rises with fewer pictures: compare equal numbers only."
+            if any("FID" in row[0] for row in rows)
+            else ""
+        )
         markdown = f"{table(('metric', 'value', 'pictures'), rows)}\n\nFeatures: {self._network.name}.{few}"
-        return Result(values, markdown)
+        return Result({self._prefix.replace("-", "_") + name: value for name, value in values.items()}, markdown)
 
 
 class _Identity(nn.Module):

@@ -14,7 +14,7 @@ from training.data.synthbirds import SynthBirds
 from training.data.synthbirds.caption_attributes import caption_attributes, visible_attributes
 from training.evaluation import Result, table
 from training.evaluation.draws import in_batches
-from training.evaluation.inception import FeatureNetwork
+from training.evaluation.features import FeatureNetwork
 
 CAPTIONS = ("a yellow bird", "a red owl", "a white gull", "a green parrot", "a bird on a branch", "a duck on the water")
 SEEDS = 64
@@ -35,12 +35,12 @@ class Spread:
 
 
 def measure_diversity(
-    sampler: Sampler, network: FeatureNetwork, seeds: int, on_progress: Callable[[int], None]
+    sampler: Sampler, network: FeatureNetwork, seeds: int, truncation: float, on_progress: Callable[[int], None]
 ) -> Result:
     """The spread of each of CAPTIONS. Raises `CaptionError` if the model knows no word of one."""
     spreads = []
     for caption in CAPTIONS:
-        spreads.append(measure_spread(caption, seeds, sampler, network))
+        spreads.append(measure_spread(caption, seeds, sampler, network, truncation))
         on_progress(len(spreads))
     values = [{**asdict(spread), "ratio": spread.ratio} for spread in spreads]
     rows = [(one.caption, *(f"{value:.2f}" for value in (one.generated, one.renders, one.ratio))) for one in spreads]
@@ -51,10 +51,13 @@ def measure_diversity(
     )
 
 
-def measure_spread(caption: str, seeds: int, sampler: Sampler, network: FeatureNetwork) -> Spread:
+def measure_spread(
+    caption: str, seeds: int, sampler: Sampler, network: FeatureNetwork, truncation: float = 1.0
+) -> Spread:
     """Draws the caption with the seeds 0, 1, … and compares the pictures with as many fitting test renders."""
     sentence = sampler.encode([caption])
-    generated = [sampler.draw(sentence.repeat(len(part), axis=0), part) for part in in_batches(range(seeds))]
+    parts = in_batches(range(seeds))
+    generated = [sampler.draw(sentence.repeat(len(part), axis=0), part, truncation) for part in parts]
     renders = fitting_renders(caption, seeds, sampler.sizes.resolution)
     return Spread(
         caption,

@@ -35,6 +35,7 @@ class CaptionDraws:
     rank: int = 0
     """Of `world` processes that share the captions out, this one draws every `world`-th."""
     world: int = 1
+    truncation: float = 1.0
 
     def batches(self) -> Iterator[GeneratedBatch]:
         """Draws this process's share in batches, lazily."""
@@ -42,7 +43,7 @@ class CaptionDraws:
         while draws := list(islice(waiting, BATCH)):
             sentences = self.sampler.encode_tokens([draw.ids for draw in draws])
             yield GeneratedBatch(
-                self.sampler.draw(sentences, [draw.seed for draw in draws]),
+                self.sampler.draw(sentences, [draw.seed for draw in draws], self.truncation),
                 np.stack([self.data.pictures[draw.picture] for draw in draws]),
                 [draw.caption for draw in draws],
                 [int(self.data.groups[draw.picture]) for draw in draws],

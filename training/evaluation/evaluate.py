@@ -1,6 +1,6 @@
 """`t2i-engine evaluate`: draws pictures for test captions once, and computes every requested metric from them."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -12,25 +12,28 @@ from t2i_engine.bundle import Bundle, check_target, write_bundle
 from t2i_engine.engine import Engine
 from t2i_engine.errors import OptionError, listed, unknown
 from t2i_engine.files import cache_folder
+from t2i_engine.latents import check_truncation
 from t2i_engine.sampler import Sampler
 from t2i_engine.tokenizer import Tokenizer
 from training.checkpoint import load_model
-from training.data.rendered import Rendered
-from training.data.source import SYNTHBIRDS, Source, open_source, public_name, summary
+from training.data.source import SYNTHBIRDS, open_source, public_name, summary
 from training.distributed import device as training_device
 from training.evaluation import Conditions, Evaluation, Measure
 from training.evaluation.attribute_accuracy import AttributeAccuracy, Recipe, trained_classifier
-from training.evaluation.distances import DISTANCES, DistanceMeasure, real_statistics
+from training.evaluation.clip import Clip
+from training.evaluation.distances import DISTANCES, DistanceMeasure, RealStatistics, real_statistics
 from training.evaluation.diversity import CAPTIONS, SEEDS, measure_diversity
-from training.evaluation.draws import CaptionDraws, load_split
-from training.evaluation.inception import FeatureNetwork, Inception
+from training.evaluation.draws import CaptionDraws, load_pictures, load_split
+from training.evaluation.features import FeatureNetwork
+from training.evaluation.inception import Inception
 from training.evaluation.r_precision import CANDIDATES, RPrecision, load_encoders
 from training.progress import Progress
 from training.sampling import network_sampler
 
-METRICS = ("fid", "fid-floor", "kid", "r-precision", "attributes", "diversity")
+METRICS = ("fid", "fid-floor", "kid", "clip-fid", "r-precision", "attributes", "diversity")
 SYNTHBIRDS_METRICS = ("attributes", "diversity")
 PAPER_COUNT = 30_000
+LARGEST_REAL_RESOLUTION = 1024
 
 
 @dataclass(frozen=True)
@@ -70,6 +73,8 @@ class Instruments:
     """None: Inception, if a metric needs it."""
     recipe: Recipe = field(default_factory=Recipe)
     seeds: int = SEEDS
+    clip: FeatureNetwork | None = None
+    """None: CLIP, for `clip-fid`."""
 
 
 def evaluate(
@@ -78,15 +83,21 @@ def evaluate(
     metrics: Sequence[str],
     encoders: str,
     count: int = PAPER_COUNT,
+    real_resolution: int | None = None,
+    truncation: float = 1.0,
     cache: Path | None = None,
     instruments: Instruments = Instruments(),
 ) -> Evaluation:
     """Evaluates a model on the test split of a data source, by drawing `count` of its captions.
 
-    `encoders` is the checkpoint whose DAMSM encoders measure R-precision. Raises `UserError`, before anything is drawn
-    if the metrics cannot be computed.
+    `encoders` is the checkpoint whose DAMSM encoders measure R-precision. Distances compare with real pictures of
+    `real_resolution`, by default the model's; everything else with pictures of the model's own. Raises `UserError`,
+    before anything is drawn if the metrics cannot be computed.
     """
-    wanted = _check(metrics, count)
+    resolution = model.sampler.sizes.resolution
+    real_resolution = resolution if real_resolution is None else real_resolution
+    wanted = _check(metrics, count, real_resolution)
+    check_truncation(truncation)
     source = open_source(data, count)
     if source.name != SYNTHBIRDS and (foreign := [metric for metric in SYNTHBIRDS_METRICS if metric in wanted]):
         raise OptionError(f"{listed(foreign)}: available for synthbirds only; drop them, or use --data synthbirds")
@@ -94,43 +105,54 @@ def evaluate(
     network = instruments.network
     if network is None and wanted & {*DISTANCES, "diversity"}:
         network = Inception(training_device())
+    clip = instruments.clip or (Clip(training_device()) if "clip-fid" in wanted else None)
     cache = cache or cache_folder()
-    resolution = model.sampler.sizes.resolution
     with Progress() as progress:
         listing, real = load_split(source, "test", resolution, cache, progress)
+        compared = real
+        if real_resolution != resolution and wanted & {*DISTANCES, "clip-fid"}:
+            compared = load_pictures(listing, source.name, "test", real_resolution, cache, progress)
+
+        def statistics(network: FeatureNetwork) -> RealStatistics:
+            progress.start("features of real pictures", len(compared.pictures))
+            return real_statistics(network, compared.pictures, listing.fingerprint, cache, progress.report)
+
         measures: list[Measure] = []
         if network and wanted & DISTANCES:
-            training = load_split(source, "train", resolution, cache, progress)[1] if "fid-floor" in wanted else None
-            progress.start("features of real pictures", len(real.pictures))
-            statistics = real_statistics(network, real.pictures, listing.fingerprint, cache, progress.report)
-            measures.append(
-                DistanceMeasure(network, statistics, wanted, training.pictures[:count] if training else None)
-            )
+            training = None
+            if "fid-floor" in wanted:
+                training = load_split(source, "train", real_resolution, cache, progress)[1].pictures[:count]
+            measures.append(DistanceMeasure(network, statistics(network), wanted, training))
+        if clip and "clip-fid" in wanted:
+            measures.append(DistanceMeasure(clip, statistics(clip), wanted, prefix="clip-"))
         if matching:
             measures.append(matching)
         if "attributes" in wanted:
             classifier = trained_classifier(progress.start, progress.report, instruments.recipe, cache)
             measures.append(AttributeAccuracy(classifier))
-        drawn = _draw(model, source, real, count, measures, progress) if measures else None
+        draws = CaptionDraws(model.sampler, real, count, truncation=truncation)
+        drawn = _draw(model.name, source.name, draws, measures, progress) if measures else None
         results = [measure.result() for measure in measures]
         if network and "diversity" in wanted:
             progress.start("diversity", len(CAPTIONS))
-            results.append(measure_diversity(model.sampler, network, instruments.seeds, progress.report))
+            results.append(measure_diversity(model.sampler, network, instruments.seeds, truncation, progress.report))
     problems = summary((*listing.problems, *real.broken))
     conditions = Conditions(
         model=model.name,
         runs_as=model.runs_as,
         resolution=resolution,
+        real_resolution=real_resolution,
         data=public_name(data),
         split="test",
         note=f"left out of the data: {problems}" if problems else "",
         captions=drawn or 0,
+        truncation=truncation,
         skipped=0 if drawn is None else count - drawn,
     )
     return Evaluation(conditions, results)
 
 
-def _check(metrics: Sequence[str], count: int) -> frozenset[str]:
+def _check(metrics: Sequence[str], count: int, real_resolution: int) -> frozenset[str]:
     for name in metrics:
         if name not in METRICS:
             raise OptionError(unknown("metric", name, METRICS))
@@ -139,23 +161,23 @@ def _check(metrics: Sequence[str], count: int) -> frozenset[str]:
     least = CANDIDATES if "r-precision" in metrics else 2
     if count < least:
         raise OptionError(f"{count} pictures are too few for {listed(metrics)}; at least {least} expected")
+    if not 1 <= real_resolution <= LARGEST_REAL_RESOLUTION:
+        raise OptionError(f"real resolution {real_resolution} is out of range; 1 to {LARGEST_REAL_RESOLUTION} expected")
     return frozenset(metrics)
 
 
-def _draw(
-    model: EvaluatedModel, source: Source, real: Rendered, count: int, measures: Sequence[Measure], progress: Progress
-) -> int:
+def _draw(model: str, source: str, draws: CaptionDraws, measures: Sequence[Measure], progress: Progress) -> int:
     """Passes every batch to all measures; returns the number of captions drawn."""
     drawn = 0
-    progress.start("drawing", count)
-    for batch in CaptionDraws(model.sampler, real, count).batches():
+    progress.start("drawing", draws.count)
+    for batch in draws.batches():
         for measure in measures:
             measure.update(batch)
         drawn += len(batch.captions)
         progress.report(drawn)
     if drawn < 2:
         raise OptionError(
-            f"'{model.name}' knows no word in {count - drawn:,} of {count:,} captions of {source.name}; "
+            f"'{model}' knows no word in {draws.count - drawn:,} of {draws.count:,} captions of {source}; "
             "evaluate it on data similar to its training data"
         )
     return drawn
@@ -178,7 +200,12 @@ def add_to_manifest(bundle: Bundle, evaluation: Evaluation) -> None:
     provenance: dict[str, Any] = dict(bundle.manifest.provenance)
     conditions = asdict(evaluation.conditions).items()
     metrics = dict(provenance.get("metrics") or {})
-    others = [found for found in metrics.get("evaluations", []) if not conditions <= found.items()]
+    others = [found for found in metrics.get("evaluations", []) if not conditions <= (_defaults(found) | found).items()]
     metrics["evaluations"] = [*others, evaluation.as_json()]
     manifest = replace(bundle.manifest, provenance=provenance | {"metrics": metrics})
     write_bundle(bundle.folder, manifest, {name: bundle.path(name) for name in manifest.files})
+
+
+def _defaults(evaluation: Mapping[str, Any]) -> dict[str, Any]:
+    """Conditions that earlier evaluations do not state."""
+    return {"real_resolution": evaluation.get("resolution"), "truncation": 1.0}

