@@ -141,7 +141,9 @@ def test_pretrained_features_of_generated_pictures_serve_both_updates(monkeypatc
     assert not any(x.requires_grad for x in real)
     batch = feed(settings, "gan").batch(0)
     sentence = gan.text_encoder(batch.tokens, batch.lengths).sentence
-    logits = gan.discriminator.requires_grad_(False).logits(drawn, sentence)
+    discriminator = gan.discriminator.requires_grad_(False)
+    assert isinstance(discriminator, ProjectedDiscriminator)
+    logits = discriminator.logits(drawn, sentence)
     assert reported["G adversarial"] == pytest.approx(generator_loss(logits).item(), rel=1e-5)
     assert any(not torch.equal(now, old) for now, old in zip(gan.generator.parameters(), before, strict=True))
 
