@@ -181,7 +181,8 @@ class GanConfig(_Section):
     """Weight of conditioning augmentation's KL divergence."""
     contrastive: ContrastiveConfig = ContrastiveConfig()
     ema_decay: Decay = 0.999
-    """Decay per step of the generator's moving average, which is what gets exported."""
+    """Decay per step of the generator's moving average, which is what gets exported. The n-th update has n/(n + 9) if
+    that is less, so that a short run's average does not remember its start."""
     discriminator: Literal["dfgan", "projected"] = "dfgan"
     """`dfgan`: learns to see from scratch. `projected`: small discriminators on the features of a frozen ImageNet
     network (Projected GAN), without a gradient penalty; learns shapes far sooner."""
@@ -190,6 +191,10 @@ class GanConfig(_Section):
     and residual branches active from step 1, for runs of thousands of steps rather than hundreds of thousands."""
     discriminator_warmup: Annotated[int, Field(ge=0)] = 0
     """Initial steps that train the discriminator alone, so that a new one does not spoil a pretrained generator."""
+
+    def average_decay(self, update: int) -> float:
+        """The decay of the generator's average at its `update`-th update, counted from 0, which starts it anew."""
+        return min(self.ema_decay, update / (update + 9))
 
     def penalised(self, number: int) -> bool:
         """Whether step `number` computes the gradient penalty."""

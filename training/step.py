@@ -64,6 +64,8 @@ class Inputs(NamedTuple):
     """Float (B, S)."""
     uniforms: Tensor
     """Float (3, B, 7): DiffAugment's for real images, and for generated ones in either update."""
+    newest: Tensor
+    """Float (): the share of the newest weights in the generator's average."""
 
 
 class StepKind(NamedTuple):
@@ -73,8 +75,6 @@ class StepKind(NamedTuple):
     """The gradient penalty."""
     learns: bool
     """Also an update of the generator."""
-    first: bool
-    """The generator's first update, from which its average starts."""
 
 
 class Drawn(NamedTuple):
@@ -202,13 +202,14 @@ class GanPhase(Phase):
         settings = self.config.gan
         parts = settings.gradient_accumulation
         seed_step(self.config.seed, "gan", number)
+        update = number - settings.discriminator_warmup
+        newest = torch.full((), 1 - settings.average_decay(max(update, 0)), device=self.device)
         with record_function("batch"):
-            inputs = [self._inputs(number * parts + part) for part in range(parts)]
-        warmup = settings.discriminator_warmup
-        kind = StepKind(settings.penalised(number), learns=number >= warmup, first=number == warmup)
+            inputs = [self._inputs(number * parts + part, newest) for part in range(parts)]
+        kind = StepKind(settings.penalised(number), learns=update >= 0)
         return self._captured(inputs, kind) if self._captured else self._update(inputs, kind)
 
-    def _inputs(self, number: int) -> Inputs:
+    def _inputs(self, number: int, newest: Tensor) -> Inputs:
         """Batch `number` as a step reads it."""
         settings = self.config.gan
         batch = self.batches.batch(number)
@@ -230,7 +231,8 @@ class GanPhase(Phase):
         noise = share(torch.randn(whole, self.config.model.noise_width, device=self.device))
         condition_noise = share(torch.randn(whole, sentence.shape[1], device=self.device))
         uniforms = share(torch.rand(whole, 3, DIFFAUGMENT_UNIFORMS, device=self.device)).transpose(0, 1)
-        return Inputs(batch.image, sentence, related, mismatched, mismatches, noise, condition_noise, uniforms)
+        drawn = noise, condition_noise, uniforms
+        return Inputs(batch.image, sentence, related, mismatched, mismatches, *drawn, newest)
 
     def _update(self, parts: Sequence[Inputs], kind: StepKind) -> StepLosses:
         """One update of either network; of the discriminator alone unless the generator learns."""
@@ -248,7 +250,7 @@ class GanPhase(Phase):
                 update(self.generator_optimizer, self.generator_scaler)
             self.discriminator.requires_grad_(True)
             with record_function("average"):
-                update_average(self.average, self.generator, 0.0 if kind.first else self.config.gan.ema_decay)
+                update_average(self.average, self.generator, parts[-1].newest)
         return StepLosses.mean(losses)
 
     def _draw(self, part: Inputs) -> Drawn:
@@ -332,9 +334,10 @@ def open_discriminator(config: RunConfig) -> AnyDiscriminator:
 
 
 @torch.no_grad()
-def update_average(average: nn.Module, network: nn.Module, decay: float) -> None:
-    """Moves the parameters of `average` towards those of `network`; copies them if `decay` is 0."""
-    torch._foreach_lerp_(list(average.parameters()), list(network.parameters()), 1 - decay)
+def update_average(average: nn.Module, network: nn.Module, newest: Tensor) -> None:
+    """Moves the parameters of `average` towards those of `network`, by `newest`, a float () from 0 to 1."""
+    for averaged, parameter in zip(average.parameters(), network.parameters(), strict=True):
+        averaged.lerp_(parameter, newest)
 
 
 def encode_captions(

@@ -130,13 +130,15 @@ def test_an_interval_makes_the_penalty_rarer_and_as_much_heavier() -> None:
     assert penalties[3][0] == pytest.approx(3 * penalties[1][0], rel=1e-4)
 
 
-def test_the_average_follows_the_generator_slowly() -> None:
-    gan = gan_phase(config(ema_decay=0.9))
+def test_the_average_follows_the_generator_ever_more_slowly() -> None:
+    gan = gan_phase(config(ema_decay=0.15))
     gan.step(0)
-    average = gan.average.fc.weight.clone()
-    gan.step(1)
-    expected = 0.9 * average + 0.1 * gan.generator.fc.weight
-    torch.testing.assert_close(gan.average.fc.weight, expected)
+    assert torch.equal(gan.average.fc.weight, gan.generator.fc.weight)
+    for number, decay in ((1, 1 / 10), (2, 0.15), (3, 0.15)):
+        average = gan.average.fc.weight.clone()
+        gan.step(number)
+        expected = decay * average + (1 - decay) * gan.generator.fc.weight
+        torch.testing.assert_close(gan.average.fc.weight, expected)
 
 
 def test_encoders_stay_as_they_are_while_the_gan_trains() -> None:
