@@ -35,7 +35,14 @@ _DATASET = {
     "validation": "held out: {}",
 }
 _PHASES = {"gan": "GAN", "damsm": "DAMSM"}
-_MEASURES = {"sentence": "{:.1e}", "image": "{:.1e}", "pixels": "{}", "psnr": "{:.1f} dB"}
+_MEASURES = {
+    "sentence": "{:.1e}",
+    "image": "{:.1e}",
+    "pixels": "{}",
+    "psnr": "{:.1f} dB",
+    "frechet_share": "{:.1%}",
+    "mean_share": "{:.1%}",
+}
 _FIGURES = (
     ("FID", "fid", "{value:.1f} ({pictures:,} pictures)"),
     ("R-precision", "r_precision", "{generated:.1f} % among {candidates} candidates (real pictures {real:.1f} %)"),
@@ -198,7 +205,7 @@ def _metric_rows(metrics: object) -> Iterator[tuple[str, str]]:
 
 
 def _format_rows(bundle: Bundle) -> Iterator[tuple[str, ...]]:
-    yield "format", "backend", "precision", "sentence", "image", "pixels", "PSNR"
+    yield "format", "backend", "precision", "sentence", "image", "pixels", "PSNR", "set", "pairs"
     for row in bundle.formats:
         parity = bundle.manifest.parity.get(row.name)
         worst = asdict(parity.worst) if parity else {}
