@@ -15,6 +15,7 @@ CACHE_KINDS = {
     "ort": "graphs optimised by ONNX Runtime",
     "openvino": "graphs compiled by OpenVINO",
     "engines": "TensorRT engines",
+    "speed": "how fast each format is here",
     "benchmark": "the benchmark's network of the paper's size",
     "pictures": "rendered data sets",
     "evaluation": "statistics of real pictures, attribute classifiers",

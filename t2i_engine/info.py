@@ -15,6 +15,7 @@ from t2i_engine.bundle import Bundle, embedded_names
 from t2i_engine.errors import UserError, listed
 from t2i_engine.formats import all_formats
 from t2i_engine.provenance import runs
+from t2i_engine.speed import speed
 from t2i_engine.table import aligned, size
 from t2i_engine.tensorrt.engines import bundled_records, cached_records
 
@@ -205,12 +206,13 @@ def _metric_rows(metrics: object) -> Iterator[tuple[str, str]]:
 
 
 def _format_rows(bundle: Bundle) -> Iterator[tuple[str, ...]]:
-    yield "format", "backend", "precision", "sentence", "image", "pixels", "PSNR", "set", "pairs"
+    yield "format", "backend", "precision", "sentence", "image", "pixels", "PSNR", "set", "pairs", "ms here"
     for row in bundle.formats:
         parity = bundle.manifest.parity.get(row.name)
         worst = asdict(parity.worst) if parity else {}
         cells = [_filled(template, worst.get(name)) or "-" for name, template in _MEASURES.items()]
-        yield row.name, row.backend, row.precision, *cells
+        found = speed(bundle, row)
+        yield row.name, row.backend, row.precision, *cells, f"{found.milliseconds:.1f}" if found else "-"
 
 
 def _reasons(bundle: Bundle) -> Iterator[tuple[str, str]]:
