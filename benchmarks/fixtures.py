@@ -36,7 +36,9 @@ DESCRIBED = 200  # birds of synthbirds whose captions give `paper` its vocabular
 # Relative to what preserves variance through a leaky ReLU: a residual adds half, a condition moves scales and shifts by
 # a fifth, and the last layer sets the contrast.
 _GAINS = {"c2": 0.5, "linear2": 0.2, "to_rgb.1": 0.085}
-_GATE = GateSize(rounds=1, longest=8, batches=(1, 2))  # of `paper`: a check of the export, no more
+_GATE = GateSize(
+    rounds=1, longest=8, batches=(1, 2), pairs=64, emulated=4
+)  # of `paper`: a check of the export, no more
 
 
 @dataclass(frozen=True)

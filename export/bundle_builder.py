@@ -10,6 +10,7 @@ from t2i_engine.backend_selection import backend_status
 from t2i_engine.bundle import Bundle, Manifest, write_bundle
 from t2i_engine.formats import Format
 from t2i_engine.parity import as_parity
+from t2i_engine.picture_reference import PICTURES
 
 
 @dataclass
@@ -54,6 +55,8 @@ class BundleBuilder:
         names = {row.name for row in accepted}
         tested = [row for row in accepted if row.name not in unverified]
         needed = self._always.union(*(row.all_files for row in accepted))
+        if any(row.judged_by_pictures for row in accepted):
+            needed |= {PICTURES}
         old = self.manifest
         rejected = {**old.rejected, **gate.rejected}
         manifest = replace(

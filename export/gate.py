@@ -5,14 +5,33 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 
+from t2i_engine.backend_selection import row_lacks
 from t2i_engine.backends.pytorch import exact_runners
 from t2i_engine.bundle import Bundle
 from t2i_engine.errors import BackendError, BundleError, ParityError
-from t2i_engine.formats import GENERATOR, Format, load
-from t2i_engine.parity import MEDIAN_PSNR, Finding, GateSize, OpenFormat, as_table, compare, gate_cases
+from t2i_engine.formats import GENERATOR, Format, all_formats, load
+from t2i_engine.parity import (
+    CPU,
+    MEDIAN_PSNR,
+    Finding,
+    GateSize,
+    OpenFormat,
+    as_table,
+    compare,
+    gate_cases,
+    verification_device,
+)
+from t2i_engine.picture_reference import (
+    PICTURES,
+    PictureReference,
+    make_picture_reference,
+    read_picture_reference,
+    sentence_reach,
+)
 from training.models.text_to_image import TextToImage
 
 EMULATED = 4  # batches of pictures: emulators are slow, and one picture exercises every layer
+MOST_FLOOR = 0.02  # of the way: another runtime's fp32 further from PyTorch than that does not stand for fp32
 
 
 @dataclass(frozen=True)
@@ -31,9 +50,17 @@ class GateResult:
 
 
 def run_gate(
-    model: TextToImage, staged: Bundle, rows: Sequence[Format], on_progress: Callable[[str], None], size: GateSize
+    model: TextToImage,
+    staged: Bundle,
+    rows: Sequence[Format],
+    on_progress: Callable[[str], None],
+    size: GateSize,
+    pictures: PictureReference | None = None,
 ) -> GateResult:
-    """Compares formats of a staged bundle with the model; `on_progress` gets the table of worst differences."""
+    """Compares formats of a staged bundle with the model; `on_progress` gets the table of worst differences.
+
+    Formats that are judged by pictures need `pictures`.
+    """
     if not rows:
         return GateResult([], {})
     on_progress("comparing with PyTorch")
@@ -45,13 +72,45 @@ def run_gate(
         except (BackendError, BundleError, ParityError) as error:
             unopened[row.name] = error.message
     pytorch = exact_runners(model)
-    findings = compare(opened, gate_cases(pytorch, model.sizes, size), "PyTorch", [MEDIAN_PSNR])
+    reach = sentence_reach(pictures)
+    findings = compare(opened, gate_cases(pytorch, model.sizes, size), "PyTorch", [MEDIAN_PSNR], reach)
     for one in opened:
+        if pictures and one.row.judged_by_pictures:
+            findings += pictures.judge(one, model.sizes, "fp32's pictures", size.pairs)
         if one.row.emulator is not None:
             emulated = OpenFormat(one.row, load(one.row.emulator)(model, one.row))
-            pictures = (case for case in gate_cases(pytorch, model.sizes, size) if case.graph == GENERATOR)
-            findings += compare([emulated], islice(pictures, EMULATED), f"PyTorch, in {one.row.precision}")
+            cases = (case for case in gate_cases(pytorch, model.sizes, size) if case.graph == GENERATOR)
+            findings += compare([emulated], islice(cases, EMULATED), f"PyTorch, in {one.row.precision}")
+            if pictures and one.row.judged_by_pictures:
+                findings += pictures.judge(
+                    emulated, model.sizes, f"fp32's pictures, in {one.row.precision}", size.emulated
+                )
     for line in as_table(findings):
         on_progress(line)
     on_progress(f"compared in {time.perf_counter() - started:.1f} s")
     return GateResult(findings, unopened)
+
+
+def picture_reference(
+    model: TextToImage, staged: Bundle, on_progress: Callable[[str], None], size: GateSize
+) -> PictureReference:
+    """The staged bundle's picture reference; where it has none, one of its fp32 format that draws faster than PyTorch.
+
+    PyTorch itself draws where there is no such format, or it is too far from PyTorch.
+    """
+    if PICTURES in staged.manifest.files:
+        return read_picture_reference(staged)
+    on_progress(f"drawing {size.pairs:,} pairs of pictures to judge reduced precision by")
+    pytorch = exact_runners(model)
+    for row in all_formats():
+        if row.precision != "fp32" or row.judged_by_pictures or verification_device(row) != CPU or row_lacks(row, CPU):
+            continue
+        if row.backend == "pytorch" or not row.all_files <= staged.manifest.files.keys():
+            continue
+        try:
+            made = make_picture_reference(OpenFormat.open(staged, row).runners, pytorch, model.sizes, size.pairs)
+        except Exception:  # the gate names what is wrong with the format
+            continue
+        if made.floor_share < MOST_FLOOR:
+            return made
+    return make_picture_reference(pytorch, pytorch, model.sizes, size.pairs)

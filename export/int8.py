@@ -1,8 +1,8 @@
 """Int8: the generator's large convolutions in 8 bits, quantized statically per channel (QDQ), calibrated on captions.
 
 Weights are signed and activations unsigned, as the dot products of AVX-512 and AVX2 take them. The smallest maps,
-shortcuts and the image itself stay in fp32. If the rest together exceeds the format's tolerance, the layers that err
-most stay in fp32, too, and the manifest names them.
+shortcuts and the image itself stay in fp32. Where the rest together err too much, the layers that err most stay in
+fp32, too, and the manifest names them.
 """
 
 import math
@@ -31,7 +31,7 @@ PICTURES = 64  # to calibrate with, of captions spread over those given
 RANDOM = 32  # more, of random words, so that captions unlike the data set's are not clipped
 TRIED = 64  # pictures of random words that a choice of layers is tried on
 FIRST_SEED = 1_000_000  # far from the gate's seeds: a format is not verified on what it was calibrated on
-MARGIN = 2.0  # dB by which the worst tried picture must exceed the tolerance, since the gate tries more
+WANTED = 37.0  # dB of the worst tried picture
 SMALLEST_MAPS = 2  # blocks that stay in fp32: they cost little, and their errors show most
 
 
@@ -47,7 +47,7 @@ def build(
         found = files.get(find("onnx").files[GENERATOR]) or build_generator(model, row.form).content
         fp32.write_bytes(found if isinstance(found, bytes) else found.read_bytes())
         quantization = _Quantization(model, captions, fp32)
-        kept = choose_fp32_layers(quantization.layers, quantization.error, (row.tolerance.psnr or 0) + MARGIN)
+        kept = choose_fp32_layers(quantization.layers, quantization.error, WANTED)
         quantized = [layer for layer in quantization.layers if layer not in kept]
         proto = onnx.load(quantization.write(quantized))
     used = {node.domain for node in proto.graph.node}

@@ -9,13 +9,14 @@ from pathlib import Path
 
 from export.artifact import Artifact
 from export.bundle_builder import BundleBuilder
-from export.gate import GateResult, run_gate
+from export.gate import GateResult, picture_reference, run_gate
 from t2i_engine.backend_selection import backend_status, row_lacks
 from t2i_engine.backends.pytorch import exact_runners
 from t2i_engine.bundle import VOCABULARY, Bundle, Manifest, check_target, is_name
 from t2i_engine.errors import BackendError, CaptionError, OptionError, ParityError, needs_extra, quoted
 from t2i_engine.formats import Form, Format, all_formats, find, load
 from t2i_engine.parity import GATE, GateSize, verification_device
+from t2i_engine.picture_reference import PICTURES
 from t2i_engine.provenance import data_terms
 from t2i_engine.reference import REFERENCE, make_reference
 from t2i_engine.table import size
@@ -118,7 +119,12 @@ def export_bundle(
         # Files of a bundle, opened through their backends: what the gate runs is what the user's engine will run.
         staged = bundle.stage(Path(staging) / "bundle")
         tested = [row for row in rows if row.name not in selection.unverified]
-        gate = run_gate(loaded.model, staged, tested, on_progress, gate_size)
+        pictures = None
+        if any(row.judged_by_pictures for row in rows):
+            pictures = picture_reference(loaded.model, staged, on_progress, gate_size)
+            if PICTURES not in bundle.files:
+                bundle.add(Artifact(PICTURES, pictures.to_npz()))
+        gate = run_gate(loaded.model, staged, tested, on_progress, gate_size, pictures)
 
     _require_success(bundle, rows, gate)
     return Exported(bundle.write(rows, selection.unverified, gate, versions), gate.rejected)

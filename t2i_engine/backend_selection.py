@@ -1,7 +1,7 @@
 """Which format runs a bundle here, and on which device: the one asked for, or the first in the table that can."""
 
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from t2i_engine.backends import find_backend
@@ -45,13 +45,18 @@ def row_lacks(row: Format, device: str) -> str | None:
 
 
 def select_backend(
-    rows: Sequence[Format], backend: str = AUTO, precision: str = AUTO, device: str = AUTO, bundle: str = "BUNDLE"
+    rows: Sequence[Format],
+    backend: str = AUTO,
+    precision: str = AUTO,
+    device: str = AUTO,
+    bundle: str = "BUNDLE",
+    cpu_order: Callable[[Sequence[Format]], Sequence[Format]] = list,
 ) -> BackendSelection:
     """The first of `rows` that matches the request and can run here; what was asked for is never substituted.
 
-    Every row is tried on a GPU before any is tried on the CPU. `bundle` names the bundle in the command that would add
-    a format. Raises `OptionError` for an unknown name, `BundleError` if no row matches, `BackendError` if none can run
-    here.
+    Every row is tried on a GPU before any is tried on the CPU, there in the order that `cpu_order` gives. `bundle`
+    names the bundle in the command that would add a format. Raises `OptionError` for an unknown name, `BundleError` if
+    no row matches, `BackendError` if none can run here.
     """
     _check("backend", backend, backend_names())
     _check("precision", precision, (row.precision for row in all_formats()))
@@ -70,7 +75,9 @@ def select_backend(
         )
     lacking: dict[str, None] = {}  # in order, without duplicates
     for name in _devices(device):
-        able = [row for row in fitting if name in row.devices]
+        able: Sequence[Format] = [row for row in fitting if name in row.devices]
+        if name == "cpu":
+            able = cpu_order(able)
         for row in able if able or device == AUTO else fitting:
             status = backend_status(row.backend)
             if status.lacks and status.version:  # installed but broken: not to be skipped

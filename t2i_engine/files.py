@@ -4,6 +4,7 @@ import contextlib
 import hashlib
 import os
 import platform
+import threading
 from collections.abc import Callable
 from itertools import takewhile
 from pathlib import Path
@@ -14,6 +15,7 @@ CACHE_KINDS = {
     "ort": "graphs optimised by ONNX Runtime",
     "openvino": "graphs compiled by OpenVINO",
     "engines": "TensorRT engines",
+    "speed": "how fast each format is here",
     "benchmark": "the benchmark's network of the paper's size",
     "pictures": "rendered data sets",
     "evaluation": "statistics of real pictures, attribute classifiers",
@@ -34,7 +36,8 @@ def write_atomically(
     `cure`, where the file cannot be written.
     """
     digest = hashlib.sha256(path.name.encode("utf-8", "surrogatepass")).hexdigest()[:8]  # a name may be at its limit
-    temporary = path.with_name(f".{os.getpid()}-{digest}.partial{path.suffix[:10]}")
+    writer = f"{os.getpid()}-{threading.get_native_id()}"  # two threads may write one file, the last one stays
+    temporary = path.with_name(f".{writer}-{digest}.partial{path.suffix[:10]}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         if callable(content):

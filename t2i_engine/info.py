@@ -15,6 +15,7 @@ from t2i_engine.bundle import Bundle, embedded_names
 from t2i_engine.errors import UserError, listed
 from t2i_engine.formats import all_formats
 from t2i_engine.provenance import runs
+from t2i_engine.speed import speed
 from t2i_engine.table import aligned, size
 from t2i_engine.tensorrt.engines import bundled_records, cached_records
 
@@ -35,7 +36,14 @@ _DATASET = {
     "validation": "held out: {}",
 }
 _PHASES = {"gan": "GAN", "damsm": "DAMSM"}
-_MEASURES = {"sentence": "{:.1e}", "image": "{:.1e}", "pixels": "{}", "psnr": "{:.1f} dB"}
+_MEASURES = {
+    "sentence": "{:.1e}",
+    "image": "{:.1e}",
+    "pixels": "{}",
+    "psnr": "{:.1f} dB",
+    "frechet_share": "{:.1%}",
+    "mean_share": "{:.1%}",
+}
 _FIGURES = (
     ("FID", "fid", "{value:.1f} ({pictures:,} pictures)"),
     ("R-precision", "r_precision", "{generated:.1f} % among {candidates} candidates (real pictures {real:.1f} %)"),
@@ -198,12 +206,13 @@ def _metric_rows(metrics: object) -> Iterator[tuple[str, str]]:
 
 
 def _format_rows(bundle: Bundle) -> Iterator[tuple[str, ...]]:
-    yield "format", "backend", "precision", "sentence", "image", "pixels", "PSNR"
+    yield "format", "backend", "precision", "sentence", "image", "pixels", "PSNR", "set", "pairs", "ms here"
     for row in bundle.formats:
         parity = bundle.manifest.parity.get(row.name)
         worst = asdict(parity.worst) if parity else {}
         cells = [_filled(template, worst.get(name)) or "-" for name, template in _MEASURES.items()]
-        yield row.name, row.backend, row.precision, *cells
+        found = speed(bundle, row)
+        yield row.name, row.backend, row.precision, *cells, f"{found.milliseconds:.1f}" if found else "-"
 
 
 def _reasons(bundle: Bundle) -> Iterator[tuple[str, str]]:

@@ -13,7 +13,7 @@ import numpy as np
 from t2i_engine.backends import find_backend
 from t2i_engine.backends.base import Array, Runner
 from t2i_engine.bundle import Bundle, ModelSizes, Parity
-from t2i_engine.formats import GENERATOR, PSNR, TEXT_ENCODER, Differences, Format, meets
+from t2i_engine.formats import GENERATOR, PICTURE_SHARES, PSNR, SENTENCE_SHARE, TEXT_ENCODER, Differences, Format, meets
 from t2i_engine.sampler import generator_feeds
 from t2i_engine.table import aligned
 
@@ -22,15 +22,22 @@ CPU = "cpu"  # the device that every machine has: a format that runs there is ve
 
 @dataclass(frozen=True)
 class GateSize:
-    """How much is compared: `rounds` of one batch of pictures of each size, and captions of 1 to `longest` words."""
+    """How much is compared: `rounds` of one batch of pictures of each size, and captions of 1 to `longest` words.
+
+    Reduced precision is judged by `pairs` of pictures; what runs in an emulator, by the first `emulated` of them.
+    """
 
     rounds: int = 12
     longest: int = 64
     batches: tuple[int, ...] = (1, 2, 7)
+    pairs: int = 1000
+    emulated: int = 64
 
 
 GATE = GateSize()
 """The gate of an export: 192 batches of captions, and 120 pictures, each with a seed of its own."""
+
+_SHARES = (SENTENCE_SHARE, *PICTURE_SHARES)
 
 
 @dataclass(frozen=True)
@@ -62,13 +69,23 @@ class Finding:
 
     format: str
     graph: str
-    output: str  # a field of `Differences`, that is an output or psnr, or the name of a `PictureSetMeasure`
-    against: str  # PyTorch here, or the bundle's reference
+    output: str  # a field of `Differences`, or the name of a `PictureSetMeasure`
+    against: str  # PyTorch here, the bundle's reference, or fp32's pictures
     difference: float  # the largest, or the least psnr; infinite for a failure, NaN, another shape or dtype
     allowed: float | None  # None: anything finite
     case: str
     cases: int  # how many were compared
     failure: str | None = None  # why the runner failed, if it did
+
+    @property
+    def shown(self) -> str:
+        """The difference for people."""
+        return _shown(self.output, self.difference)
+
+    @property
+    def limit(self) -> str:
+        """The tolerance for people."""
+        return "any" if self.allowed is None else _shown(self.output, self.allowed)
 
     @property
     def ok(self) -> bool:
@@ -80,8 +97,9 @@ class Finding:
     def __str__(self) -> str:
         where = f"format {self.format}, graph {self.graph}, output {self.output}"
         kind = "psnr" if self.output == PSNR else "difference"
-        allowed = "any" if self.allowed is None else f"{self.allowed:g}"
-        found = f"worst {kind} from {self.against} {self.difference:.3g}, {allowed} allowed, in {self.case}"
+        found = f"worst {kind} from {self.against} {self.shown}, {self.limit} allowed, in {self.case}"
+        if self.output in _SHARES:
+            found = f"{self.shown} of the way from {self.against} to others, {self.limit} allowed, in {self.case}"
         if self.failure:
             return f"{where}: {found} ({self.failure})"
         return f"{where}: {found}" + ("" if math.isfinite(self.difference) else " (NaN, or another shape or dtype)")
@@ -108,11 +126,11 @@ def verification_device(row: Format) -> str:
 
 def gate_cases(pytorch: Mapping[str, Runner], sizes: ModelSizes, size: GateSize = GATE) -> Iterator[Case]:
     """Cases for both graphs, the same ones for the same sizes; `pytorch` runs the model in PyTorch, per graph."""
-    captions = _RandomCaptions(sizes.vocabulary_size, size.longest)
+    captions = RandomCaptions(sizes.vocabulary_size, size.longest)
     for length in range(1, size.longest + 1):
         for batch in size.batches:
             yield sentence_case(pytorch, *captions.draw(batch, length))
-    captions = _RandomCaptions(sizes.vocabulary_size, size.longest)
+    captions = RandomCaptions(sizes.vocabulary_size, size.longest)
     first_seed = 0
     for number in range(size.rounds):
         for batch in size.batches:
@@ -135,7 +153,7 @@ def picture_case(pytorch: Mapping[str, Runner], sizes: ModelSizes, sentences: Ar
     return Case(GENERATOR, name, feeds, pytorch[GENERATOR].run(feeds, ["image", "pixels"]))
 
 
-class _RandomCaptions:
+class RandomCaptions:
     """Random token ids that use every word once before any twice, padded with words instead of zeros.
 
     A graph that reads past a caption's end then gives itself away.
@@ -162,8 +180,13 @@ def compare(
     cases: Iterable[Case],
     against: str,
     set_measures: Sequence[PictureSetMeasure] = (),
+    sentence_reach: float = math.nan,
 ) -> list[Finding]:
-    """Runs every case through every format: the worst case of each output, then each measure of the set of pictures."""
+    """Runs every case through every format: the worst case of each output, then each measure of the set of pictures.
+
+    Formats whose sentences are limited by what they do to pictures fail without the `sentence_reach` of a
+    `PictureReference`.
+    """
     worst: dict[str, dict[str, Finding]] = {opened.row.name: {} for opened in formats}
     sets: dict[str, list[list[Array]]] = {opened.row.name: [[] for _ in set_measures] for opened in formats}
     pictures = 0
@@ -176,7 +199,7 @@ def compare(
                 found = opened.runners[case.graph].run(case.feeds, list(case.expected))
             except Exception as error:  # whatever a runtime raises on a bad graph is a named failure, not a crash
                 failure = " ".join(str(error).split())
-            for output, difference in _differences(found, case.expected, tolerance.psnr is not None):
+            for output, difference in _differences(found, case.expected, tolerance, sentence_reach):
                 allowed = getattr(tolerance, output)
                 one = Finding(name, case.graph, output, against, difference, allowed, case.name, 1, failure)
                 worst[name][output] = _worse(worst[name].get(output), one)
@@ -200,7 +223,12 @@ def as_parity(findings: Sequence[Finding], row: Format) -> Parity:
             found[one.output] = _worse(found.get(one.output), one)
     differences = {output: one.difference for output, one in found.items()}
     return Parity(
-        Differences(differences["sentence"], differences["image"], int(differences["pixels"]), differences.get(PSNR)),
+        Differences(
+            differences["sentence"],
+            differences["image"],
+            int(differences["pixels"]),
+            *(differences.get(name) for name in (PSNR, *_SHARES)),
+        ),
         row.tolerance,
         found["sentence"].cases + found["image"].cases,
     )
@@ -210,10 +238,8 @@ def as_table(findings: Iterable[Finding]) -> list[str]:
     """The findings as lines for the terminal, under a header."""
     rows = [("format", "output", "against", "worst", "allowed", "cases", "")]
     for found in findings:
-        allowed = "any" if found.allowed is None else _number(found.allowed)
         verdict = "ok" if found.ok else "FAILED"
-        cells = (found.format, found.output, found.against, _number(found.difference), allowed, str(found.cases))
-        rows.append((*cells, verdict))
+        rows.append((found.format, found.output, found.against, found.shown, found.limit, str(found.cases), verdict))
     return aligned(rows)
 
 
@@ -230,24 +256,32 @@ MEDIAN_PSNR = PictureSetMeasure("median psnr", partial(psnr, peak=255), lambda f
 """The median over pictures of the PSNR of their pixels, in dB."""
 
 
-def _number(value: float) -> str:
-    return f"{value:.1e}" if 0 < value < 1 else f"{value:.4g}"
+def _shown(output: str, value: float) -> str:
+    if output in _SHARES:
+        return f"{100 * value:,.{2 if value < 0.01 else 0 if value >= 1 else 1}f} %"
+    return f"{value:.3g}"
 
 
 def _differences(
-    found: Mapping[str, Array], expected: Mapping[str, Array], with_psnr: bool
+    found: Mapping[str, Array], expected: Mapping[str, Array], tolerance: Differences, sentence_reach: float
 ) -> Iterator[tuple[str, float]]:
-    """The largest difference of each output, and the PSNR of the worst image; infinite if they cannot be compared."""
+    """The largest difference of each output, and what the tolerance asks for besides; infinite if not comparable."""
     for output, array in expected.items():
-        largest = math.nan
+        largest = furthest = math.nan
         if _comparable(found, expected, output):
             differences = np.abs(found[output].astype(np.float64) - array.astype(np.float64))
             largest = float(np.max(differences, initial=0.0))
-        yield output, math.inf if math.isnan(largest) else largest
-    if with_psnr and "image" in expected:
+            furthest = float(np.linalg.norm(differences.reshape(len(array), -1), axis=1).max(initial=0.0))
+        yield output, _finite(largest)
+        if output == "sentence" and tolerance.sentence_share is not None:
+            yield SENTENCE_SHARE, _finite(furthest / sentence_reach)
+    if tolerance.psnr is not None and "image" in expected:
         comparable = _comparable(found, expected, "image")
-        least = float(psnr(found["image"], expected["image"]).min()) if comparable else math.nan
-        yield PSNR, -math.inf if math.isnan(least) else least
+        yield PSNR, -_finite(-float(psnr(found["image"], expected["image"]).min()) if comparable else math.nan)
+
+
+def _finite(difference: float) -> float:
+    return math.inf if math.isnan(difference) else difference
 
 
 def _comparable(found: Mapping[str, Array], expected: Mapping[str, Array], output: str) -> bool:

@@ -5,9 +5,14 @@ import io
 import math
 import re
 import unicodedata
-from collections.abc import Callable, Mapping, Sequence
+import zlib
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -17,13 +22,26 @@ from t2i_engine.files import write_atomically
 
 SUFFIXES = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
 
+QUALITY = 95
+"""Of JPEG and WebP, 1 to 100."""
+
 MILLISECONDS = 120
 """Of each frame of an animation."""
 CURE = "choose another --out"
 
 _LONGEST_SLUG = 60
+_AHEAD = 32  # pictures that wait to be encoded or taken; more would only fill memory
+_THREADS = 4
+
+# Generated pictures hardly repeat a sequence of bytes: searching for one takes three to six times as long and saves
+# nothing. Runs are cheap to find, and grids and flat skies have them.
+_OPTIONS: Mapping[str, Mapping[str, int]] = {
+    "PNG": {"compress_level": 1, "compress_type": zlib.Z_RLE},
+    "WEBP": {"method": 0},
+}
 
 Pixels = npt.NDArray[np.uint8]
+Made = TypeVar("Made")
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,17 +61,21 @@ class Picture:
         """A PNG name, short and safe on every file system, unique to caption, seed and truncation."""
         return f"{slug(self.caption)}-{self.seed}{_truncated(self.truncation)}.png"
 
-    def save(self, path: str | Path) -> Path:
+    def save(self, path: str | Path, quality: int = QUALITY) -> Path:
         """Writes the picture atomically, in the format of the path's suffix, and returns the path.
 
-        A PNG carries caption, software, seed, truncation and bundle as text chunks. Raises `OptionError` for an
-        unknown suffix and `OutputError` if the file cannot be written.
+        A PNG carries caption, software, seed, truncation and bundle as text chunks; `quality` is for JPEG and WebP.
+        Raises `OptionError` for an unknown suffix and `OutputError` if the file cannot be written.
         """
-        return _save(self.pixels, Path(path), _texts(self.caption, str(self.seed), self))
+        return _save(self.pixels, Path(path), _texts(self.caption, str(self.seed), self), quality)
 
     def to_png(self) -> bytes:
         """The content of the PNG file that `save` would write."""
-        return _encoded(self.pixels, "PNG", _texts(self.caption, str(self.seed), self))
+        return self.encoded("PNG", QUALITY)
+
+    def encoded(self, kind: str, quality: int) -> bytes:
+        """The content of a file: PNG, JPEG or WEBP, the last two of a quality from 1 to 100."""
+        return _encoded(self.pixels, kind, _texts(self.caption, str(self.seed), self), quality)
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,11 +102,11 @@ class Grid:
         rest = _digest(*(f"{picture.seed} {picture.caption}" for picture in self.pictures))
         return f"{slug(first.caption)}-{first.seed}{_truncated(first.truncation)}-grid_{rest}.png"
 
-    def save(self, path: str | Path) -> Path:
+    def save(self, path: str | Path, quality: int = QUALITY) -> Path:
         """Writes the grid as `Picture.save` does; its text chunks list each caption and seed once."""
         captions = dict.fromkeys(picture.caption for picture in self.pictures)
         seeds = dict.fromkeys(str(picture.seed) for picture in self.pictures)
-        return _save(self.pixels, Path(path), _texts("\n".join(captions), ",".join(seeds), self.pictures[0]))
+        return _save(self.pixels, Path(path), _texts("\n".join(captions), ",".join(seeds), self.pictures[0]), quality)
 
 
 @dataclass(frozen=True, eq=False)
@@ -114,7 +136,27 @@ class Strip:
             return _write(path, lambda: _animation(frames))
         seeds = dict.fromkeys(map(str, self.seeds))
         texts = _texts("\n".join(dict.fromkeys(self.captions)), ",".join(seeds), self)
-        return _save(np.concatenate(list(self.pixels), axis=1), path, texts)
+        return _save(np.concatenate(list(self.pixels), axis=1), path, texts, QUALITY)
+
+
+def in_threads(pictures: Iterable[Picture], make: Callable[[Picture], Made]) -> Iterator[tuple[Picture, Made]]:
+    """Yields each picture with what `make` gives, in order: several are encoded at once, while the next are drawn.
+
+    The last one is encoded in the caller's thread, so that a request for one picture waits for no other thread.
+    """
+    waiting: deque[tuple[Picture, Future[Made]]] = deque()
+    latest: Picture | None = None
+    with ThreadPoolExecutor(_THREADS) as pool:
+        for picture in pictures:
+            if latest:
+                waiting.append((latest, pool.submit(make, latest)))
+            latest = picture
+            while waiting and (waiting[0][1].done() or len(waiting) > _AHEAD):
+                done, made = waiting.popleft()
+                yield done, made.result()
+        last = [(latest, make(latest))] if latest else []
+        yield from ((done, made.result()) for done, made in waiting)
+        yield from last
 
 
 def grid(pictures: Sequence[Picture], columns: int | None = None) -> Grid:
@@ -144,25 +186,30 @@ def _truncated(truncation: float) -> str:
 
 
 def _texts(caption: str, seeds: str, picture: Picture | Strip) -> dict[str, str]:
-    from importlib.metadata import version
-
     # "Description" and "Software" are keywords of the PNG specification, whose texts hold no NUL and no lone surrogate.
     plain = caption.replace("\0", "\ufffd").encode("utf-8", "replace").decode("utf-8")
     return {
         "Description": plain,
-        "Software": f"t2i-engine {version('t2i-engine')}",
+        "Software": _software(),
         "Seed": seeds,
         "Truncation": f"{picture.truncation:g}",
         "Bundle": picture.bundle,
     }
 
 
-def _save(pixels: Pixels, path: Path, texts: Mapping[str, str]) -> Path:
+@cache
+def _software() -> str:
+    from importlib.metadata import version  # which reads a file, and takes half as long as the picture's encoding
+
+    return f"t2i-engine {version('t2i-engine')}"
+
+
+def _save(pixels: Pixels, path: Path, texts: Mapping[str, str], quality: int) -> Path:
     kind = SUFFIXES.get(path.suffix.lower())
     if kind is None:
         found = f"the suffix {quoted(path.suffix)}" if path.suffix else "no suffix"
         raise OptionError(f"{quoted(str(path))} has {found}; one of {listed(SUFFIXES)} expected")
-    return _write(path, lambda: _encoded(pixels, kind, texts))
+    return _write(path, lambda: _encoded(pixels, kind, texts, quality))
 
 
 def _write(path: Path, encode: Callable[[], bytes]) -> Path:
@@ -181,7 +228,7 @@ def _animation(frames: Sequence[Pixels]) -> bytes:
     return file.getvalue()
 
 
-def _encoded(pixels: Pixels, kind: str, texts: Mapping[str, str]) -> bytes:
+def _encoded(pixels: Pixels, kind: str, texts: Mapping[str, str], quality: int) -> bytes:
     from PIL import Image
     from PIL.PngImagePlugin import PngInfo
 
@@ -189,7 +236,8 @@ def _encoded(pixels: Pixels, kind: str, texts: Mapping[str, str]) -> bytes:
     for key, text in texts.items():
         chunks.add_text(key, text)
     file = io.BytesIO()
-    Image.fromarray(pixels).save(file, kind, pnginfo=chunks, quality=95)  # each format ignores options of the others
+    options = _OPTIONS.get(kind, {})
+    Image.fromarray(pixels).save(file, kind, pnginfo=chunks, quality=quality, **options)  # PNG has no quality
     return file.getvalue()
 
 

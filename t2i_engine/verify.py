@@ -13,6 +13,7 @@ from t2i_engine.bundle import Bundle
 from t2i_engine.errors import BackendError, BundleError, CaptionError, OptionError, UserError, listed
 from t2i_engine.latents import draw
 from t2i_engine.parity import GATE, Finding, GateSize, OpenFormat, as_table, compare, gate_cases, verification_device
+from t2i_engine.picture_reference import PictureReference, read_picture_reference, sentence_reach
 from t2i_engine.reference import Reference, read_reference
 from t2i_engine.table import aligned, size
 from t2i_engine.tokenizer import pad
@@ -95,24 +96,39 @@ def verify(bundle: Bundle, on_progress: Callable[[str], None], size: GateSize = 
     if not opened and not failures:
         reasons = "; ".join(skipped) or "it has no complete format; export it again"
         raise BackendError(f"no format of bundle {bundle.name!r} can run here: {reasons}")
+    pictures: PictureReference | None = None
+    if any(one.row.judged_by_pictures for one in opened):
+        try:
+            pictures = read_picture_reference(bundle)
+        except BundleError as error:
+            failures.append(str(error))
+            opened = [one for one in opened if not one.row.judged_by_pictures]
+    reach = sentence_reach(pictures)
     worst: list[Finding] = []
     for compare_with in (_with_reference, partial(_with_pytorch, size=size)):
         try:
-            worst += compare_with(bundle, opened, on_progress)
+            worst += compare_with(bundle, opened, on_progress, reach)
         except BackendError as error:
             skipped.append(f"comparison with PyTorch: {error}")
         except BundleError as error:
             failures.append(str(error))
+    if pictures:
+        judged = [one for one in opened if one.row.judged_by_pictures]
+        on_progress(f"comparing pictures of {listed(one.row.name for one in judged)} with those of fp32")
+        for one in judged:
+            worst += pictures.judge(one, bundle.sizes, "fp32's pictures", size.pairs)
     failures += [str(found) for found in worst if not found.ok]
     good = tuple(name for name in bundle.manifest.files if name not in bad)
     return Verification(bundle, good, tuple(worst), tuple(dict.fromkeys(failures)), tuple(skipped))
 
 
-def _with_reference(bundle: Bundle, opened: Sequence[OpenFormat], on_progress: Callable[[str], None]) -> list[Finding]:
+def _with_reference(
+    bundle: Bundle, opened: Sequence[OpenFormat], on_progress: Callable[[str], None], reach: float
+) -> list[Finding]:
     reference = read_reference(bundle)
     on_progress(f"comparing {listed(one.row.name for one in opened)} with the reference")
     _check_inputs(bundle, reference)
-    return compare(opened, reference.cases(), "reference")
+    return compare(opened, reference.cases(), "reference", sentence_reach=reach)
 
 
 def _check_inputs(bundle: Bundle, reference: Reference) -> None:
@@ -137,7 +153,7 @@ def _check_inputs(bundle: Bundle, reference: Reference) -> None:
 
 
 def _with_pytorch(
-    bundle: Bundle, opened: Sequence[OpenFormat], on_progress: Callable[[str], None], size: GateSize
+    bundle: Bundle, opened: Sequence[OpenFormat], on_progress: Callable[[str], None], reach: float, size: GateSize
 ) -> list[Finding]:
     """Compares with the model in `weights.safetensors` over the gate's cases; PyTorch is not compared with itself."""
     lacks = backend_status(PYTORCH).lacks
@@ -148,4 +164,4 @@ def _with_pytorch(
         return []
     pytorch = open_exact(bundle)
     on_progress(f"comparing {listed(one.row.name for one in others)} with PyTorch")
-    return compare(others, gate_cases(pytorch, bundle.sizes, size), "PyTorch")
+    return compare(others, gate_cases(pytorch, bundle.sizes, size), "PyTorch", sentence_reach=reach)

@@ -42,7 +42,7 @@ def tiny_bundle(tmp_path_factory: pytest.TempPathFactory, tiny_checkpoint: Path)
     folder = tmp_path_factory.mktemp("bundles") / "tiny"
     names = ",".join(row.name for row in RUNS_HERE)
     # Ten pictures: of 120 with random weights, one is further off in int8 than any of a trained model.
-    size = GateSize(rounds=1)
+    size = GateSize(rounds=1, pairs=64, emulated=8)
     exported = export_bundle(tiny_checkpoint, folder, "tiny", lambda _: None, names, captions=CAPTIONS, gate_size=size)
     assert exported.rejected == {}
     return exported.folder

@@ -16,12 +16,21 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 def allowed(tolerance: Differences) -> str:
     bounds = [
-        f"sentence {tolerance.sentence:.0e}".replace("e-0", "e-"),
+        f"sentence {tolerance.sentence:.0e}".replace("e-0", "e-") if tolerance.sentence is not None else "",
         f"image {tolerance.image:.0e}".replace("e-0", "e-") if tolerance.image is not None else "",
         f"pixels {tolerance.pixels} level{'s' if tolerance.pixels != 1 else ''}"
         if tolerance.pixels is not None
         else "",
-        f"PSNR {tolerance.psnr:g} dB" if tolerance.psnr is not None else "",
+        *(
+            f"{name} {100 * share:g} %"
+            for name, share in (
+                ("sentence", tolerance.sentence_share),
+                ("set", tolerance.frechet_share),
+                ("mean", tolerance.mean_share),
+                ("worst", tolerance.worst_share),
+            )
+            if share is not None
+        ),
     ]
     return ", ".join(bound for bound in bounds if bound)
 

@@ -34,7 +34,7 @@ RUNS_HERE = tuple(
 )  # the tiny bundle's formats: no GPU is needed
 
 
-SMALL_GATE = GateSize(rounds=1, longest=8)
+SMALL_GATE = GateSize(rounds=1, longest=8, pairs=32, emulated=8)
 """For tests of damage that any case shows; the tiny bundle has passed captions of every length."""
 
 

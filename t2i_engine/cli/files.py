@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from t2i_engine.errors import CaptionError, OptionError, OutputError, listed, quoted
-from t2i_engine.pictures import SUFFIXES, Picture, grid
+from t2i_engine.pictures import QUALITY, SUFFIXES, Grid, Picture, grid, in_threads
 
 LARGEST_CAPTIONS_FILE = 64 << 20
 
@@ -36,27 +36,35 @@ def read_captions(file: Path) -> list[str]:
 
 @dataclass(frozen=True)
 class Destination:
-    """Where to save pictures: in `folder`, under their own names or as the one `file`."""
+    """Where to save pictures, and how: in `folder`, under their own names with `suffix`, or as the one `file`."""
 
     folder: Path
     file: str | None
+    suffix: str = ".png"
+    quality: int = QUALITY
 
     @classmethod
-    def parse(cls, out: str, pictures: int) -> "Destination":
+    def parse(
+        cls, out: str, pictures: int, picture_format: str | None = None, quality: int | None = None
+    ) -> "Destination":
         """Interprets `--out`: a folder if it exists, ends with / or has no suffix; otherwise a file for one picture.
 
-        Writes nothing. Raises `OptionError` for a file that is not a picture or cannot hold them all, and `OutputError`
-        for a folder that cannot be written.
+        Writes nothing. Raises `OptionError` for a file that is not a picture or cannot hold them all, for another
+        format than the file's, or a quality that it does not have, and `OutputError` for a folder that cannot be
+        written.
         """
         path, shown = Path(out), quoted(out, 200)
+        suffix = f".{picture_format or 'png'}"
         try:
             if path.is_dir() or not path.suffix or out.endswith(("/", os.sep)):
-                return cls(_checked(path), None)
+                return cls(_checked(path), None, suffix, _checked_quality(quality, suffix))
             if path.suffix.lower() not in SUFFIXES:
                 raise OptionError(f"{shown} does not end with {listed(SUFFIXES)}; end a folder's name with /")
             if pictures > 1:
                 raise OptionError(f"{pictures:,} pictures do not fit into {shown}; give a folder, or add --grid")
-            return cls(_checked(path.parent), path.name)
+            if picture_format and SUFFIXES[suffix] != SUFFIXES[path.suffix.lower()]:
+                raise OptionError(f"{shown} is no {picture_format}; drop --format, which is for folders")
+            return cls(_checked(path.parent), path.name, suffix, _checked_quality(quality, path.suffix.lower()))
         except (OSError, ValueError) as error:
             raise _not_writable(path, error) from None
 
@@ -70,11 +78,23 @@ class Destination:
             raise _not_writable(self.folder, error) from None
         if as_grid:
             sheet = grid(list(pictures), columns)
-            path = sheet.save(self.folder / (self.file or sheet.file_name))
+            path = sheet.save(self._path(sheet), self.quality)
             yield from ((picture, path) for picture in sheet.pictures)
         else:
-            for picture in pictures:
-                yield picture, picture.save(self.folder / (self.file or picture.file_name))
+            yield from in_threads(pictures, lambda picture: picture.save(self._path(picture), self.quality))
+
+    def _path(self, picture: Picture | Grid) -> Path:
+        return self.folder / (self.file or picture.file_name.removesuffix(".png") + self.suffix)
+
+
+def _checked_quality(quality: int | None, suffix: str) -> int:
+    if quality is None:
+        return QUALITY
+    if SUFFIXES[suffix] == "PNG":
+        raise OptionError("PNG keeps every level and has no quality: drop --quality, or add --format jpg or webp")
+    if not 1 <= quality <= 100:
+        raise OptionError(f"quality {quality} is out of range; 1 to 100 expected")
+    return quality
 
 
 def _checked(folder: Path) -> Path:

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from t2i_engine.pictures import Picture
 
 MOST_IN_GRID = 1024
+MANY_PICTURES = 500  # take longer than measuring which format draws them fastest
 
 
 @click.command(epilog='Example:  t2i-engine generate "a yellow bird" --seeds 0-7 --grid')
@@ -25,6 +26,8 @@ MOST_IN_GRID = 1024
 @click.option("--skip-unknown", is_flag=True, help="Skip captions without a known word, with a warning.")
 @click.option("--batch-size", type=int, default=16, metavar="N", help="Pictures drawn at once.")
 @click.option("--out", default=".", metavar="PATH", help="A folder, or a file for one picture or a grid.")
+@click.option("--format", "picture_format", type=click.Choice(["png", "jpg", "webp"]), help="Of files in a folder.")
+@click.option("--quality", type=int, metavar="N", help="1 to 100, of JPEG and WebP.  [default: 95]")
 @click.option("--grid", "as_grid", is_flag=True, help="All pictures in one file.")
 @click.option("--columns", type=click.IntRange(1), metavar="N", help="Of the grid.  [default: one row per caption]")
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON description of the pictures.")
@@ -41,6 +44,8 @@ def generate(
     skip_unknown: bool,
     batch_size: int,
     out: str,
+    picture_format: str | None,
+    quality: int | None,
     as_grid: bool,
     columns: int | None,
     as_json: bool,
@@ -50,7 +55,7 @@ def generate(
     Prints the paths of the files.
     """
     from t2i_engine.cli.files import Destination, read_captions
-    from t2i_engine.engine import Engine
+    from t2i_engine.engine import MANY, ONE, Engine
 
     texts = [*captions, *(read_captions(captions_file) if captions_file else ())]
     if not texts:
@@ -60,8 +65,8 @@ def generate(
         raise OptionError(f"{count:,} pictures are too many for a grid; expected at most {MOST_IN_GRID:,}")
     if columns and not as_grid:
         raise OptionError(f"--columns {columns} is for a grid; add --grid")
-    destination = Destination.parse(out, 1 if as_grid else count)
-    engine = Engine.open(bundle, backend, precision, device, threads)
+    destination = Destination.parse(out, 1 if as_grid else count, picture_format, quality)
+    engine = Engine.open(bundle, backend, precision, device, threads, MANY if count >= MANY_PICTURES else ONE)
     pictures = engine.generate_all(texts, seeds, truncation, batch_size, skip_unknown)
     introduce(engine, backend, precision, device)
     made = destination.save(pictures, as_grid, columns)

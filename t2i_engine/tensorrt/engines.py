@@ -17,6 +17,7 @@ from t2i_engine.errors import BackendError, ParityError, UserError
 from t2i_engine.files import cache_folder, write_atomically
 from t2i_engine.formats import GENERATOR, Format
 from t2i_engine.parity import OpenFormat, compare
+from t2i_engine.picture_reference import read_picture_reference, sentence_reach
 from t2i_engine.reference import read_reference
 from t2i_engine.schema import SchemaError
 from t2i_engine.tensorrt.builder import CURRENT, Profile, build_engine
@@ -106,8 +107,14 @@ class EngineRequest:
         state = hashlib.sha256(content + repr(sorted(self.key.items())).encode()).hexdigest().encode()
         if verified.is_file() and verified.read_bytes() == state:
             return
+        opened = OpenFormat(self.row, {self.graph: runner})
         cases = [case for case in read_reference(self.bundle).cases() if case.graph == self.graph]
-        for found in compare([OpenFormat(self.row, {self.graph: runner})], cases, "the bundle's reference"):
+        pictures = read_picture_reference(self.bundle) if self.row.judged_by_pictures else None
+        reach = sentence_reach(pictures)
+        findings = compare([opened], cases, "the bundle's reference", sentence_reach=reach)
+        if pictures and self.graph == GENERATOR:
+            findings += pictures.judge(opened, self.bundle.sizes, "the bundle's pictures")
+        for found in findings:
             if not found.ok:
                 raise ParityError(f"the engine is rejected: {found}")
         write_atomically(verified, state, CACHE_CURE)

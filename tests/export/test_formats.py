@@ -111,7 +111,7 @@ def test_a_format_outside_its_tolerance_is_rejected_with_the_reason(
     assert "rejected onnx-int8: format onnx-int8, graph generator, output psnr" in result.stderr.splitlines()[-1]
     bundle = Bundle.open(plain)
     assert names(plain) == ["onnx", "pytorch"]
-    assert "35 allowed" in bundle.manifest.rejected["onnx-int8"]
+    assert "20 allowed" in bundle.manifest.rejected["onnx-int8"]
     assert not (plain / "generator.int8.onnx").exists()
 
 

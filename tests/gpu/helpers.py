@@ -11,6 +11,7 @@ from t2i_engine.backends.base import NO_GPU, Runner, cuda_device_count
 from t2i_engine.bundle import Bundle
 from t2i_engine.formats import GENERATOR, TEXT_ENCODER, Format
 from t2i_engine.parity import Case, OpenFormat, compare
+from t2i_engine.picture_reference import read_picture_reference, sentence_reach
 from t2i_engine.reference import read_reference
 
 CUDA = "cuda"
@@ -39,6 +40,10 @@ def reference_cases(bundle: Bundle) -> Iterator[Case]:
 
 def assert_parity(bundle: Bundle, row: Format, runners: dict[str, Runner]) -> None:
     """Compares runners with the bundle's reference, three times: CUDA graphs are warmed up, captured and replayed."""
+    opened = OpenFormat(row, runners)
+    pictures = read_picture_reference(bundle) if row.judged_by_pictures else None
+    reach = sentence_reach(pictures)
     for _ in range(3):
-        for found in compare([OpenFormat(row, runners)], reference_cases(bundle), "the bundle's reference"):
+        findings = compare([opened], reference_cases(bundle), "the bundle's reference", sentence_reach=reach)
+        for found in [*findings, *(pictures.judge(opened, bundle.sizes, "fp32's pictures") if pictures else [])]:
             assert found.ok, str(found)

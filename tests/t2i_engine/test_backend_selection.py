@@ -114,4 +114,4 @@ def test_unknown_name_is_an_error_with_a_suggestion(option: str, name: str, sugg
     with pytest.raises(
         OptionError, match=rf"unknown {option} '{name}' \(did you mean '{suggestion}'\?\); there are: auto"
     ):
-        select_backend(FORMATS, **{option: name})
+        select_backend(FORMATS, **{option: name})  # type: ignore[arg-type]  # of other parameters

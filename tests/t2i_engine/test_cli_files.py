@@ -2,6 +2,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from t2i_engine.cli.files import Destination, read_captions
 from t2i_engine.errors import CaptionError, OptionError, OutputError
@@ -60,6 +61,37 @@ def test_nothing_is_written_before_the_first_picture(tmp_path: Path) -> None:
     paths = [path for _, path in destination.save(_pictures(2))]
     assert paths == [tmp_path / "new" / "folder" / f"a-bird-{seed}.png" for seed in range(2)]
     assert all(path.is_file() for path in paths)
+
+
+@pytest.mark.parametrize(("picture_format", "kind"), [("jpg", "JPEG"), ("webp", "WEBP"), ("png", "PNG")])
+def test_pictures_in_a_folder_have_the_format_asked_for(tmp_path: Path, picture_format: str, kind: str) -> None:
+    quality = 60 if kind != "PNG" else None
+    ((_, path),) = Destination.parse(f"{tmp_path}/", 1, picture_format, quality).save(_pictures(1))
+    assert path == tmp_path / f"a-bird-0.{picture_format}"
+    with Image.open(path) as image:
+        assert image.format == kind
+
+
+def test_the_same_picture_twice_is_one_file(tmp_path: Path) -> None:
+    made = list(Destination.parse(f"{tmp_path}/", 40).save(_pictures(1) * 40))
+    assert {path for _, path in made} == set(tmp_path.iterdir()) == {tmp_path / "a-bird-0.png"}
+
+
+@pytest.mark.parametrize(
+    ("out", "picture_format", "quality", "message"),
+    [
+        ("", None, 90, "PNG keeps every level"),
+        ("bird.png", None, 90, "PNG keeps every level"),
+        ("", "jpg", 0, "quality 0 is out of range; 1 to 100 expected"),
+        ("bird.webp", None, 101, "quality 101 is out of range"),
+        ("bird.png", "jpg", None, "is no jpg; drop --format"),
+    ],
+)
+def test_a_quality_or_format_that_does_not_fit_is_an_error(
+    tmp_path: Path, out: str, picture_format: str | None, quality: int | None, message: str
+) -> None:
+    with pytest.raises(OptionError, match=message):
+        Destination.parse(f"{tmp_path}/{out}", 1, picture_format, quality)
 
 
 def test_grid_is_one_file_for_all_pictures(tmp_path: Path) -> None:

@@ -184,6 +184,11 @@ def test_any_unicode_is_drawn(generate: Generate, caption: str) -> None:
     assert _files() == [result.stdout.strip()]
 
 
+def test_pictures_are_written_in_the_format_and_quality_asked_for(generate: Generate) -> None:
+    result = generate("a red bird", "--seeds", "0-2", "--out", "few/", "--format", "webp", "--quality", "50")
+    assert result.stdout.splitlines() == [f"few/a-red-bird-{seed}.webp" for seed in range(3)]
+
+
 BAD_INPUT = [
     ([], "no caption given"),
     ([""], "the caption is empty"),
@@ -218,6 +223,8 @@ BAD_INPUT = [
     (["a bird", "--out", "file"], "cannot write to 'file' (Not a directory)"),
     (["a bird", "--out", "file/bird.png"], "cannot write to 'file/bird.png'"),
     (["a bird", "--out", "bird.gif"], "'bird.gif' does not end with .png, .jpg, .jpeg, .webp"),
+    (["a bird", "--quality", "90"], "PNG keeps every level and has no quality"),
+    (["a bird", "--format", "gif"], "'gif' is not one of"),
     (["a bird", "--seeds", "0-1", "--out", "bird.png"], "2 pictures do not fit into 'bird.png'"),
     (["a bird", "--seeds", "0-5000", "--grid"], "5,001 pictures are too many for a grid"),
     (["a bird", "--columns", "4"], "--columns 4 is for a grid; add --grid"),

@@ -1,16 +1,19 @@
 import re
+from collections.abc import Iterator
 from pathlib import Path
+from threading import Barrier, Event, current_thread
 from typing import BinaryIO
+from unittest.mock import ANY
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from PIL.PngImagePlugin import PngImageFile
 
 from t2i_engine.errors import OptionError, OutputError
-from t2i_engine.pictures import Picture, grid
+from t2i_engine.pictures import Picture, grid, in_threads
 
 any_text = st.text(st.characters(exclude_categories=()), max_size=300)
 
@@ -45,6 +48,59 @@ def test_the_suffix_decides_the_format(tmp_path: Path, name: str, kind: str) -> 
         assert image.size == (8, 8)
 
 
+@pytest.mark.parametrize("name", ["a.jpg", "a.webp"])
+def test_lower_quality_is_a_smaller_file(tmp_path: Path, name: str) -> None:
+    sizes = [_picture().save(tmp_path / name, quality).stat().st_size for quality in (95, 50)]
+    assert sizes[1] < sizes[0]
+
+
+def test_pngs_are_as_small_as_those_that_take_three_times_as_long(tmp_path: Path) -> None:
+    random = np.random.default_rng(0)
+    coarse = random.normal(128, 40, (9, 9, 3)).repeat(16, axis=0).repeat(16, axis=1)
+    noise = random.normal(0, 2, (144, 144, 3))
+    pixels = np.clip(coarse + noise, 0, 255).astype(np.uint8)
+    path = Picture(pixels, "a bird", 0, "tiny").save(tmp_path / "bird.png")
+    Image.fromarray(pixels).save(tmp_path / "slow.png")
+    assert path.stat().st_size < 1.05 * (tmp_path / "slow.png").stat().st_size
+
+
+def test_pictures_are_encoded_in_threads_and_come_back_in_order() -> None:
+    first_three = Barrier(3, timeout=30)
+
+    def make(picture: Picture) -> int:
+        if picture.seed < 3:
+            first_three.wait()  # for as many threads
+        return picture.seed
+
+    made = list(in_threads((_picture(seed=seed) for seed in range(100)), make))
+    assert [picture.seed for picture, _ in made] == [seed for _, seed in made] == list(range(100))
+
+
+def test_pictures_are_encoded_while_the_next_are_drawn() -> None:
+    encoded = Event()
+
+    def draw() -> Iterator[Picture]:
+        yield _picture(seed=0)
+        yield _picture(seed=1)
+        assert encoded.wait(30)
+        yield _picture(seed=2)
+
+    assert len(list(in_threads(draw(), lambda _: encoded.set()))) == 3
+
+
+def test_one_picture_is_encoded_without_another_thread() -> None:
+    assert list(in_threads([_picture()], lambda _: current_thread())) == [(ANY, current_thread())]
+    assert list(in_threads([], lambda _: current_thread())) == []
+
+
+def test_what_fails_in_a_thread_is_raised() -> None:
+    def fail(_: Picture) -> None:
+        raise OutputError("the disk is full")
+
+    with pytest.raises(OutputError, match="the disk is full"):
+        list(in_threads([_picture()], fail))
+
+
 @pytest.mark.parametrize("name", ["bird.gif", "bird", "bird.png.txt"])
 def test_another_suffix_is_an_error_that_names_those_there_are(tmp_path: Path, name: str) -> None:
     with pytest.raises(OptionError, match=r"one of \.png, \.jpg, \.jpeg, \.webp expected"):
@@ -74,12 +130,14 @@ def test_writing_that_breaks_off_leaves_the_previous_picture(tmp_path: Path, mon
     assert list(tmp_path.iterdir()) == [path]
 
 
+@settings(deadline=None)
 @given(any_text)
 def test_any_caption_can_be_saved_in_a_png(tmp_path_factory: pytest.TempPathFactory, caption: str) -> None:
     path = _picture(caption).save(tmp_path_factory.getbasetemp() / "any.png")
     assert _texts(path)["Description"] == caption.replace("\0", "\ufffd").encode("utf-8", "replace").decode("utf-8")
 
 
+@settings(deadline=None)
 @given(any_text, st.integers(0, 2**32 - 1))
 def test_file_names_are_short_and_safe_everywhere(caption: str, seed: int) -> None:
     name = _picture(caption, seed).file_name
@@ -87,6 +145,7 @@ def test_file_names_are_short_and_safe_everywhere(caption: str, seed: int) -> No
     assert len(name) <= 100
 
 
+@settings(deadline=None)
 @given(any_text, any_text)
 def test_other_captions_have_other_file_names(one: str, other: str) -> None:
     assert (one == other) == (_picture(one).file_name == _picture(other).file_name)

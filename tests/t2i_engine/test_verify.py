@@ -15,8 +15,9 @@ from click.testing import CliRunner, Result
 from t2i_engine.backends.base import Status
 from t2i_engine.bundle import MANIFEST, Bundle, FileEntry
 from t2i_engine.cli import main
+from t2i_engine.picture_reference import PICTURES
 from t2i_engine.reference import Reference, read_reference
-from tests.tiny_model import SMALL_GATE
+from tests.tiny_model import RUNS_HERE, SMALL_GATE
 
 FILES = [
     "bundle.json",
@@ -154,6 +155,19 @@ def test_both_wheels_of_onnx_runtime_are_an_error_not_a_pass(
     assert result.exit_code == 2
     assert "break each other" in result.stderr
     assert "PASSED" not in result.stdout
+
+
+def test_reduced_precision_is_judged_by_the_bundles_pictures(tiny_bundle: Path, tmp_path: Path) -> None:
+    found = json.loads(run(tiny_bundle, "--json").stdout)
+    judged = {one["format"] for one in found["differences"] if one["output"] == "frechet_share"}
+    assert judged == {row.name for row in RUNS_HERE if row.precision != "fp32"}
+    folder = Path(shutil.copytree(tiny_bundle, tmp_path / "without"))
+    manifest = Bundle.open(folder).manifest
+    files = {name: entry for name, entry in manifest.files.items() if name != PICTURES}
+    (folder / MANIFEST).write_bytes(replace(manifest, files=files).to_json())
+    result = run(folder)
+    assert result.exit_code == 1
+    assert "has no pictures.npz to judge reduced precision by; export it again" in result.stdout
 
 
 def test_an_unknown_bundle_is_one_line(tmp_path: Path) -> None:

@@ -17,7 +17,8 @@ from t2i_engine.backends.base import Array, Status
 from t2i_engine.bundle import Bundle, FileEntry, Graph, Manifest, write_bundle
 from t2i_engine.cli import main
 from t2i_engine.errors import BackendError, ParityError
-from t2i_engine.formats import GENERATOR, TEXT_ENCODER, Differences, Format
+from t2i_engine.formats import GENERATOR, TEXT_ENCODER, Differences, Format, find
+from t2i_engine.picture_reference import PICTURES, make_picture_reference
 from t2i_engine.reference import REFERENCE, Reference
 from t2i_engine.tensorrt import engines
 from t2i_engine.tensorrt.builder import BuiltEngine, Profile, Range
@@ -32,6 +33,7 @@ from t2i_engine.tensorrt.engines import (
 )
 from t2i_engine.tensorrt.record import EngineRecord, Layer
 from t2i_engine.tensorrt.variant import TENSORRT, TENSORRT_RTX, Variant
+from tests.t2i_engine.painters import paint
 from tests.tiny_model import SIZES, WORDS
 
 GPU = Gpu("NVIDIA GeForce RTX 4090", "sm89", "13.0")
@@ -82,6 +84,7 @@ class Machine:
         graphs = {names[graph]: graph for graph in names}
         contents: dict[str, bytes | Path] = {name: f"graph of the {graph}".encode() for name, graph in graphs.items()}
         contents |= {"vocabulary.json": str(list(WORDS)).replace("'", '"').encode(), REFERENCE: reference().to_npz()}
+        contents[PICTURES] = make_picture_reference(paint(), paint(), SIZES, 8).to_npz()
         contents |= self.files
         records = {name: FileEntry.of(content, graphs.get(name)) for name, content in contents.items()}
         manifest = Manifest("b", SIZES, records, reference=REFERENCE, unverified={"tensorrt-fp16": "no GPU"})
@@ -233,6 +236,25 @@ def test_an_engine_that_misses_the_reference_is_an_error_each_time(machine: Mach
             machine.request().verify_once(content, drawer)
 
 
+@pytest.mark.parametrize("swap", [False, True])
+def test_an_engine_is_judged_by_its_pictures(machine: Machine, swap: bool) -> None:
+    class Engine(Drawer):
+        def run(self, feeds: Mapping[str, Array], outputs: Sequence[str]) -> dict[str, Array]:
+            if outputs != ["pixels"]:
+                return super().run(feeds, outputs)
+            pixels = paint()[GENERATOR].run(feeds, outputs)["pixels"]
+            return {"pixels": pixels[..., ::-1] if swap else pixels}
+
+    request: Any = replace(machine.request(), row=find("tensorrt-fp16"))
+    engine: Any = Engine(0.0)
+    content = request.get()
+    if swap:
+        with pytest.raises(ParityError, match="engine is rejected: format tensorrt-fp16, graph generator, output f"):
+            request.verify_once(content, engine)
+    else:
+        request.verify_once(content, engine)
+
+
 @pytest.fixture
 def with_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     """TensorRT is installed, and there is a GPU."""
@@ -265,6 +287,8 @@ def test_the_command_builds_and_proves_both_engines(machine: Machine, monkeypatc
             self.close: Any = lambda: opened.append(self.outputs[0])
 
         def run(self, feeds: Mapping[str, Array], outputs: Sequence[str]) -> dict[str, Array]:
+            if outputs == ["pixels"]:
+                return paint()[GENERATOR].run(feeds, outputs)
             return {name: getattr(reference(), name) for name in outputs}
 
     monkeypatch.setattr(engines, "LoadedEngine", lambda *_: None)

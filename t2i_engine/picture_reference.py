@@ -1,0 +1,168 @@
+"""Picture reference: how far a reduced precision's pictures are from fp32's own, of the same captions and seeds.
+
+Distances are shares of the way from a floor, fp32 in another runtime, to a ceiling, pictures of other seeds, both of
+the model itself. Features are stored, not pictures, so that an engine is judged where nothing else can run.
+"""
+
+import io
+import math
+import zipfile
+import zlib
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
+
+import numpy as np
+import numpy.typing as npt
+
+from t2i_engine.backends.base import Array, Runner
+from t2i_engine.bundle import Bundle, ModelSizes
+from t2i_engine.errors import BundleError
+from t2i_engine.features import Distance, Features, describe, distance
+from t2i_engine.formats import GENERATOR, PICTURE_SHARES, TEXT_ENCODER
+from t2i_engine.parity import GATE, Finding, OpenFormat, RandomCaptions
+from t2i_engine.sampler import generator_feeds
+
+PICTURES = "pictures.npz"
+CAPTIONS = 125
+LONGEST = 18  # words of a caption, as in data sets
+CHECKED = 64  # pairs that the floor is measured on
+PROBE = 0.02  # of the way to another caption's sentence
+
+_BATCH = 8
+# Of a feature, a fifth of an energy: what hardly differs between pictures weighs no more, which ranks formats as
+# Inception's features do (docs/export.md), and keeps the measure meaningful for pictures of noise.
+_LEAST_SPREAD = 0.2
+_LARGEST = 512 << 20
+
+
+@dataclass(frozen=True)
+class PictureReference:
+    """N pairs: number n draws caption n modulo C with seed n, and with seed N + n for the ceiling."""
+
+    sentences: Array  # float32 (C, S), fp32's
+    mean: Array  # float32 (D,), of fp32's features as they were before they were standardised
+    scale: Array  # float32 (D,)
+    features: Array  # float16 (N, D), standardised
+    others: Array  # float16 (N, D), of the other seeds
+    floor: Array  # float64 (3,), a `Distance`
+    sentence_reach: Array  # float64 (), how far a sentence must go to take a picture all the way, were that linear
+
+    @property
+    def floor_share(self) -> float:
+        """The worst pair of the floor, as a share of the mean ceiling."""
+        return Distance(*self.floor.tolist()).worst / max(distance(self.others, self.features).mean, 1e-9)
+
+    def standardised(self, features: Features) -> npt.NDArray[np.float16]:
+        """Features (N, D) in units of their spread over fp32's pictures, rounded as the stored ones."""
+        return ((features - self.mean) / self.scale).astype(np.float16)
+
+    def shares(self, features: Features) -> Distance:
+        """How far of the way from floor to ceiling the pictures of the first n pairs are, by their features (n, D)."""
+        expected, others = self.features[: len(features)], self.others[: len(features)]
+        found, ceiling = distance(self.standardised(features), expected), distance(others, expected)
+        ways = zip(found, self.floor.tolist(), ceiling, strict=True)
+        return Distance(*(max(0.0, one - floor) / max(top - floor, 1e-9) for one, floor, top in ways))
+
+    def judge(self, opened: OpenFormat, sizes: ModelSizes, against: str, pairs: int = GATE.pairs) -> list[Finding]:
+        """Draws the first `pairs` in a format; a finding for the pictures as a set, their mean, and the worst."""
+        row, count, failure = opened.row, min(pairs, len(self.features)), None
+        shares = Distance(math.inf, math.inf, math.inf)
+        try:
+            shares = self.shares(draw_features(opened.runners[GENERATOR], sizes, self.sentences, range(count)))
+        except Exception as error:  # whatever a runtime raises on a bad graph is a named failure, not a crash
+            failure = " ".join(str(error).split())
+        return [
+            Finding(
+                row.name,
+                GENERATOR,
+                name,
+                against,
+                share if math.isfinite(share) else math.inf,
+                getattr(row.tolerance, name),
+                f"{count:,} pairs of pictures",
+                count,
+                failure,
+            )
+            for name, share in zip(PICTURE_SHARES, shares, strict=True)
+        ]
+
+    def to_npz(self) -> bytes:
+        """The file's content: the same bytes for the same arrays."""
+        buffer = io.BytesIO()
+        np.savez(buffer, **asdict(self))
+        return buffer.getvalue()
+
+
+def sentence_reach(pictures: PictureReference | None) -> float:
+    """The reach to compare sentences with; NaN without a picture reference."""
+    return pictures.sentence_reach.item() if pictures else math.nan
+
+
+def draw_features(generator: Runner, sizes: ModelSizes, sentences: Array, seeds: Sequence[int]) -> Features:
+    """Draws pictures of the sentences, float32 (C, S), in turn, one per seed, and describes them: float32 (N, D)."""
+    batches = []
+    for first in range(0, len(seeds), _BATCH):
+        some = seeds[first : first + _BATCH]
+        turn = [number % len(sentences) for number in range(first, first + len(some))]
+        feeds = generator_feeds(sizes, sentences[turn], some)
+        batches.append(describe(generator.run(feeds, ["pixels"])["pixels"]))
+    return np.concatenate(batches)
+
+
+def make_picture_reference(
+    fp32: Mapping[str, Runner], elsewhere: Mapping[str, Runner], sizes: ModelSizes, pairs: int
+) -> PictureReference:
+    """Draws `pairs` pictures of random words, twice, in fp32, and the first of them in fp32 `elsewhere`."""
+    captions = RandomCaptions(sizes.vocabulary_size, LONGEST)
+    texts = [captions.draw(1, 1 + number % LONGEST) for number in range(min(CAPTIONS, pairs))]
+    encoder, generator = fp32[TEXT_ENCODER], fp32[GENERATOR]
+    encoded = [
+        encoder.run({"tokens": tokens, "lengths": lengths}, ["sentence"])["sentence"] for tokens, lengths in texts
+    ]
+    sentences = np.concatenate(encoded)
+    drawn = draw_features(generator, sizes, sentences, range(pairs))
+    scale = np.hypot(drawn.std(axis=0), _LEAST_SPREAD).astype(np.float32)
+    nothing = np.zeros(0)
+    made = PictureReference(sentences, drawn.mean(axis=0), scale, nothing, nothing, nothing, nothing)
+    features = made.standardised(drawn)
+    others = made.standardised(draw_features(generator, sizes, sentences, range(pairs, 2 * pairs)))
+    checked = draw_features(elsewhere[GENERATOR], sizes, sentences, range(min(CHECKED, pairs)))
+    floor = distance(made.standardised(checked), features[: len(checked)])
+
+    step = PROBE * (np.roll(sentences, 1, axis=0) - sentences)
+    moved = made.standardised(draw_features(generator, sizes, sentences + step, range(len(sentences))))
+    way = distance(moved, features[: len(moved)]).mean / max(distance(others, features).mean, 1e-9)
+    reach = np.linalg.norm(step, axis=1).mean() / max(way, 1e-9)
+    return PictureReference(
+        sentences, made.mean, scale, features, others, np.array(floor, np.float64), np.array(reach, np.float64)
+    )
+
+
+def read_picture_reference(bundle: Bundle) -> PictureReference:
+    """Reads a bundle's picture reference. Raises `BundleError` if it is missing, altered, or another model's."""
+    if PICTURES not in bundle.manifest.files:
+        raise BundleError(f"bundle {bundle.name!r} has no {PICTURES} to judge reduced precision by; export it again")
+    path = bundle.path(PICTURES)
+    try:
+        with zipfile.ZipFile(path) as archive:
+            if sum(entry.file_size for entry in archive.infolist()) > _LARGEST:
+                raise BundleError(f"{path} is too large to be a picture reference; export the bundle again")
+        with np.load(path, allow_pickle=False) as arrays:
+            reference = PictureReference(**dict(arrays.items()))
+    except (OSError, ValueError, TypeError, KeyError, EOFError, MemoryError, zipfile.BadZipFile, zlib.error) as error:
+        raise BundleError(f"{path} is not a picture reference ({error}); export the bundle again") from None
+    pairs, width = reference.features.shape if reference.features.ndim == 2 else (0, 0)
+    expected = {
+        "sentences": (len(reference.sentences), bundle.sizes.sentence_width),
+        "mean": (width,),
+        "scale": (width,),
+        "features": (pairs, width),
+        "others": (pairs, width),
+        "floor": (len(PICTURE_SHARES),),
+        "sentence_reach": (),
+    }
+    found = {field.name: getattr(reference, field.name) for field in fields(reference)}
+    fits = all(found[name].shape == shape and found[name].dtype.kind == "f" for name, shape in expected.items())
+    if not fits or pairs < 2 or not all(np.isfinite(array).all() for array in found.values()):
+        raise BundleError(f"{path} belongs to another model; export the bundle again")
+    return reference
