@@ -1,4 +1,4 @@
-"""The queue between requests and workers: bounded, with deadlines; batches form of what waits, and nobody waits for one."""
+"""The queue between requests and workers: bounded, with deadlines, and batches of what is waiting anyway."""
 
 import threading
 import time

@@ -128,9 +128,7 @@ class Catalogue:
             invalid("pictures are not streamed: leave out 'stream'", "stream", "unsupported_parameter")
         model = self.find(_text(body, "model", self.default))
         count = _whole(body, "n", 1, MOST_PICTURES, 1)
-        first = _whole(body, "seed", 0, LARGEST_SEED, None)
-        if first is None:
-            first = secrets.randbelow(LARGEST_SEED + 2 - count)
+        first = _whole(body, "seed", 0, LARGEST_SEED, secrets.randbelow(LARGEST_SEED + 2 - count))
         if first + count - 1 > LARGEST_SEED:
             invalid(f"seeds {first} to {first + count - 1} end after {LARGEST_SEED}", "seed")
         kind = _one_of(body, "output_format", KINDS, "png")
@@ -214,7 +212,7 @@ def _one_of(body: Mapping[str, Any], key: str, names: "Sequence[str] | Mapping[s
     return value
 
 
-def _whole(body: Mapping[str, Any], key: str, least: int, most: int, default: Any) -> Any:
+def _whole(body: Mapping[str, Any], key: str, least: int, most: int, default: int) -> int:
     value = body.get(key)
     if value is None:
         return default

@@ -1,4 +1,4 @@
-"""`t2i-engine serve`: the app on uvicorn, with limits for slow and many clients, a drain, and a log line per request."""
+"""The app on uvicorn, with limits for slow and many clients, a drain, and a log line per request."""
 
 import asyncio
 import json
