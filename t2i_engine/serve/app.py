@@ -117,8 +117,6 @@ class _Endpoints:
         return Response(drawn[0].content, media_type=KINDS[kind][1], headers=headers | _timing(drawn))
 
     async def _drawn(self, request: Request, order: Order) -> list[Drawn]:
-        if reason := self.service.not_ready():
-            raise ApiError(HTTPStatus.SERVICE_UNAVAILABLE, reason, "not_ready", headers={"Retry-After": "1"})
         return await self.service.draw(order, _deadline(request))
 
     async def models(self, _: Request) -> Response:

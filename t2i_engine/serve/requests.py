@@ -1,7 +1,6 @@
 """What clients ask for: bodies and query strings, checked into `Order`s, and errors in the shape of OpenAI's."""
 
 import json
-import math
 import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -229,6 +228,6 @@ def _truncation(body: Mapping[str, Any]) -> float:
         return 1.0
     if not isinstance(value, int | float) or isinstance(value, bool):
         invalid("'truncation' is no number", "truncation", "invalid_type")
-    if not (math.isfinite(value) and 0 < value <= 1):
+    if not 0 < value <= 1:
         invalid("'truncation' is out of range; above 0 and at most 1 expected", "truncation")
     return float(value)

@@ -61,7 +61,7 @@ class Service:
     @classmethod
     def open(cls, bundles: Sequence[str | Path] = (DEFAULT_BUNDLE,), settings: Settings = Settings()) -> "Service":
         """Opens bundles, by name or folder, and starts the workers. Raises a `UserError` if one cannot be served."""
-        count = settings.replicas or settings.workers or os.cpu_count() or 1
+        count = settings.replicas or (settings.workers if settings.workers is not None else os.cpu_count() or 1)
         if not 1 <= count <= MOST_WORKERS:
             raise OptionError(f"{count} workers are out of range; 1 to {MOST_WORKERS} expected")
         with ExitStack() as stack:

@@ -109,9 +109,9 @@ def test_a_version_that_is_not_served_is_not_drawn(client: TestClient) -> None:
 
 
 def test_unknown_words_are_told(client: TestClient) -> None:
-    answer = client.get("/v1/pictures/tiny.png", params={"caption": "a red übird on a brench"})
+    answer = client.get("/v1/pictures/tiny.png", params={"caption": "a red wörm on a brench"})
     assert answer.status_code == 200
-    assert answer.headers["T2I-Unknown-Words"] == "%C3%BCbird,on,brench"
+    assert answer.headers["T2I-Unknown-Words"] == "w%C3%B6rm,on,brench"
 
 
 BAD = [
@@ -160,7 +160,7 @@ def test_errors_name_what_there_is(client: TestClient) -> None:
         return str(generate(client, **change).json()["error"]["message"])
 
     assert "'auto' or '32x32'" in message(size="512x512")
-    assert message(model="tyni").endswith("(did you mean 'tiny'?); there are: tiny")
+    assert message(model="tin").endswith("(did you mean 'tiny'?); there are: tiny")
     assert message(sede=1).endswith("did you mean 'seed'?")
     assert "yellow" in message(prompt="yelow")
 
@@ -211,7 +211,7 @@ def test_every_other_error_has_openais_shape_too(
     st.dictionaries(
         st.sampled_from(["prompt", "n", "seed", "size", "truncation", "model", "output_format", "user", "x"]),
         st.recursive(
-            st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(),
+            st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
             lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
             max_leaves=5,
         ),
@@ -219,15 +219,11 @@ def test_every_other_error_has_openais_shape_too(
 )
 @settings(max_examples=150, deadline=None)
 def test_no_body_makes_the_server_fail(client: TestClient, body: dict[str, object]) -> None:
-    content = json.dumps(body, allow_nan=False) if all(x == x for x in body.values()) else "{}"
-    answer = client.post("/v1/images/generations", content=content.replace("Infinity", "0"),
-                         headers={"Content-Type": "application/json"})  # fmt: skip
+    answer = client.post("/v1/images/generations", json=body)
     assert answer.status_code in (200, 400, 404, 413)
 
 
-def test_the_inference_protocol_says_what_is_served_and_whether_it_is_ready(
-    client: TestClient, engine: Engine
-) -> None:
+def test_the_inference_protocol_says_what_is_served_and_whether_it_is_ready(client: TestClient, engine: Engine) -> None:
     assert client.get("/v2").json()["name"] == "t2i-engine"
     assert client.get("/v2/health/live").json() == {"live": True}
     assert client.get("/v2/health/ready").json() == {"ready": True}
@@ -254,7 +250,7 @@ def test_metrics_count_requests_by_route_and_never_by_what_clients_make_up(clien
 def test_a_request_keeps_its_id_and_trace(client: TestClient) -> None:
     answer = client.get("/v2", headers={"X-Request-Id": "abc-1", "traceparent": "00-0af7-b7ad-01"})
     assert (answer.headers["x-request-id"], answer.headers["traceparent"]) == ("abc-1", "00-0af7-b7ad-01")
-    assert re.fullmatch("[0-9a-f]{16}", client.get("/v2", headers={"X-Request-Id": "é"}).headers["x-request-id"])
+    assert re.fullmatch("[0-9a-f]{16}", client.get("/v2", headers={"X-Request-Id": "x" * 200}).headers["x-request-id"])
 
 
 def test_with_a_key_only_health_is_open(plain_bundle: Path) -> None:
