@@ -66,14 +66,15 @@ class _Server(uvicorn.Server):
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """At the first signal accepts for a second more; at the second stops at once."""
         if self.service.draining:
-            super().handle_exit(sig, frame)
+            self.should_exit = self.force_exit = True
             return
         self.service.draining = True
         log.info("stopping: what was accepted is answered")
-        asyncio.get_running_loop().call_soon_threadsafe(self._stop_later, sig, frame)
+        loop = asyncio.get_running_loop()
+        loop.call_soon_threadsafe(loop.call_later, SECONDS_ACCEPTING, self._stop)
 
-    def _stop_later(self, sig: int, frame: FrameType | None) -> None:
-        asyncio.get_running_loop().call_later(SECONDS_ACCEPTING, super().handle_exit, sig, frame)
+    def _stop(self) -> None:  # not uvicorn's own, which ends the process by the signal: the exit code is 0
+        self.should_exit = True
 
 
 class _Protocol(AutoHTTPProtocol):  # type: ignore[misc, valid-type]
