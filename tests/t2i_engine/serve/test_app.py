@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import httpx2 as httpx
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -38,8 +39,9 @@ def pixels(content: bytes) -> np.ndarray[Any, Any]:
         return np.asarray(picture.convert("RGB"))
 
 
-def generate(client: TestClient, **body: object) -> Any:
-    return client.post("/v1/images/generations", json={"prompt": "a red bird"} | body)
+def generate(client: TestClient, **body: object) -> httpx.Response:
+    answer: httpx.Response = client.post("/v1/images/generations", json={"prompt": "a red bird"} | body)
+    return answer
 
 
 def drawn(client: TestClient) -> int:

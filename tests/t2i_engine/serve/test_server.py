@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, NamedTuple
 
-import httpx
+import httpx2 as httpx
 import numpy as np
 import openai
 import pytest
@@ -61,8 +61,7 @@ def served(*arguments: object) -> Iterator[Server]:
 
 
 def _collect(stream: IO[str], lines: list[str]) -> None:
-    for line in stream:
-        lines.append(line.rstrip("\n"))
+    lines.extend(line.rstrip("\n") for line in stream)
 
 
 @pytest.fixture(scope="module")
