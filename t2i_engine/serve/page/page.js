@@ -80,7 +80,7 @@ async function draw() {
     const drawing = timings.map((text) => Number(/draw;dur=([\d.]+)/.exec(text)?.[1] ?? NaN)).filter(Number.isFinite);
     const mean = drawing.length ? `${(drawing.reduce((a, b) => a + b, 0) / drawing.length).toFixed(1)} ms` : "no time";
     find("timings").textContent =
-      `${wanted.length} pictures in ${Math.round(performance.now() - start)} ms; drawing one took ${mean}.`;
+      `${wanted.length} pictures in ${Math.round(performance.now() - start)} ms; the generator took ${mean}.`;
   } catch (error) {
     if (error.name === "AbortError") return;
     list.replaceChildren();
