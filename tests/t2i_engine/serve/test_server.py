@@ -205,8 +205,10 @@ def test_a_replica_that_dies_is_replaced_and_its_pictures_are_drawn_again(plain_
         assert failed == []
         while "t2i_worker_restarts 2.0" not in client.get("/metrics").text:
             time.sleep(0.1)
+        last = replicas(server.process)
     assert server.process.returncode == 0
-    assert not any(Path(f"/proc/{pid}").exists() for pid in replicas(server.process))
+    assert len(last) == 2
+    assert not any(Path(f"/proc/{pid}").exists() for pid in last)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="finds the replicas in /proc")
