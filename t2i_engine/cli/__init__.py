@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 COMMANDS = (
     "generate",
     "interpolate",
+    "serve",
     "info",
     "verify",
     "train",

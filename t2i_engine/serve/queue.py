@@ -1,0 +1,135 @@
+"""The queue between requests and workers: bounded, with deadlines, and batches of what is waiting anyway."""
+
+import threading
+import time
+from collections import deque
+from collections.abc import Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+LARGEST_BATCH = 8
+MOST_ATTEMPTS = 3
+"""A picture that ends three workers is not tried on a fourth."""
+
+
+@dataclass(frozen=True)
+class Ask:
+    """One picture to draw and encode: everything it depends on."""
+
+    bundle: str
+    caption: str
+    ids: tuple[int, ...]
+    seed: int
+    truncation: float
+    kind: str
+    """PNG, JPEG or WEBP."""
+    quality: int
+    side: int | None = None
+    """Resized to this side; None: as drawn."""
+
+
+class Drawn(NamedTuple):
+    """An encoded picture, and the milliseconds that it took in each stage."""
+
+    content: bytes
+    queue: float
+    draw: float
+    encode: float
+
+
+class QueueFull(Exception):  # noqa: N818
+    """More pictures wait than the queue holds."""
+
+
+class DeadlinePassed(Exception):  # noqa: N818
+    """A picture waited past its deadline, and was not drawn."""
+
+
+@dataclass
+class Job:
+    """An `Ask` in the queue."""
+
+    ask: Ask
+    deadline: float
+    """By `time.monotonic`."""
+    asked: float = field(default_factory=time.monotonic)
+    future: Future[Drawn] = field(default_factory=Future)
+    attempts: int = 0
+
+
+class Queue:
+    """Pictures that wait for a worker, in the order of their requests. May be used from several threads at once."""
+
+    def __init__(self, limit: int, workers: int) -> None:
+        """Holds `limit` pictures at most; `workers` share out what waits."""
+        self.limit, self._workers = limit, workers
+        self._jobs: deque[Job] = deque()
+        self._changed = threading.Condition()
+        self._closed = False
+
+    def __len__(self) -> int:
+        return len(self._jobs)
+
+    def put(self, asks: Sequence[Ask], deadline: float) -> list[Future[Drawn]]:
+        """Enqueues all pictures of a request or, if they do not all fit, none. Raises `QueueFull`."""
+        with self._changed:
+            if self._closed or len(self._jobs) + len(asks) > self.limit:
+                raise QueueFull
+            jobs = [Job(ask, deadline) for ask in asks]
+            self._jobs.extend(jobs)
+            self._changed.notify(len(jobs))
+        return [job.future for job in jobs]
+
+    def take(self) -> list[Job]:
+        """Waits for a picture, and takes a worker's share of those that wait for the same bundle; empty once closed.
+
+        Those that were cancelled, or have passed their deadline, are left out.
+        """
+        with self._changed:
+            while True:
+                self._changed.wait_for(lambda: self._jobs or self._closed)
+                if not self._jobs:
+                    return []
+                share = min(LARGEST_BATCH, -(-len(self._jobs) // self._workers))
+                if batch := self._batch(share):
+                    return batch
+
+    def _batch(self, share: int) -> list[Job]:
+        batch: list[Job] = []
+        others: deque[Job] = deque()
+        while self._jobs and len(batch) < share:
+            job = self._jobs.popleft()
+            if job.deadline < time.monotonic() and not job.attempts:
+                if job.future.set_running_or_notify_cancel():
+                    job.future.set_exception(DeadlinePassed())
+            elif batch and not _together(batch[0].ask, job.ask):
+                others.append(job)
+            elif job.attempts or job.future.set_running_or_notify_cancel():
+                batch.append(job)
+        self._jobs.extendleft(reversed(others))
+        return batch
+
+    def put_back(self, jobs: Sequence[Job], error: Exception) -> None:
+        """Returns to the front what a worker could not finish because of `error`: the pictures come out the same.
+
+        Those that were tried often enough fail with it.
+        """
+        with self._changed:
+            for job in reversed(jobs):
+                job.attempts += 1
+                if job.attempts < MOST_ATTEMPTS:
+                    self._jobs.appendleft(job)
+                else:
+                    job.future.set_exception(error)
+            self._changed.notify(len(jobs))
+
+    def close(self) -> None:
+        """Accepts no more; workers finish what waits."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()
+
+
+def _together(first: Ask, other: Ask) -> bool:
+    return first.bundle == other.bundle and first.truncation == other.truncation

@@ -1,0 +1,125 @@
+"""The app on uvicorn, with limits for slow and many clients, a drain, and a log line per request."""
+
+import asyncio
+import json
+import logging
+import socket
+import sys
+import time
+from types import FrameType
+from typing import Any
+
+import uvicorn
+from uvicorn.protocols.http.auto import AutoHTTPProtocol
+
+from t2i_engine.errors import OptionError
+from t2i_engine.serve.app import log, make_app
+from t2i_engine.serve.service import Service
+
+SECONDS_FOR_HEADERS = 10.0
+SECONDS_IDLE = 30
+SECONDS_TO_DRAIN = 8
+SECONDS_ACCEPTING = 1.0
+"""While draining, so that a load balancer notices before connections are refused."""
+MOST_CONNECTIONS = 1_000
+LOOPBACK = ("127.0.0.1", "::1", "localhost")
+
+
+def bind(host: str, port: int) -> socket.socket:
+    """A listening socket. Raises `OptionError` if the address cannot be used."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    bound = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        bound.bind((host, port))
+        bound.listen(2048)
+    except (OSError, OverflowError) as error:
+        bound.close()
+        reason = getattr(error, "strerror", None) or str(error)
+        raise OptionError(f"cannot listen on {host}:{port} ({reason}); choose another --host or --port") from None
+    return bound
+
+
+def run(service: Service, bound: socket.socket, log_format: str) -> None:
+    """Serves until SIGTERM or SIGINT, then answers what was accepted."""
+    _log_as(log_format)
+    config = uvicorn.Config(
+        make_app(service),
+        http=_Protocol,
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        timeout_keep_alive=SECONDS_IDLE,
+        timeout_graceful_shutdown=SECONDS_TO_DRAIN,
+        h11_max_incomplete_event_size=16 << 10,
+    )
+    _Server(config, service).run([bound])
+
+
+class _Server(uvicorn.Server):
+    """Drains before it stops."""
+
+    def __init__(self, config: uvicorn.Config, service: Service) -> None:
+        super().__init__(config)
+        self.service = service
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """At the first signal accepts for a second more; at the second stops at once."""
+        if self.service.draining:
+            self.should_exit = self.force_exit = True
+            return
+        self.service.draining = True
+        log.info("stopping: what was accepted is answered")
+        loop = asyncio.get_running_loop()
+        loop.call_soon_threadsafe(loop.call_later, SECONDS_ACCEPTING, self._stop)
+
+    def _stop(self) -> None:  # not uvicorn's own, which ends the process by the signal: the exit code is 0
+        self.should_exit = True
+
+
+class _Protocol(AutoHTTPProtocol):  # type: ignore[misc, valid-type]
+    """Cuts off clients that send no headers in time, and those beyond what the server can hold."""
+
+    def connection_made(self, transport: asyncio.Transport) -> None:
+        super().connection_made(transport)
+        if len(self.connections) > MOST_CONNECTIONS:
+            transport.close()
+        self._timer = self.loop.call_later(SECONDS_FOR_HEADERS, self._cut_off)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._timer.cancel()
+        super().connection_lost(exc)
+
+    def _cut_off(self) -> None:
+        if self.cycle is None:
+            self.transport.close()
+
+
+class _Lines(logging.Formatter):
+    """A line per request for people, or JSON for programs."""
+
+    def __init__(self, as_json: bool) -> None:
+        super().__init__()
+        self.as_json = as_json
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The line."""
+        fields: dict[str, Any] | None = getattr(record, "request", None)
+        at = time.strftime("%Y-%m-%dT%H:%M:%S%z", time.localtime(record.created))
+        message = record.getMessage() if record.exc_info is None else super().format(record)
+        if self.as_json:
+            content = fields or {"message": message}
+            return json.dumps({"time": at, "level": record.levelname.lower(), **content}, ensure_ascii=False)
+        if fields is None:
+            return message
+        rest = " ".join(f"{key}={value}" for key, value in fields.items() if key not in ("method", "path", "status"))
+        return f"{at} {fields['method']} {fields['path']!r} {fields['status']} {rest}"
+
+
+def _log_as(log_format: str) -> None:
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(_Lines(log_format == "json"))
+    for name in ("t2i_engine", "uvicorn.error"):
+        logger = logging.getLogger(name)
+        logger.handlers, logger.propagate = [handler], False
+        logger.setLevel(logging.INFO if name == "t2i_engine" else logging.WARNING)

@@ -1,0 +1,133 @@
+"""A running service: bundles, the queue and its workers. The app asks it for pictures."""
+
+import asyncio
+import hashlib
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from http import HTTPStatus
+from pathlib import Path
+
+from t2i_engine.backend_selection import AUTO
+from t2i_engine.bundle import Bundle
+from t2i_engine.engine import DEFAULT_BUNDLE
+from t2i_engine.errors import OptionError, quoted
+from t2i_engine.serve.metrics import Metrics
+from t2i_engine.serve.queue import DeadlinePassed, Drawn, Queue, QueueFull
+from t2i_engine.serve.requests import ApiError, Catalogue, Model, Order
+from t2i_engine.serve.workers import Drawer, EngineOptions, InProcess, Replica, Workers
+
+DIGEST_DIGITS = 12
+MOST_WORKERS = 256
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How bundles are served."""
+
+    backend: str = AUTO
+    precision: str = AUTO
+    device: str = AUTO
+    workers: int | None = None
+    """Runs at once, of one thread each; None: one per processor."""
+    replicas: int = 0
+    """Processes that draw instead of this one's threads."""
+    queue: int = 256
+    """Pictures that may wait."""
+    deadline: float = 30.0
+    """Seconds that a picture may wait, unless its request says otherwise."""
+    resizes: bool = False
+    """Resizes pictures to the size that a request asks for; otherwise, only the bundle's own is accepted."""
+    api_key: str | None = None
+    allow_origin: tuple[str, ...] = ()
+    log_captions: bool = False
+
+
+class Service:
+    """Opened bundles and the workers that draw them."""
+
+    def __init__(self, catalogue: Catalogue, workers: Workers, settings: Settings, resources: ExitStack) -> None:
+        self.catalogue, self.settings = catalogue, settings
+        self.draining = False
+        self._workers, self._resources = workers, resources
+        self.metrics = Metrics(
+            lambda: len(workers.queue), lambda: workers.restarts, lambda: float(self.not_ready() is None)
+        )
+
+    @classmethod
+    def open(cls, bundles: Sequence[str | Path] = (DEFAULT_BUNDLE,), settings: Settings = Settings()) -> "Service":
+        """Opens bundles, by name or folder, and starts the workers. Raises a `UserError` if one cannot be served."""
+        count = settings.replicas or (settings.workers if settings.workers is not None else os.cpu_count() or 1)
+        if not 1 <= count <= MOST_WORKERS:
+            raise OptionError(f"{count} workers are out of range; 1 to {MOST_WORKERS} expected")
+        with ExitStack() as stack:
+            opened: dict[str, Bundle] = {}
+            for bundle in map(Bundle.open, bundles):
+                if bundle.name in opened:
+                    raise OptionError(f"two bundles are called {quoted(bundle.name)}; serve one of them")
+                opened[bundle.name] = bundle
+            folders = {name: bundle.folder for name, bundle in opened.items()}
+            if settings.replicas:  # a replica may be started long after a bundle was changed
+                kept = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="t2i-engine-")))
+                folders = {name: Path(shutil.copytree(folder, kept / name)) for name, folder in folders.items()}
+            options = EngineOptions(folders, settings.backend, settings.precision, settings.device, threads=1)
+            drawers: list[Drawer] = []
+            if settings.replicas:
+                replicas = [Replica(options) for _ in range(count)]
+                for replica in replicas:
+                    stack.callback(replica.close)
+                for replica in replicas:
+                    runs_as = replica.ready()
+                drawers += replicas
+            else:
+                engines = options.open()
+                for engine in engines.values():
+                    stack.callback(engine.close)
+                drawers += [InProcess(engines) for _ in range(count)]
+                runs_as = {name: str(engine.selection) for name, engine in engines.items()}
+            models = {
+                name: Model(name, bundle, bundle.tokenizer(), _digest(bundle), runs_as[name])
+                for name, bundle in opened.items()
+            }
+            workers = Workers(Queue(settings.queue, count), drawers)
+            return cls(Catalogue(models, settings.resizes), workers, settings, stack.pop_all())
+
+    def not_ready(self) -> str | None:
+        """Why no requests are accepted; None if they are."""
+        if self.draining:
+            return "the server is stopping"
+        return None if self._workers.able else "the workers are being replaced"
+
+    async def draw(self, order: Order, deadline: float | None) -> list[Drawn]:
+        """Draws an order's pictures; `deadline` in seconds from now. Raises `ApiError`."""
+        seconds = self.settings.deadline if deadline is None else deadline
+        try:
+            waiting = self._workers.queue.put(order.asks, time.monotonic() + seconds)
+        except QueueFull:
+            code, message = "queue_full", f"{self.settings.queue} pictures are waiting; try again in a second"
+            headers = {"Retry-After": "1", "retry-after-ms": "500"}
+            raise ApiError(HTTPStatus.TOO_MANY_REQUESTS, message, code, headers=headers) from None
+        try:
+            drawn = await asyncio.gather(*map(asyncio.wrap_future, waiting))
+        except DeadlinePassed:
+            message = f"the picture was not drawn within {seconds:g} s"
+            raise ApiError(HTTPStatus.GATEWAY_TIMEOUT, message, "deadline_passed") from None
+        finally:  # what another picture's failure, or the client's going away, has left
+            for future in waiting:
+                future.cancel()
+        for picture in drawn:
+            self.metrics.drew(order.model.name, picture)
+        return drawn
+
+    def close(self) -> None:
+        """Draws what waits, then frees everything."""
+        self._workers.close()
+        self._resources.close()
+
+
+def _digest(bundle: Bundle) -> str:
+    return hashlib.sha256(bundle.manifest.to_json()).hexdigest()[:DIGEST_DIGITS]

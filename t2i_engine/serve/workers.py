@@ -1,0 +1,244 @@
+"""Workers: threads that take pictures from the queue, and draw them in this process or in one that may be replaced."""
+
+import logging
+import multiprocessing
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Protocol, cast
+
+from t2i_engine.engine import Engine
+from t2i_engine.errors import ParityError, UserError
+from t2i_engine.formats import GENERATOR, TEXT_ENCODER
+from t2i_engine.parity import OpenFormat, compare
+from t2i_engine.pictures import Picture, Pixels
+from t2i_engine.reference import read_reference
+from t2i_engine.serve.queue import Ask, Drawn, Queue
+
+_log = logging.getLogger(__name__)
+
+SECONDS_TO_START = 60.0
+SECONDS_TO_DRAW = 60.0
+SECONDS_TO_STOP = 5.0
+SECONDS_BETWEEN_STARTS = 1.0
+
+
+class WorkerDied(Exception):  # noqa: N818
+    """A worker's process ended while it drew."""
+
+
+@dataclass(frozen=True)
+class EngineOptions:
+    """How every worker opens its bundles: by name, from a folder, with `Engine.open`'s other arguments."""
+
+    folders: Mapping[str, Path]
+    backend: str
+    precision: str
+    device: str
+    threads: int
+
+    def open(self) -> dict[str, Engine]:
+        """Opens every bundle and compares it with its own reference, which also warms it up.
+
+        Raises a `UserError` if a bundle cannot be opened, and `ParityError` if it disagrees.
+        """
+        engines = {}
+        for name, folder in self.folders.items():
+            engine = Engine.open(folder, self.backend, self.precision, self.device, self.threads)
+            runners = {TEXT_ENCODER: engine.text_encoder, GENERATOR: engine.generator}
+            opened = OpenFormat(engine.selection.format, runners)
+            for found in compare([opened], read_reference(engine.bundle).cases(), "the bundle's reference"):
+                if not found.ok:
+                    raise ParityError(f"bundle {name} is not served: {found}")
+            engines[name] = engine
+        return engines
+
+
+class Drawer(Protocol):
+    """Draws batches, one at a time."""
+
+    def draw(self, asks: Sequence[Ask]) -> list[Drawn]:
+        """Draws and encodes pictures of one bundle and truncation. Raises `WorkerDied` if they must be drawn again."""
+
+    def restart(self) -> None:
+        """Makes it able to draw again. Raises a `UserError` if that fails."""
+
+    def close(self) -> None:
+        """Frees what it holds."""
+
+
+class InProcess:
+    """Draws in the calling thread; several may share engines."""
+
+    def __init__(self, engines: Mapping[str, Engine]) -> None:
+        self.engines = engines
+
+    def draw(self, asks: Sequence[Ask]) -> list[Drawn]:
+        """As `Drawer`."""
+        engine, start = self.engines[asks[0].bundle], time.perf_counter()
+        sentences = engine.encode_tokens([ask.ids for ask in asks])
+        pixels = engine.draw(sentences, [ask.seed for ask in asks], asks[0].truncation)
+        milliseconds = (time.perf_counter() - start) * 1000
+        return [_encoded(ask, image, milliseconds) for ask, image in zip(asks, pixels, strict=True)]
+
+    def restart(self) -> None:
+        """As `Drawer`."""
+
+    def close(self) -> None:
+        """As `Drawer`."""
+
+
+class Replica:
+    """Draws in a process of its own, which is started anew if it dies."""
+
+    def __init__(self, options: EngineOptions) -> None:
+        """Starts the process; `ready` waits for it."""
+        self._options = options
+        self._start()
+
+    def _start(self) -> None:
+        context = multiprocessing.get_context("spawn")
+        self._connection, theirs = context.Pipe()
+        self.process = context.Process(target=_serve, args=(theirs, self._options), daemon=True)
+        self.process.start()
+        theirs.close()  # so that the end of the process ends the connection
+
+    def ready(self) -> dict[str, str]:
+        """Waits until its engines are open, and says what runs each. Raises a `UserError` if they cannot be opened."""
+        try:
+            found = self._reply(SECONDS_TO_START)
+        except WorkerDied as error:
+            raise UserError("a replica ended before its bundles were open; see its messages above") from error
+        if isinstance(found, Exception):
+            raise found
+        return cast("dict[str, str]", found)
+
+    def draw(self, asks: Sequence[Ask]) -> list[Drawn]:
+        """As `Drawer`."""
+        try:
+            self._connection.send(asks)
+        except OSError as error:
+            raise WorkerDied from error
+        found = self._reply(SECONDS_TO_DRAW)
+        if isinstance(found, Exception):
+            raise found
+        return cast("list[Drawn]", found)
+
+    def _reply(self, seconds: float) -> object:
+        try:
+            if self._connection.poll(seconds):
+                found: object = self._connection.recv()
+                return found
+        except (EOFError, OSError) as error:
+            raise WorkerDied from error
+        raise WorkerDied  # it hangs
+
+    def restart(self) -> None:
+        """As `Drawer`."""
+        self.close()
+        self._start()
+        self.ready()
+
+    def close(self) -> None:
+        """As `Drawer`."""
+        self._connection.close()
+        self.process.join(SECONDS_TO_STOP)
+        if self.process.is_alive():
+            self.process.kill()
+            self.process.join()
+
+
+def _serve(connection: Connection, options: EngineOptions) -> None:
+    """A replica's process: draws what comes until the connection ends."""
+    import signal
+
+    for number in (signal.SIGINT, signal.SIGTERM):  # the server's own process decides when to stop
+        signal.signal(number, signal.SIG_IGN)
+    with suppress(EOFError, OSError):
+        try:
+            drawer = InProcess(options.open())
+        except UserError as error:
+            connection.send(error)
+            return
+        connection.send({name: str(engine.selection) for name, engine in drawer.engines.items()})
+        while True:
+            asks = connection.recv()
+            try:
+                connection.send(drawer.draw(asks))
+            except Exception as error:
+                connection.send(RuntimeError(f"{type(error).__name__}: {error}"))
+
+
+class Workers:
+    """Threads that empty a queue, each with a drawer."""
+
+    def __init__(self, queue: Queue, drawers: Sequence[Drawer]) -> None:
+        self.queue, self.drawers = queue, drawers
+        self.restarts = 0
+        self._able = len(drawers)
+        self._threads = [
+            threading.Thread(target=self._work, args=(drawer,), name=f"worker-{number}", daemon=True)
+            for number, drawer in enumerate(drawers)
+        ]
+        for thread in self._threads:
+            thread.start()
+
+    @property
+    def able(self) -> bool:
+        """Whether at least one can draw."""
+        return self._able > 0
+
+    def close(self) -> None:
+        """Finishes what waits, then frees all drawers."""
+        self.queue.close()
+        for thread in self._threads:
+            thread.join()
+        for drawer in self.drawers:
+            drawer.close()
+
+    def _work(self, drawer: Drawer) -> None:
+        while jobs := self.queue.take():
+            started = time.monotonic()
+            try:
+                drawn = drawer.draw([job.ask for job in jobs])
+            except WorkerDied:
+                self.queue.put_back(jobs, RuntimeError("the worker died"))
+                self._replace(drawer)
+            except Exception as error:
+                _log.exception("cannot draw")
+                for job in jobs:
+                    job.future.set_exception(error)
+            else:
+                for job, picture in zip(jobs, drawn, strict=True):
+                    job.future.set_result(picture._replace(queue=(started - job.asked) * 1000))
+
+    def _replace(self, drawer: Drawer) -> None:
+        self._able -= 1
+        while True:
+            self.restarts += 1
+            _log.warning("a worker died and is replaced; its pictures are drawn again")
+            try:
+                drawer.restart()
+                break
+            except UserError as error:
+                _log.error("%s", error.message)
+                time.sleep(SECONDS_BETWEEN_STARTS)
+        self._able += 1
+
+
+def _encoded(ask: Ask, pixels: Pixels, drawn: float) -> Drawn:
+    from PIL import Image
+
+    start = time.perf_counter()
+    picture = Picture(pixels, ask.caption, ask.seed, ask.bundle, truncation=ask.truncation)
+    if ask.side is not None and ask.side != len(pixels):
+        import numpy as np
+
+        resized = Image.fromarray(pixels).resize((ask.side, ask.side), Image.Resampling.LANCZOS)
+        picture = replace(picture, pixels=np.asarray(resized))
+    content = picture.encoded(ask.kind, ask.quality)
+    return Drawn(content, 0.0, drawn, (time.perf_counter() - start) * 1000)
