@@ -3,6 +3,7 @@
 from functools import cache
 
 import numpy as np
+import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -11,7 +12,7 @@ from t2i_engine.tokenizer import Tokenizer
 from training.data.corpus import Corpus, build_vocabulary
 from training.data.synthbirds import SynthBirds
 from training.data.synthbirds.caption_attributes import COLOURED_PARTS, caption_attributes, fits
-from training.data.synthbirds.grammar import BirdGrammar, agree
+from training.data.synthbirds.grammar import BirdGrammar, agree, masks
 from training.losses import fitting_pairs
 
 BIRDS = SynthBirds("train", 400, 32)
@@ -44,6 +45,23 @@ def known(index: int) -> tuple[int, ...]:
     """What the captions of a picture say together."""
     asked = [grammar().asks(ids(caption)) for caption in BIRDS.captions(index)]
     return tuple(np.bitwise_and.reduce(np.array(asked)).tolist())
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "expected"),
+    [
+        ("a red owl", "an owl", False),
+        ("a red owl", "a penguin", True),
+        ("a red bird", "a bird with red wings", False),
+        ("a bird in a tree", "a bird on a branch", False),
+        ("a bird in a tree", "a bird on the beach", True),
+        ("a black and white bird", "a white bird", False),
+        ("a robin", "a bird with a blue breast", True),
+    ],
+)
+def test_captions_contradict_each_other_if_no_picture_fits_both(first: str, second: str, expected: bool) -> None:
+    asked = [masks(caption_attributes(caption)) for caption in (first, second)]
+    assert agree(*asked) == agree(*reversed(asked)) != expected
 
 
 @given(first=NUMBERS, second=NUMBERS, number=st.integers(0, 9))

@@ -52,19 +52,6 @@ def fits(asked: Asked, shown: Mapping[str, str]) -> bool:
     return all(shown.get(name) in values for name, values in asked.items())
 
 
-def contradicts(asked: Asked, known: Asked) -> bool:
-    """Whether nothing that fits one caption fits the other, too; a picture is known by what its captions ask for."""
-    return any(not values & known[name] for name, values in asked.items() if name in known)
-
-
-def together(asked: Iterable[Asked]) -> dict[str, frozenset[str]]:
-    """What captions of the same picture ask for, taken together."""
-    found: dict[str, frozenset[str]] = {}
-    for name, values in chain.from_iterable(one.items() for one in asked):
-        found[name] = found.get(name, values) & values
-    return found
-
-
 def caption_attributes(caption: str) -> dict[str, frozenset[str]]:
     """The attributes that a caption asks for, each with the values that fit; exact for the captions of the grammar.
 
@@ -97,7 +84,7 @@ def caption_attributes(caption: str) -> dict[str, frozenset[str]]:
     for match in _TYPED.finditer(text):
         for name, values in _TYPED_WORDS[match["typed"]].items():
             found[name].append(values)
-    return together({name: value} for name, values in found.items() for value in values)
+    return {name: frozenset.intersection(*values) for name, values in found.items()}
 
 
 def _any_of(name: str, words: Iterable[str]) -> str:
