@@ -24,7 +24,7 @@ CAPTIONS = (
     "a blue bird on a branch",
     "a pink bird in the snow",
     "a bird",
-    "an owl",
+    "a parrot",
     "a penguin",
     "a bird on a branch",
     "a duck on the water",
