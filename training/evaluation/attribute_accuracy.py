@@ -110,7 +110,7 @@ def trained_classifier(
     recipe: Recipe = Recipe(),
     cache: Path | None = None,
 ) -> Classifier:
-    """The classifier of a recipe: shipped, cached, or trained now, which takes five to twelve minutes on two cores.
+    """The classifier of a recipe: shipped, cached, or trained now, which takes a quarter of an hour on two cores.
 
     `on_start` gets a phase and its length, `on_progress` how much of it is done.
     """
