@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from training.augmentation import RECTANGLE_UNIFORMS, RECTANGLES, random_erasing
 from training.config import RunConfig
 from training.distributed import gathered, replicated, share, world
-from training.losses import HardNegatives, own_columns, related_pairs, sentence_loss, word_loss
+from training.losses import HardNegatives, Related, fitting_pairs, own_columns, related_pairs, sentence_loss, word_loss
 from training.models.image_encoder import EncodedImage, ImageEncoder, open_backbone
 from training.models.text_encoder import EncodedText, TextEncoder
 from training.phase import BatchSource, Phase, StepLosses, adam, channels_last, seed_step
@@ -81,7 +81,10 @@ class DamsmPhase(Phase):
         tokens, negatives, lengths = (
             tensor.to(self.device, non_blocking=True) for tensor in (batch.tokens, batch.hard_negatives, batch.lengths)
         )
-        related = related_pairs(batch.captions, batch.groups)
+        equal = related_pairs(batch.captions, batch.groups)
+        related = Related(
+            equal | fitting_pairs(batch.known, batch.asked), equal | fitting_pairs(batch.asked, batch.known)
+        )
         text, image, vectors = self._encode(
             tokens, batch.lengths, self._seen(batch.image), negatives, batch.hard_negative_lengths
         )
@@ -99,7 +102,7 @@ class DamsmPhase(Phase):
         with torch.no_grad():
             pictures = gathered(nn.functional.normalize(image.picture.float()))
             similarities = nn.functional.normalize(text.sentence) @ pictures.T
-            losses["found"] = (similarities.argmax(1) == own_columns(related)).float().mean()
+            losses["found"] = (similarities.argmax(1) == own_columns(equal)).float().mean()
         return StepLosses.mean([losses])
 
     def _seen(self, image: Tensor) -> Tensor:

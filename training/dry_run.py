@@ -207,7 +207,10 @@ class _Shapes:
         lengths = torch.full((size, 1 + settings.hard_negatives), words)
         channels_last = image.contiguous(memory_format=torch.channels_last)
         valid = torch.ones(size, settings.hard_negatives, dtype=torch.bool, device=self.device)
-        return Batch(channels_last, tokens, lengths[:, 0], numbers, numbers, negatives, lengths[:, 1:], valid)
+        masks = numbers.new_ones(size, 0)
+        return Batch(
+            channels_last, tokens, lengths[:, 0], numbers, numbers, masks, masks, negatives, lengths[:, 1:], valid
+        )
 
 
 def _bytes(tensors: Iterable[Any]) -> int:

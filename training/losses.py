@@ -96,6 +96,16 @@ def related_pairs(captions: Tensor, groups: Tensor) -> Tensor:
     return same_caption | same_group
 
 
+def fitting_pairs(first: Tensor, second: Tensor) -> Tensor:
+    """Marks pairs that one picture may fit both of, for these must not be negatives either.
+
+    `first` and `second` are int64 (B, K), bit masks of the values that fit each of K attributes: what captions ask for,
+    or what is known of pictures. Returns bool (B, N); without attributes (K = 0) nothing is known to fit.
+    """
+    common = (first[:, None] & gathered(second)[None]) != 0
+    return common.all(2) & common.any(2)
+
+
 def own_columns(related: Tensor) -> Tensor:
     """The column of each row of `related` (B, N) that stands for the row itself: int64 (B)."""
     return share(torch.arange(related.shape[1], device=related.device))
@@ -143,6 +153,15 @@ def own_cross_entropy(logits: Tensor, related: Tensor, hard_logits: Tensor | Non
 # DAMSM: matching captions and pictures by words and by sentences (AttnGAN, Xu et al., 2018, eq. 7-13).
 
 
+class Related(NamedTuple):
+    """What is no negative of each row, bool (B, N), true for the row's own column."""
+
+    captions: Tensor
+    """Captions that may be true of its picture."""
+    pictures: Tensor
+    """Pictures that its caption may be true of."""
+
+
 def word_similarities(
     image: EncodedImage, text: EncodedText, lengths: Tensor, gamma1: float = 4.0, gamma2: float = 5.0
 ) -> Tensor:
@@ -170,12 +189,12 @@ def word_loss(
     image: EncodedImage,
     text: EncodedText,
     lengths: Tensor,
-    related: Tensor,
+    related: Related,
     gammas: tuple[float, float, float] = (4.0, 5.0, 10.0),
 ) -> Tensor:
     """L_w: matching pictures to captions and captions to pictures by words, over all processes (eq. 11-12).
 
-    `related` is bool (B, N). `gammas` are AttnGAN's: the sharpness of the attention over regions, of the best-matching
+    `gammas` are AttnGAN's: the sharpness of the attention over regions, of the best-matching
     words, and of the match in a batch.
     """
     gamma1, gamma2, gamma3 = gammas
@@ -185,9 +204,9 @@ def word_loss(
 
 
 def sentence_loss(
-    image: EncodedImage, text: EncodedText, related: Tensor, gamma3: float = 10.0, hard: HardNegatives | None = None
+    image: EncodedImage, text: EncodedText, related: Related, gamma3: float = 10.0, hard: HardNegatives | None = None
 ) -> Tensor:
-    """L_s: the same by the cosine of picture and sentence vectors (eq. 13). `related` is bool (B, N).
+    """L_s: the same by the cosine of picture and sentence vectors (eq. 13).
 
     `hard` are further negatives of each picture.
     """
@@ -198,7 +217,8 @@ def sentence_loss(
     return _matching_loss(pictures @ sentences.T, related, gamma3, hard_logits)
 
 
-def _matching_loss(similarities: Tensor, related: Tensor, gamma3: float, hard_logits: Tensor | None = None) -> Tensor:
+def _matching_loss(similarities: Tensor, related: Related, gamma3: float, hard_logits: Tensor | None = None) -> Tensor:
     """Both directions of `similarities` (N, N), for this process's rows; `hard_logits` (B, A) are further negatives."""
     logits = gamma3 * similarities
-    return own_cross_entropy(share(logits), related, hard_logits) + own_cross_entropy(share(logits.T), related)
+    by_text = own_cross_entropy(share(logits), related.captions, hard_logits)
+    return by_text + own_cross_entropy(share(logits.T), related.pictures)

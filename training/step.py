@@ -21,6 +21,7 @@ from training.distributed import averaging, gathered, replicated, share
 from training.losses import (
     HardNegatives,
     fake_hinge,
+    fitting_pairs,
     generator_loss,
     matching_aware_gradient_penalty,
     mismatched_partners,
@@ -52,8 +53,10 @@ class Inputs(NamedTuple):
     """Float (B, 3, R, R)."""
     sentence: Tensor
     """Float (B, S)."""
-    related: Tensor
-    """Bool (B, N), as in losses.py."""
+    fitting: Tensor
+    """Bool (B, N): captions that a picture of the row's caption may fit, so that they are not its negatives."""
+    fitted: Tensor
+    """Bool (B, N): real pictures that the row's caption may be true of."""
     mismatched: Tensor
     """Float (B, M + A, S): sentences of M other pictures, then A hard negatives."""
     mismatches: Tensor
@@ -218,7 +221,8 @@ class GanPhase(Phase):
         else:
             sentence = self.sentences[batch.captions]
         related = related_pairs(batch.captions, batch.groups)
-        partners, mismatches = mismatched_partners(related, settings.mismatches)
+        true = related | fitting_pairs(batch.known, batch.asked)
+        partners, mismatches = mismatched_partners(true, settings.mismatches)
         sentences = gathered(sentence)
         mismatched = sentences[partners]
         if batch.hard_negatives.shape[1]:
@@ -231,8 +235,9 @@ class GanPhase(Phase):
         noise = share(torch.randn(whole, self.config.model.noise_width, device=self.device))
         condition_noise = share(torch.randn(whole, sentence.shape[1], device=self.device))
         uniforms = share(torch.rand(whole, 3, DIFFAUGMENT_UNIFORMS, device=self.device)).transpose(0, 1)
+        fitting, fitted = (related | fitting_pairs(batch.asked, other) for other in (batch.asked, batch.known))
         drawn = noise, condition_noise, uniforms
-        return Inputs(batch.image, sentence, related, mismatched, mismatches, *drawn, newest)
+        return Inputs(batch.image, sentence, fitting, fitted, mismatched, mismatches, *drawn, newest)
 
     def _update(self, parts: Sequence[Inputs], kind: StepKind) -> StepLosses:
         """One update of either network; of the discriminator alone unless the generator learns."""
@@ -294,8 +299,8 @@ class GanPhase(Phase):
                         with torch.no_grad():
                             photographed = self.image_encoder(part.real).picture
                     hard = HardNegatives.last(part.mismatched, part.mismatches, settings.hard_negatives)
-                    by_text = nt_xent(picture, part.sentence, part.related, contrast.temperature, hard)
-                    by_image = nt_xent(picture, photographed, part.related, contrast.temperature)
+                    by_text = nt_xent(picture, part.sentence, part.fitting, contrast.temperature, hard)
+                    by_image = nt_xent(picture, photographed, part.fitted, contrast.temperature)
                     losses["G text"] = contrast.text_weight * by_text
                     losses["G image"] = contrast.image_weight * by_image
             with record_function("generator backward"):

@@ -10,7 +10,7 @@ from training.config import DamsmConfig, GanConfig, RunConfig, model_sizes, pars
 from training.damsm import DamsmPhase
 from training.data.corpus import Corpus, build_vocabulary
 from training.data.feed import Feed
-from training.data.synthbirds.hard_negatives import HardNegativeCaptions
+from training.data.synthbirds.grammar import BirdGrammar
 from training.models.image_encoder import ImageEncoder, SmallCNN
 from training.models.text_to_image import TextToImage
 from training.phase import PhaseName, StepLosses
@@ -38,9 +38,9 @@ def corpus() -> Corpus:
     rng = np.random.default_rng(0)
     flat = np.array(list(COLOURS.values()) * 8, np.int64)[:, None, None]
     pictures = (flat + rng.integers(-20, 20, (32, 32, 32, 3))).clip(0, 255).astype(np.uint8)
-    captions = [[f"a {name} picture", f"{name}"] for name in COLOURS] * 8
+    captions = [[f"a {name} bird"] for name in COLOURS] * 8
     tokenizer = Tokenizer(build_vocabulary(text for texts in captions for text in texts))
-    return Corpus(pictures, captions, tokenizer, horizontal_flip=True, hard_negatives=HardNegativeCaptions(tokenizer))
+    return Corpus(pictures, captions, tokenizer, horizontal_flip=True, grammar=BirdGrammar(tokenizer))
 
 
 def feed(settings: RunConfig, phase: PhaseName, device: torch.device = CPU) -> Feed:

@@ -9,7 +9,9 @@ from torch.distributions import Normal, kl_divergence
 
 from training.losses import (
     HardNegatives,
+    Related,
     fake_hinge,
+    fitting_pairs,
     generator_loss,
     matching_aware_gradient_penalty,
     mismatched_partners,
@@ -84,8 +86,8 @@ def test_word_similarity_is_attngans_attention_spelled_out() -> None:
 
 
 def test_damsm_losses_are_small_where_pictures_and_captions_match() -> None:
-    related = torch.eye(4, dtype=torch.bool)
     vectors = torch.eye(4)
+    related = Related(vectors > 0, vectors > 0)
     matching = EncodedImage(vectors[:, :, None].expand(-1, -1, 6), vectors)
     swapped = EncodedImage(matching.regions.flip(0), vectors.flip(0))
     text, lengths = EncodedText(vectors[:, :, None].expand(-1, -1, 3), vectors), torch.full((4,), 3)
@@ -96,7 +98,8 @@ def test_damsm_losses_are_small_where_pictures_and_captions_match() -> None:
 
 
 def test_a_picture_must_be_told_from_captions_that_nearly_fit() -> None:
-    related, vectors = torch.eye(4, dtype=torch.bool), torch.eye(4)
+    vectors = torch.eye(4)
+    related = Related(vectors > 0, vectors > 0)
     image, text = EncodedImage(vectors[:, :, None], vectors), EncodedText(vectors[:, :, None], vectors)
     alone = sentence_loss(image, text, related)
     alike = HardNegatives(vectors[:, None], torch.ones(4, 1, dtype=torch.bool))
@@ -158,6 +161,28 @@ def test_gradient_penalty_of_a_flat_discriminator_is_zero_with_finite_gradients(
 def test_equal_captions_and_captions_of_one_group_are_related() -> None:
     related = related_pairs(captions=torch.tensor([7, 7, 3, 5]), groups=torch.tensor([0, 1, 2, 2]))
     assert related.int().tolist() == [[1, 1, 0, 0], [1, 1, 0, 0], [0, 0, 1, 1], [0, 0, 1, 1]]
+
+
+def test_no_caption_is_the_negative_of_a_picture_that_it_may_be_true_of() -> None:
+    known = torch.tensor([[0b01, 0b01], [0b01, 0b10], [0b10, 0b11]])
+    asked = torch.tensor([[0b01, 0b11], [0b01, 0b10], [0b11, 0b11]])
+    assert fitting_pairs(known, asked).int().tolist() == [[1, 0, 1], [1, 1, 1], [0, 0, 1]]
+    assert torch.equal(fitting_pairs(asked, known), fitting_pairs(known, asked).T)
+
+
+def test_nothing_is_known_to_fit_where_captions_are_not_understood() -> None:
+    nothing = torch.zeros(3, 0, dtype=torch.int64)
+    assert not fitting_pairs(nothing, nothing).any()
+    assert fitting_pairs(nothing, nothing).shape == (3, 3)
+
+
+def test_pictures_and_captions_have_negatives_of_their_own() -> None:
+    vectors, text = torch.eye(2), EncodedText(torch.eye(2)[:, :, None], torch.eye(2))
+    image = EncodedImage(vectors[:, :, None], vectors.flip(0))
+    own, every = torch.eye(2, dtype=torch.bool), torch.ones(2, 2, dtype=torch.bool)
+    both, one = (float(sentence_loss(image, text, Related(own, pictures))) for pictures in (own, every))
+    assert both == pytest.approx(2 * one)
+    assert sentence_loss(image, text, Related(every, every)) == 0
 
 
 def test_a_mismatch_is_the_next_unrelated_row() -> None:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from t2i_engine.errors import CaptionError
 from t2i_engine.tokenizer import PADDING, Tokenizer, split
-from training.data.source import DataError, HardNegativeMaker
+from training.data.source import DataError, Grammar
 
 
 class Draft(NamedTuple):
@@ -31,6 +31,10 @@ class Draft(NamedTuple):
     """Int64 (B): equal numbers mean equal captions."""
     groups: Tensor
     """Int64 (B): captions of one group are never each other's negatives (losses.py)."""
+    asked: Tensor
+    """Int64 (B, K): what the captions ask for, as bit masks (`Grammar`); K = 0 if that is not known."""
+    known: Tensor
+    """Int64 (B, K): what all captions of each picture together say of it."""
 
 
 class Batches(Protocol):
@@ -41,8 +45,8 @@ class Batches(Protocol):
         """R: larger pictures are cropped to it."""
 
     @property
-    def hard_negatives(self) -> HardNegativeMaker | None:
-        """Makes hard negatives of its captions; None if it cannot."""
+    def grammar(self) -> Grammar | None:
+        """Understands its captions; None if nothing does."""
 
     @property
     def unique_captions(self) -> Sequence[tuple[int, ...]] | None:
@@ -79,7 +83,7 @@ class Corpus:
         horizontal_flip: bool = False,
         groups: NDArray[np.int64] | None = None,
         on_device: bool | Literal["auto"] = "auto",
-        hard_negatives: HardNegativeMaker | None = None,
+        grammar: Grammar | None = None,
     ) -> None:
         """Takes `pictures` uint8 (N, H, H, 3) and several captions for each; captions without a known word are dropped.
 
@@ -88,7 +92,7 @@ class Corpus:
         """
         self.resolution = resolution or pictures.shape[1]
         self.horizontal_flip = horizontal_flip
-        self.hard_negatives = hard_negatives
+        self.grammar = grammar
         self.on_device = on_device
         encoded = [encode_known(texts, tokenizer) for texts in captions]
         numbers: dict[tuple[int, ...], int] = {}
@@ -100,6 +104,12 @@ class Corpus:
         self._counts = np.array([len(texts) for texts in encoded], np.int64)
         self._starts = self._counts.cumsum() - self._counts
         self._captioned = np.flatnonzero(self._counts)
+        asked = [grammar.asks(ids) if grammar else () for ids in self.unique_captions]
+        self._asked = np.array(asked, np.int64).reshape(len(asked), -1 if asked else 0)
+        self._known = np.zeros((len(pictures), self._asked.shape[1]), np.int64)
+        self._known[self._captioned] = np.bitwise_and.reduceat(
+            self._asked[self._captions], self._starts[self._captioned], axis=0
+        )
         self._groups = np.arange(len(pictures)) if groups is None else groups
         with warnings.catch_warnings(action="ignore"):  # pictures mapped from disk are read-only, and never written to
             self._pictures = torch.from_numpy(pictures)
@@ -123,7 +133,8 @@ class Corpus:
     def _draft(self, rows: NDArray[np.int64], rng: np.random.Generator, share: slice) -> Draft:
         captions = self._captions[self._starts[rows] + rng.integers(self._counts[rows])]
         corners, flips = draw_views(rng, len(rows), self._pictures.shape[1] - self.resolution, self.horizontal_flip)
-        own = (array[share] for array in (rows, corners, flips, captions, self._groups[rows]))
+        numbers = (rows, corners, flips, captions, self._groups[rows], self._asked[captions], self._known[rows])
+        own = (array[share] for array in numbers)
         return Draft([self.unique_captions[number] for number in captions[share]], *map(torch.from_numpy, own))
 
     def pictures_on(self, device: torch.device) -> Tensor:

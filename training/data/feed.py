@@ -32,6 +32,10 @@ class Batch(NamedTuple):
     """Int64 (B): equal numbers mean equal captions; in a `Corpus`, positions among its `unique_captions`."""
     groups: Tensor
     """Int64 (B): captions of one group are never each other's negatives (losses.py)."""
+    asked: Tensor
+    """Int64 (B, K), as in `Draft`."""
+    known: Tensor
+    """Int64 (B, K), as in `Draft`."""
     hard_negatives: Tensor
     """Int64 (B, A, U): hard negatives of each caption; the caption itself if it allows none."""
     hard_negative_lengths: Tensor
@@ -46,7 +50,7 @@ class _Prepared(NamedTuple):
     pictures: Tensor
     """As in `Draft`: rows only if all pictures are on the device."""
     numbers: Tensor
-    """Int64 (5, B): y, x, whether mirrored, caption, group."""
+    """Int64 (5 + 2K, B): y, x, whether mirrored, caption, group, what is asked, what is known."""
     tokens: Tensor
     lengths: Tensor
     hard_negatives: Tensor
@@ -71,12 +75,12 @@ class Feed:
         """
         self._rank, self._world = rank(), world()
         data.require(size * self._world)
-        if hard_negatives and data.hard_negatives is None:
+        if hard_negatives and data.grammar is None:
             raise DataError(
                 f"only {SYNTHBIRDS} can make hard negatives of its captions; set hard_negatives to 0 in damsm and gan"
             )
         self._data, self._seed, self._size, self._device = data, seed, size, device
-        self._max_words, self._maker, self._hard_negatives = max_words, data.hard_negatives, hard_negatives
+        self._max_words, self._grammar, self._hard_negatives = max_words, data.grammar, hard_negatives
         self._pictures = data.pictures_on(device)
         self._drafts: Iterator[Draft] = iter(())
         self._position: int | None = None
@@ -113,23 +117,25 @@ class Feed:
         if self._pictures is not None and self._pictures.is_cpu:
             # By NumPy: threads that PyTorch would start here get in the way of the step's.
             pictures = torch.from_numpy(self._pictures.numpy()[pictures.numpy()])
-        numbers = torch.stack([*draft.corners.T, draft.flips.long(), draft.captions, draft.groups])
-        prepared = _Prepared(pictures, numbers, *self._texts(number, draft.ids))
+        numbers = torch.stack(
+            [*draft.corners.T, draft.flips.long(), draft.captions, draft.groups, *draft.asked.T, *draft.known.T]
+        )
+        prepared = _Prepared(pictures, numbers, *self._texts(number, draft))
         if self._device.type == "cpu":
             return prepared
         return _Prepared(*(tensor.pin_memory() for tensor in prepared))
 
-    def _texts(self, number: int, captions: Sequence[Sequence[int]]) -> Iterator[Tensor]:
+    def _texts(self, number: int, draft: Draft) -> Iterator[Tensor]:
         """The batch's `tokens`, `lengths`, `hard_negatives`, their lengths, and which are valid.
 
         Every row has random numbers of its own, so that processes agree with a single one.
         """
         kept, versions = [], []
-        for row, ids in enumerate(captions, self._rank * self._size):
+        for row, (ids, known) in enumerate(zip(draft.ids, draft.known.tolist(), strict=True), self._rank * self._size):
             rng = np.random.default_rng([self._seed, 2, number, row])
             kept.append(_shortened(ids, self._max_words, rng))
-            if self._maker and self._hard_negatives:
-                versions += self._maker.make(kept[-1], self._hard_negatives, rng)
+            if self._grammar and self._hard_negatives:
+                versions += self._grammar.hard_negatives(kept[-1], known, self._hard_negatives, rng)
         tokens, lengths = pad(kept)
         width = self._max_words or tokens.shape[1]
         tokens = np.pad(tokens, ((0, 0), (0, width - tokens.shape[1])))
@@ -143,10 +149,11 @@ class Feed:
         pictures, numbers = (tensor.to(self._device, non_blocking=True) for tensor in prepared[:2])
         if self._pictures is not None and pictures.ndim == 1:
             pictures = self._pictures.index_select(0, pictures)
-        y, x, flips, captions, groups = numbers
+        y, x, flips, captions, groups = numbers[:5]
+        asked, known = numbers[5:].reshape(2, -1, numbers.shape[1]).transpose(1, 2)
         image = seen(pictures, torch.stack([y, x], 1), flips, self._data.resolution)
         valid = prepared.hard_negatives_valid.to(self._device, non_blocking=True)
-        return Batch(image, prepared.tokens, prepared.lengths, captions, groups, *prepared[4:6], valid)
+        return Batch(image, prepared.tokens, prepared.lengths, captions, groups, asked, known, *prepared[4:6], valid)
 
 
 def seen(pictures: Tensor, corners: Tensor, flips: Tensor, resolution: int) -> Tensor:

@@ -11,10 +11,10 @@ from training.data.corpus import Corpus, build_vocabulary
 from training.data.packed import Packed
 from training.data.rendered import Rendered, render
 from training.data.source import (
-    Alterable,
     DataError,
     Problem,
     Source,
+    Understood,
     open_source,
     public_name,
     require_usable,
@@ -61,7 +61,7 @@ class TrainingData:
             horizontal_flip=config.horizontal_flip,
             groups=content.groups,
             on_device=config.on_device,
-            hard_negatives=self.source.hard_negatives(tokenizer) if isinstance(self.source, Alterable) else None,
+            grammar=self.source.grammar(tokenizer) if isinstance(self.source, Understood) else None,
         )
 
 

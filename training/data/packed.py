@@ -26,14 +26,14 @@ from training.data.rendered import load_in_order
 from training.data.source import (
     SPLITS,
     SYNTHBIRDS,
-    Alterable,
     DataError,
     Example,
-    HardNegativeMaker,
+    Grammar,
     Item,
     Listing,
     Problem,
     Split,
+    Understood,
     open_source,
     public_name,
     require_usable,
@@ -163,10 +163,10 @@ class Packed:
         """The public name of the source that it was packed from."""
         return self._index.source
 
-    def hard_negatives(self, tokenizer: Tokenizer) -> HardNegativeMaker | None:
-        """Those of its source."""
+    def grammar(self, tokenizer: Tokenizer) -> Grammar | None:
+        """That of its source."""
         source = open_source(SYNTHBIRDS) if self.origin == SYNTHBIRDS else None
-        return source.hard_negatives(tokenizer) if isinstance(source, Alterable) else None
+        return source.grammar(tokenizer) if isinstance(source, Understood) else None
 
     def listing(self, split: Split) -> Listing:
         """The pictures of a split, and what its source left out; checks the SHA-256 of the split's parts."""

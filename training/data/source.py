@@ -112,19 +112,30 @@ class Source(Protocol):
         """The items of a split, possibly none. Raises `DataError` if the data set is malformed."""
 
 
-class HardNegativeMaker(Protocol):
-    """Makes hard negatives in one vocabulary: versions of a caption that almost fit its picture."""
+class Grammar(Protocol):
+    """Understands captions, in one vocabulary, so that none is the negative of a picture that it may be true of."""
 
-    def make(self, ids: Sequence[int], count: int, rng: np.random.Generator) -> list[Sequence[int]]:
-        """`count` versions of a caption's token ids; the caption itself if it allows none."""
+    def asks(self, ids: Sequence[int]) -> Sequence[int]:
+        """What a caption's token ids ask for: K bit masks of values that fit, one for each attribute.
+
+        A picture may fit two captions if every attribute has a value that both allow.
+        """
+
+    def hard_negatives(
+        self, ids: Sequence[int], known: Sequence[int], count: int, rng: np.random.Generator
+    ) -> list[Sequence[int]]:
+        """`count` versions that almost fit the caption's picture, and contradict what is `known` of it, as K masks.
+
+        The caption itself takes the place of those that cannot be made.
+        """
 
 
 @runtime_checkable
-class Alterable(Protocol):
-    """A source that may know its captions' grammar well enough to make hard negatives of them."""
+class Understood(Protocol):
+    """A source that may know its captions' grammar."""
 
-    def hard_negatives(self, tokenizer: Tokenizer) -> HardNegativeMaker | None:
-        """Makes them in a vocabulary; None if it does not."""
+    def grammar(self, tokenizer: Tokenizer) -> Grammar | None:
+        """The grammar in a vocabulary; None if it has none."""
 
 
 def summary(problems: Sequence[Problem]) -> str:

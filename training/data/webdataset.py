@@ -192,7 +192,7 @@ class Stream:
     """Of the decoded pictures (H): R, or more if they are cropped."""
     num_workers: int
     """Readers per rank, unless there are fewer shards."""
-    hard_negatives: ClassVar[None] = None
+    grammar: ClassVar[None] = None
     unique_captions: ClassVar[None] = None
 
     def drafts(self, seed: int, first: int, size: int, rank: int = 0, world: int = 1) -> Iterator[Draft]:
@@ -290,7 +290,8 @@ class _Reading(IterableDataset["Draft | DataError"]):
         margin = stream.loaded_resolution - stream.resolution
         corners, flips = draw_views(rng, len(ids), margin, stream.horizontal_flip)
         hashes = np.array([caption_hash(tokens) for tokens in ids])
-        arrays = (np.stack(pictures), corners, flips, hashes, np.array(groups))
+        unknown = np.empty((len(ids), 0), np.int64)
+        arrays = (np.stack(pictures), corners, flips, hashes, np.array(groups), unknown, unknown)
         return Draft(ids, *map(torch.from_numpy, arrays))
 
     def _decode(self, sample: _Encoded) -> tuple[NDArray[np.uint8], list[tuple[int, ...]], int] | None:

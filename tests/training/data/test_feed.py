@@ -19,7 +19,7 @@ from training.data.corpus import Corpus, Draft, build_vocabulary
 from training.data.feed import Batch, Feed, seen
 from training.data.loading import load_training_data
 from training.data.source import DataError
-from training.data.synthbirds.hard_negatives import HardNegativeCaptions
+from training.data.synthbirds.grammar import BirdGrammar
 
 CPU = torch.device("cpu")
 COLOURS = ("red", "grey", "orange", "black", "white", "blue")
@@ -33,8 +33,8 @@ TOKENIZER = Tokenizer(build_vocabulary(caption for captions in CAPTIONS for capt
 def corpus() -> Corpus:
     """36 pictures of noise, 6², cropped to 4²."""
     pictures = np.random.default_rng(0).integers(256, size=(len(CAPTIONS), 6, 6, 3), dtype=np.uint8)
-    maker = HardNegativeCaptions(TOKENIZER)
-    return Corpus(pictures, CAPTIONS, TOKENIZER, resolution=4, horizontal_flip=True, hard_negatives=maker)
+    grammar = BirdGrammar(TOKENIZER)
+    return Corpus(pictures, CAPTIONS, TOKENIZER, resolution=4, horizontal_flip=True, grammar=grammar)
 
 
 def feed(size: int = 4, seed: int = 0, max_words: int | None = 5, hard_negatives: int = 2) -> Feed:

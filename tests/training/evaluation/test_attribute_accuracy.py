@@ -5,8 +5,8 @@ from tests.training.evaluation.instruments import batch_of
 from training.evaluation.attribute_accuracy import ALL_ATTRIBUTES, AttributeAccuracy, AttributeNetwork, Classifier
 
 SEEN = (
-    {"kind": "owl", "setting": "snow", "main colour": "red"},
-    {"kind": "duck", "setting": "snow", "main colour": "red"},
+    {"kind": "owl", "weather": "snow", "main colour": "red"},
+    {"kind": "duck", "weather": "snow", "main colour": "red"},
 )
 
 
@@ -31,7 +31,7 @@ def test_attributes_are_counted_where_they_are_asked_for() -> None:
     found = accuracy.result().values["attribute_accuracy"]["attributes"]
     assert found == {
         "kind": {"asked": 2, "generated": 50.0, "renders": 100.0},
-        "setting": {"asked": 1, "generated": 100.0, "renders": 100.0},
+        "weather": {"asked": 1, "generated": 100.0, "renders": 100.0},
         "main colour": {"asked": 2, "generated": 100.0, "renders": 100.0},
         ALL_ATTRIBUTES: {"asked": 2, "generated": 50.0, "renders": 100.0},
     }

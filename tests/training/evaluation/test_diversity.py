@@ -8,6 +8,7 @@ from t2i_engine.backends.base import Array
 from t2i_engine.pictures import Pixels
 from t2i_engine.tokenizer import PADDING, Tokenizer
 from tests.training.evaluation.instruments import MeanColours, PaintingSampler, noise_pictures, painting_sampler
+from training.data.synthbirds.caption_attributes import caption_attributes
 from training.evaluation.diversity import CAPTIONS, fitting_renders, mean_distance, measure_spread
 
 TOKENIZER = Tokenizer((PADDING, "a", "yellow", "bird"))
@@ -37,5 +38,6 @@ def test_renders_to_compare_with_are_different_and_of_the_model_s_resolution() -
     assert len({picture.tobytes() for picture in renders}) == 6
 
 
-def test_the_captions_are_six_that_leave_room_for_variety() -> None:
-    assert len(set(CAPTIONS)) == 6
+def test_half_of_the_captions_name_no_colour() -> None:
+    assert len(set(CAPTIONS)) == 12
+    assert sum("main colour" in caption_attributes(caption) for caption in CAPTIONS) == 6

@@ -9,9 +9,9 @@ from training.data.synthbirds.captions import write_captions
 from training.data.synthbirds.drawing import design, draw
 
 # Goes up whenever a picture changes, and with it what was learnt from pictures alone.
-PICTURES = 6
+PICTURES = 7
 # Goes up whenever a picture or a caption changes: renderings that were kept are keyed by it.
-VERSION = 7
+VERSION = 8
 
 Split = Literal["train", "test"]
 

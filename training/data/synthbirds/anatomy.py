@@ -7,9 +7,11 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Literal
 
+from training.data.synthbirds.colours import Colour
 from training.data.synthbirds.geometry import Point, Points
 
 Stance = Literal["perched", "standing", "clinging", "swimming", "flying", "hovering"]
+Part = Literal["crown", "face", "back", "wings", "breast", "belly", "tail", "bill", "legs"]
 
 
 @dataclass(frozen=True)
@@ -23,6 +25,8 @@ class Row:
 
 FOLDED = (Row(8, 0.30, 1.0), Row(7, 0.16, 0.56), Row(6, 0.06, 0.38), Row(5, -0.04, 0.22))
 SPREAD = (Row(15, 0.25, 1.0), Row(13, 0.12, 0.52), Row(11, 0.02, 0.30))
+FINGERED = (Row(8, 0.25, 1.0), Row(10, 0.12, 0.52), Row(9, 0.02, 0.30))
+FLIPPER = (Row(3, 0.0, 1.0),)
 TAIL = (Row(6, 0.0, 1.0),)
 
 
@@ -31,13 +35,14 @@ class Fan:
     """Feathers that run from the curve `root` to the curve `tip`, in rows that overlap like tiles: a wing or a tail.
 
     Along both curves runs the same parameter, so a feather joins equal shares of them; the first feathers lie on top.
-    `bulge` bends the last feathers outwards (units).
+    `bulge` bends the last feathers outwards (units). `eyespots` are a peacock's, one near the tip of each feather.
     """
 
     root: Points
     tip: Points
     rows: tuple[Row, ...] = FOLDED
     bulge: Point = (0.0, 0.0)
+    eyespots: bool = False
 
 
 @dataclass(frozen=True)
@@ -57,12 +62,21 @@ class Eye:
 
 
 @dataclass(frozen=True)
+class Ornament:
+    """What has the same colour in every bird of a kind: a comb, the tip of a bill. Too small to be spoken of."""
+
+    shape: Points
+    colour: Colour
+
+
+@dataclass(frozen=True)
 class Silhouette:
     """A bird in one stance.
 
     `body` is a single outline of head, neck and trunk. The regions lie over it in the order belly, breast, face, crown
     and may reach beyond it, for they are cut to it; what none covers is the back. `spine` leads from the forehead to
     the tail and gives the small feathers their direction. Each leg runs from the body to the ground through its joints.
+    A `stern` bird has a brow over its eye. `ornaments` are painted last.
     """
 
     stance: Stance
@@ -76,8 +90,11 @@ class Silhouette:
     tail: Fan
     bill: Bill
     eyes: tuple[Eye, ...]
+    stern: bool = False
     legs: tuple[Points, ...] = ()
+    leg_width: float = 1.3
     crest: Points = ()
+    ornaments: tuple[Ornament, ...] = ()
     far_wing: Fan | None = None
     waterline: float = 100.0
 

@@ -5,38 +5,68 @@ from dataclasses import dataclass
 from random import Random
 from typing import Literal, TypeVar, get_args
 
-from training.data.synthbirds.anatomy import Stance
+from training.data.synthbirds.anatomy import Part, Stance
 from training.data.synthbirds.colours import COLOURS, Colour
-from training.data.synthbirds.kinds import Setting
+from training.data.synthbirds.kinds import Kind, Setting
 
-Part = Literal["crown", "face", "back", "wings", "breast", "belly", "tail", "bill", "legs"]
 Facing = Literal["left", "right"]
 Pattern = Literal["plain", "streaked", "spotted"]
+Weather = Literal["clear", "rain", "snow", "sunset", "night"]
+Size = Literal["small", "large"]
 Item = TypeVar("Item")
 
 PARTS: tuple[Part, ...] = get_args(Part)
 FEATHERED: tuple[Part, ...] = ("crown", "face", "back", "wings", "breast", "belly", "tail")
 
+# Rates. A plain bird is what "a yellow bird" is to mean, and a kind's best-known plumage what a field guide shows.
+NATURAL = 0.25
+PLAIN = 0.45
+WING_BARS = 0.1
+EYE_RING = 0.12
+MARKS_OF_PLAIN = 0.3  # how many of these and of the patterns are left on a bird that is otherwise of one colour
+SMALL = 0.15
+# How far the main colour is ahead of the next: where areas are nearly equal, nobody could say which it is.
+LEAD = 1.3
+
 # Which parts take the first and the second accent; all others show the main colour. Weights as birds are, roughly.
 _SCHEMES: tuple[tuple[float, tuple[Part, ...], tuple[Part, ...]], ...] = (
-    (3.0, (), ()),
-    (2.0, ("wings", "tail"), ()),
-    (1.2, ("wings",), ()),
+    (1.5, ("wings", "tail"), ()),
+    (2.2, ("wings",), ()),
     (1.2, ("crown", "face"), ()),
-    (1.2, ("crown",), ()),
-    (1.0, ("belly",), ()),
-    (1.0, ("breast",), ()),
-    (1.0, ("breast", "belly"), ()),
-    (1.2, ("face", "breast", "belly"), ()),
-    (0.5, ("tail",), ()),
-    (1.0, ("wings", "tail"), ("crown",)),
-    (1.0, ("wings", "tail"), ("belly",)),
-    (0.8, ("wings",), ("breast", "belly")),
+    (1.6, ("crown",), ()),
+    (2.2, ("belly",), ()),
+    (1.6, ("breast",), ()),
+    (1.2, ("breast", "belly"), ()),
+    (0.8, ("face", "breast", "belly"), ()),
+    (0.8, ("face",), ()),
+    (1.2, ("tail",), ()),
+    (0.8, ("wings", "tail"), ("crown",)),
+    (0.8, ("wings", "tail"), ("belly",)),
+    (0.8, ("wings",), ("belly",)),
+    (0.6, ("wings",), ("breast", "belly")),
     (0.8, ("crown", "face"), ("breast",)),
     (0.8, ("belly",), ("breast",)),
-    (0.7, ("wings", "tail", "crown"), ()),
+    (0.5, ("wings", "tail", "crown"), ()),
     (0.6, ("crown", "face"), ("wings", "tail")),
 )
+# Which weather is seen where; "snow" lies on the ground and falls.
+_WEATHER: dict[Weather, float] = {"clear": 7.2, "rain": 0.6, "snow": 0.7, "sunset": 0.8, "night": 0.8}
+_SNOWLESS: frozenset[Setting] = frozenset(("nest", "grass", "meadow", "flower", "beach", "water"))
+# A little less often what accents and well-known birds have more often than others, so that all colours are the main
+# colour about equally often.
+_MAINS: dict[Colour, float] = {
+    "black": 0.5,
+    "white": 0.7,
+    "grey": 0.75,
+    "brown": 0.55,
+    "red": 1.2,
+    "orange": 1.5,
+    "yellow": 1.1,
+    "green": 0.9,
+    "blue": 1.0,
+    "purple": 1.3,
+    "pink": 1.15,
+}
 _ACCENTS: dict[Colour, float] = {
     "black": 2.2,
     "white": 2.4,
@@ -98,6 +128,8 @@ class Attributes:
     kind: str
     stance: Stance
     setting: Setting
+    weather: Weather
+    size: Size
     facing: Facing
     colours: Mapping[Part, Colour]
     areas: Mapping[Part, float]
@@ -106,6 +138,12 @@ class Attributes:
     eye_ring: Colour | None
     crest: bool
     pattern: Pattern
+
+    @property
+    def plain(self) -> bool:
+        """Whether all feathers that are seen have one colour."""
+        colours = {self.colours[part] for part in FEATHERED if self.areas[part] > 0}
+        return len(colours) == 1 and self.wing_bars is None and self.pattern == "plain"
 
     def area_of(self, colour: Colour) -> float:
         """The share of the picture that the bird covers in this colour."""
@@ -127,24 +165,63 @@ def pick(items: Sequence[Item], rng: Random) -> Item:
     return items[int(rng.random() * len(items))]
 
 
-def colour_bird(areas: Mapping[Part, float], rng: Random) -> dict[Part, Colour]:
-    """Colours every part. A main colour, drawn evenly, covers the largest area; up to two accents follow a scheme."""
-    main = pick(COLOURS, rng)
+def draw_weather(setting: Setting, rng: Random) -> Weather:
+    """Draws the weather, which includes the light: a bird that stands on snow is seen in snow."""
+    if setting == "snow":
+        return "snow"
+    possible = {name: share for name, share in _WEATHER.items() if name != "snow" or setting not in _SNOWLESS}
+    return weighted(possible, rng)
+
+
+def colour_bird(kind: Kind, areas: Mapping[Part, float], rng: Random) -> dict[Part, Colour]:
+    """Colours every part: now and then as the kind is known, else at random.
+
+    The main colour is ahead of all others by LEAD; up to two accents follow a scheme.
+    """
+    plumages = [_natural(kind, rng)] if rng.random() < NATURAL else []
+    if rng.random() >= PLAIN:
+        plumages += [_accented(areas, rng) for _ in range(3)]
+    plumages.append(_painted(dict.fromkeys(PARTS, weighted(_MAINS, rng)), rng))
+    return next(colours for colours in plumages if _lead(colours, areas) >= LEAD)
+
+
+def _natural(kind: Kind, rng: Random) -> dict[Part, Colour]:
+    colours: dict[Part, Colour] = dict.fromkeys(PARTS, kind.natural["back"])
+    return _painted(colours, rng) | dict(kind.natural)
+
+
+def _accented(areas: Mapping[Part, float], rng: Random) -> dict[Part, Colour]:
+    main = weighted(_MAINS, rng)
     first = _accent({main}, rng)
     second = _accent({main, first}, rng)
     _, first_parts, second_parts = _SCHEMES[weighted({i: scheme[0] for i, scheme in enumerate(_SCHEMES)}, rng)]
     colours: dict[Part, Colour] = dict.fromkeys(PARTS, main)
     colours.update(dict.fromkeys(first_parts, first))
     colours.update(dict.fromkeys(second_parts, second))
-    covered = {
-        colour: sum(areas[part] for part in FEATHERED if colours[part] == colour) for colour in (main, first, second)
-    }
+    covered = _covered(colours, areas)
     largest = max(covered, key=lambda colour: covered[colour])
     swap = {main: largest, largest: main}
-    colours = {part: swap.get(colour, colour) for part, colour in colours.items()}
-    colours["bill"] = weighted({c: w for c, w in _BILLS.items() if c != colours["face"] or c in ("black", "grey")}, rng)
-    colours["legs"] = weighted(_LEGS, rng)
-    return colours
+    return _painted({part: swap.get(colour, colour) for part, colour in colours.items()}, rng)
+
+
+def _painted(colours: dict[Part, Colour], rng: Random) -> dict[Part, Colour]:
+    """With bill and legs, whose colours are their own."""
+    bills = {c: w for c, w in _BILLS.items() if c != colours["face"] or c in ("black", "grey")}
+    return colours | {"bill": weighted(bills, rng), "legs": weighted(_LEGS, rng)}
+
+
+def _covered(colours: Mapping[Part, Colour], areas: Mapping[Part, float]) -> dict[Colour, float]:
+    """What the feathers cover in each of their colours."""
+    covered = dict.fromkeys((colours[part] for part in FEATHERED), 0.0)
+    for part in FEATHERED:
+        covered[colours[part]] += areas[part]
+    return covered
+
+
+def _lead(colours: Mapping[Part, Colour], areas: Mapping[Part, float]) -> float:
+    """How many times as much as the next the main colour covers, bill and legs included."""
+    covered = sorted(sum(areas[part] for part in PARTS if colours[part] == colour) for colour in set(colours.values()))
+    return covered[-1] / max(covered[-2], 1e-9) if len(covered) > 1 else float("inf")
 
 
 def _accent(taken: set[Colour], rng: Random) -> Colour:
@@ -168,9 +245,11 @@ def mark_bird(
     Bars take up to a quarter of a wing, streaks and spots up to a third of the underside: there are none where that
     could take its place from the main colour.
     """
-    bars = _mark(colours["wings"], rng) if rng.random() < 0.3 else None
-    ring = _mark(colours["face"], rng) if rng.random() < 0.2 else None
-    pattern: Pattern = pick(("streaked", "spotted"), rng) if rng.random() < speckled else "plain"
+    one_colour = len({colours[part] for part in FEATHERED if areas[part] > 0}) == 1
+    rate = MARKS_OF_PLAIN if one_colour else 1.0
+    bars = _mark(colours["wings"], rng) if rng.random() < WING_BARS * rate else None
+    ring = _mark(colours["face"], rng) if rng.random() < EYE_RING * rate else None
+    pattern: Pattern = pick(("streaked", "spotted"), rng) if rng.random() < speckled * rate else "plain"
     left: dict[Part, float] = {"wings": 0.75}
     if bars and (areas["wings"] < 0.03 or not _main_stays(colours, areas, left)):
         bars = None
@@ -185,7 +264,7 @@ def _main_stays(colours: Mapping[Part, Colour], areas: Mapping[Part, float], lef
     """Whether the main colour still leads where its parts keep only the share `left` of their areas."""
     main = main_colour(colours, areas)
     smaller = {part: area * (left.get(part, 1.0) if colours[part] == main else 1.0) for part, area in areas.items()}
-    return main_colour(colours, smaller) == main
+    return main_colour(colours, smaller) == main and _lead(colours, smaller) >= LEAD
 
 
 def _mark(ground: Colour, rng: Random) -> Colour:

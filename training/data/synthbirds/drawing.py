@@ -5,17 +5,25 @@ from random import Random
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageFilter
 
 from training.data.synthbirds.anatomy import Silhouette, beating
-from training.data.synthbirds.attributes import Attributes, colour_bird, main_colour, mark_bird, pick
+from training.data.synthbirds.attributes import (
+    SMALL,
+    Attributes,
+    colour_bird,
+    draw_weather,
+    main_colour,
+    mark_bird,
+    pick,
+)
 from training.data.synthbirds.kinds import KINDS
 from training.data.synthbirds.layers import Layers
 from training.data.synthbirds.partmap import part_areas
 from training.data.synthbirds.plumage import BirdPainter
 from training.data.synthbirds.pose import Pose, draw_pose, outline
 from training.data.synthbirds.scenery import Scenery
-from training.data.synthbirds.supports import Place, Support
+from training.data.synthbirds.site import Place, Site
+from training.data.synthbirds.supports import draw_before, draw_behind
 
 _LIGHT = ("white", "yellow", "pink", "orange")
 
@@ -39,14 +47,19 @@ def design(key: str) -> Design:
         silhouette = beating(silhouette, pick((1.0, 1.0, 0.85, 0.7), rng))
     faces_left = rng.random() < 0.5
     crest = rng.random() < kind.crest_chance
-    pose = draw_pose(silhouette, faces_left, crest, rng)
-    areas = part_areas(silhouette, pose, crest)
-    colours = colour_bird(areas, rng)
+    weather = draw_weather(setting, rng)
+    small = rng.random() < SMALL
+    pose = draw_pose(silhouette, faces_left, crest, small, rng)
+    place = _place(silhouette, pose)
+    areas = part_areas(silhouette, pose, crest, place.nest_rim if setting == "nest" else place.waterline)
+    colours = colour_bird(kind, areas, rng)
     bars, ring, pattern = mark_bird(colours, areas, kind.speckled, rng)
     attributes = Attributes(
         kind=name,
         stance=silhouette.stance,
         setting=setting,
+        weather=weather,
+        size="small" if small else "large",
         facing="left" if faces_left else "right",
         colours=colours,
         areas=areas,
@@ -66,17 +79,14 @@ def draw(plan: Design, key: str, side: int) -> NDArray[np.uint8]:
     large = side * factor
     layers = _layers(plan, large)
     painted = BirdPainter(layers, bird, pose, seen, Random(f"{key}/bird")).paint(KINDS[seen.kind].pale_eye)
-    rng = Random(f"{key}/scenery")
-    scenery = Scenery(seen.setting, large, seen.main_colour in _LIGHT, rng)
+    rng, place = Random(f"{key}/scenery"), _place(bird, pose)
+    scenery = Scenery(seen.setting, seen.weather, large, seen.main_colour in _LIGHT, place.ahead, rng)
     canvas = scenery.background()
-    cover = Image.new("L", canvas.size)
     at = (round(layers.corner[0] * layers.scale), round(layers.corner[1] * layers.scale))
-    cover.paste(layers.cover, at)
-    _set_off(canvas, cover, seen.main_colour in _LIGHT)
-    support = Support(seen.setting, large, _place(bird, pose), scenery.wash, seen.stance == "perched", rng)
-    support.behind(canvas)
+    site = Site(seen.setting, seen.weather, large, place, scenery.wash, rng)
+    draw_behind(site, canvas)
     canvas.paste(painted, at, layers.cover)
-    support.before(canvas)
+    draw_before(site, canvas)
     return np.asarray(canvas.reduce(factor))
 
 
@@ -93,11 +103,4 @@ def _place(bird: Silhouette, pose: Pose) -> Place:
     feet = pose.place(np.array([leg[-1] for leg in bird.legs])) if bird.legs else np.zeros((0, 2))
     tip = pose.place((bird.bill.upper[2],))[0]
     line = float(pose.place(((50.0, bird.waterline),))[0, 1]) if bird.waterline < 100 else None
-    return Place(feet, (float(tip[0]), float(tip[1])), float(np.sign(pose.matrix[0])), line)
-
-
-def _set_off(canvas: Image.Image, cover: Image.Image, light_bird: bool) -> None:
-    """Darkens the ground softly around a light bird and lightens it around a dark one."""
-    small = cover.resize((48, 48), Image.Resampling.BOX).filter(ImageFilter.GaussianBlur(4))
-    veil = small.point([v * 3 // 10 for v in range(256)]).resize(canvas.size, Image.Resampling.BILINEAR)
-    canvas.paste((40, 60, 70) if light_bird else (252, 250, 240), mask=veil)
+    return Place(feet, (float(tip[0]), float(tip[1])), float(np.sign(pose.matrix[0])), line, pose.scale)

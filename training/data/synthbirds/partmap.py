@@ -3,8 +3,8 @@
 import numpy as np
 from PIL import Image, ImageDraw
 
-from training.data.synthbirds.anatomy import Silhouette
-from training.data.synthbirds.attributes import PARTS, Part
+from training.data.synthbirds.anatomy import Part, Silhouette
+from training.data.synthbirds.attributes import PARTS
 from training.data.synthbirds.feathers import fan_outline
 from training.data.synthbirds.geometry import Array, Points, closed_curve
 from training.data.synthbirds.pose import Pose
@@ -14,8 +14,8 @@ _SIDE = 96
 _SCALE = _SIDE / 100
 
 
-def part_areas(silhouette: Silhouette, pose: Pose, crest: bool) -> dict[Part, float]:
-    """The visible parts' shares of the picture."""
+def part_areas(silhouette: Silhouette, pose: Pose, crest: bool, hidden_from: float | None) -> dict[Part, float]:
+    """The visible parts' shares of the picture, of which everything below `hidden_from` (units) is hidden."""
     canvas = Image.new("L", (_SIDE, _SIDE))
     draw = ImageDraw.Draw(canvas)
 
@@ -29,14 +29,16 @@ def part_areas(silhouette: Silhouette, pose: Pose, crest: bool) -> dict[Part, fl
         fill(fan_outline(silhouette.far_wing, pose), "wings")
     fill(fan_outline(silhouette.tail, pose), "tail")
     for leg in silhouette.legs:
-        draw.line((pose.place(leg) * _SCALE).ravel().tolist(), fill=1 + PARTS.index("legs"), width=2)
+        width = max(1, round(silhouette.leg_width * pose.scale * _SCALE))
+        draw.line((pose.place(leg) * _SCALE).ravel().tolist(), fill=1 + PARTS.index("legs"), width=width)
     if crest:
         fill(region(silhouette.crest), "crown")
     _fill_body(canvas, silhouette, pose)
     fill(region(silhouette.bill.lower), "bill")
     fill(region(silhouette.bill.upper), "bill")
     fill(fan_outline(silhouette.wing, pose), "wings")
-    counts = np.bincount(np.asarray(canvas)[: _water_row(silhouette, pose)].ravel(), minlength=len(PARTS) + 1)
+    rows = _SIDE if hidden_from is None else int(hidden_from * _SCALE)
+    counts = np.bincount(np.asarray(canvas)[:rows].ravel(), minlength=len(PARTS) + 1)
     return {part: float(counts[1 + number]) / _SIDE**2 for number, part in enumerate(PARTS)}
 
 
@@ -54,10 +56,3 @@ def _fill_body(canvas: Image.Image, silhouette: Silhouette, pose: Pose) -> None:
     mask = Image.new("L", canvas.size)
     ImageDraw.Draw(mask).polygon((pose.place(closed_curve(silhouette.body)) * _SCALE).ravel().tolist(), fill=255)
     canvas.paste(trunk, mask=mask)
-
-
-def _water_row(silhouette: Silhouette, pose: Pose) -> int:
-    """The first row of the part map that lies under water."""
-    if silhouette.waterline >= 100:
-        return _SIDE
-    return int(pose.place(((50.0, silhouette.waterline),))[0, 1] * _SCALE)

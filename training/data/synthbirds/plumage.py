@@ -6,8 +6,8 @@ from random import Random
 import numpy as np
 from PIL import Image, ImageChops, ImageDraw
 
-from training.data.synthbirds.anatomy import SPREAD, Fan, Row, Silhouette
-from training.data.synthbirds.attributes import Attributes, Part
+from training.data.synthbirds.anatomy import FINGERED, SPREAD, Fan, Part, Row, Silhouette
+from training.data.synthbirds.attributes import Attributes
 from training.data.synthbirds.colours import Colour, Paint, blend, deepened, mix_paint
 from training.data.synthbirds.feathers import fan_outline, row_of_vanes
 from training.data.synthbirds.geometry import Array, Points, closed_curve, open_curve
@@ -17,6 +17,11 @@ from training.data.synthbirds.pose import Pose
 _INK = Paint((22, 20, 24), (8, 8, 10), (90, 90, 95))
 _GLINT = Paint((255, 255, 255), (255, 255, 255), (255, 255, 255))
 _IRIS = (Paint((244, 196, 40), (190, 130, 10), (255, 240, 150)), Paint((240, 140, 30), (180, 80, 10), (255, 210, 130)))
+_EYESPOT = (
+    Paint((196, 150, 60), (130, 90, 30), (240, 210, 140)),
+    Paint((52, 176, 190), (20, 100, 120), (150, 230, 230)),
+    Paint((30, 40, 120), (14, 18, 70), (90, 100, 190)),
+)
 
 
 class BirdPainter:
@@ -51,6 +56,8 @@ class BirdPainter:
         self._eyes(pale_eye)
         self._wing_shadow(trunk)
         self._fan(bird.wing, self.paints["wings"], 2, self.bird.wing_bars)
+        for ornament in bird.ornaments:
+            self.layers.fill(self._curve(ornament.shape), mix_paint(ornament.colour, self.rng), 128)
         wing = self.layers.mask(fan_outline(bird.wing, self.pose))
         return self.layers.render(self.layers.form(trunk, wing))
 
@@ -142,10 +149,19 @@ class BirdPainter:
                 tone = 126 + lift + (index % 2) * 5 + int(self.rng.random() * 9)
                 self.layers.fill(vane, vane_paint, tone)
                 # On a folded wing the upper tips are covered by the back's feathers.
-                if tips is not None and bars and (fan.rows == SPREAD or index < 0.6 * len(vanes)):
+                if tips is not None and bars and (fan.rows in (SPREAD, FINGERED) or index < 0.6 * len(vanes)):
                     self.layers.fill(tips[index], self.mixed[bars], tone + 8)
+                if fan.eyespots:
+                    self._eyespot(vane)
                 self.layers.emboss((vane[4:],), tone - 54, 0.4)
                 self.layers.emboss((vane[:4],), tone + 26, 0.35)
+
+    def _eyespot(self, vane: Array) -> None:
+        """A peacock's: three discs, one upon the other, near the tip of a feather."""
+        tip, root = vane[5], (vane[0] + vane[-1]) / 2
+        centre = tip + (root - tip) * (2.6 * self.pose.scale / float(np.linalg.norm(root - tip)))
+        for radius, paint in zip((1.9, 1.25, 0.7), _EYESPOT, strict=True):
+            self.layers.disc(centre, radius * self.pose.scale, paint, 132)
 
     def _vanes(self, fan: Fan, row: Row, tip_only: float | None) -> Array:
         vanes = row_of_vanes(fan, row, tip_only)
@@ -191,7 +207,7 @@ class BirdPainter:
 
     def _eyes(self, pale: bool) -> None:
         layers = self.layers
-        size = float(abs(np.linalg.det(np.array(self.pose.matrix).reshape(2, 2)))) ** 0.5
+        size = self.pose.scale
         iris = _IRIS[int(self.rng.random() * 2)]
         for eye in self.silhouette.eyes:
             centre = self.pose.place((eye.centre,))[0]
@@ -205,16 +221,25 @@ class BirdPainter:
             if pale:
                 layers.disc(centre, radius * 0.62, _INK)
             layers.disc(centre + np.array((0.32, -0.38)) * radius, radius * 0.3, _GLINT)
+            if self.silhouette.stern:
+                brow = np.array(eye.centre) + eye.radius * np.array(
+                    ((-1.7, -1.5), (1.9, -0.8), (1.9, -0.1), (-1.5, -0.7))
+                )
+                layers.fill(self.pose.place(brow), deepened(self.paints["crown"], 0.5), 110)
 
     def _leg(self, leg: Points) -> None:
         """A leg with three toes forward and one back, on its ground."""
         paint = self.paints["legs"]
         joints = self.pose.place(leg)
-        self.layers.line(joints, paint, 1.3, 118)
+        size = self.pose.scale
+        self.layers.line(joints, paint, self.silhouette.leg_width * size, 118)
         thigh, knee = joints[0], joints[0] + (joints[1] - joints[0]) * 0.8
-        tuft = np.stack([thigh - (3.2, 1.5), knee - (0.5, 0), knee + np.array((0.5, 0)), thigh + np.array((3.2, -1.5))])
+        tuft = np.stack(
+            [thigh + size * np.array(corner) for corner in ((-3.2, -1.5), (3.2, -1.5))]
+            + [knee + size * np.array(corner) for corner in ((0.5, 0.0), (-0.5, 0.0))]
+        )
         self.layers.fill(tuft, self.paints["belly"], 96)
         ahead = np.sign(self.pose.matrix[0])
-        foot = joints[-1]
+        foot, toe = joints[-1], (0.6 * self.silhouette.leg_width + 0.2) * size
         for dx, dy in ((4.4, 0.5), (3.2, 1.7), (-2.4, 0.7)):
-            self.layers.line(np.stack([foot, foot + np.array((dx * ahead * 0.9, dy))]), paint, 1.0, 124)
+            self.layers.line(np.stack([foot, foot + size * np.array((dx * ahead * 0.9, dy))]), paint, toe, 124)

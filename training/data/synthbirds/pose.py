@@ -20,6 +20,12 @@ class Pose:
     shift: tuple[float, float]
     wave: tuple[float, float]
 
+    @property
+    def scale(self) -> float:
+        """How much larger the bird is than its silhouette."""
+        a, b, c, d = self.matrix
+        return float(abs(a * d - b * c) ** 0.5)
+
     def place(self, points: Points | Array) -> Array:
         """Moves points, float (N, 2), from the silhouette to the picture, which has 100 units a side."""
         p = np.asarray(points, dtype=float)
@@ -32,7 +38,7 @@ def outline(silhouette: Silhouette, crest: bool) -> Array:
     """Points that bound the whole bird, for fitting it into the picture."""
     fans = [silhouette.wing, silhouette.tail] + ([silhouette.far_wing] if silhouette.far_wing else [])
     rims = [open_curve(fan.tip, 12) for fan in fans]
-    legs = [np.asarray(leg) for leg in silhouette.legs]
+    legs = [np.asarray(leg) for leg in silhouette.legs] + [np.asarray(part.shape) for part in silhouette.ornaments]
     tuft = [np.asarray(silhouette.crest)] if crest else []
     bill = np.asarray(silhouette.bill.upper)
     if silhouette.stance == "hovering":
@@ -40,8 +46,8 @@ def outline(silhouette: Silhouette, crest: bool) -> Array:
     return np.concatenate([closed_curve(silhouette.body), bill, *rims, *legs, *tuft])
 
 
-def draw_pose(silhouette: Silhouette, faces_left: bool, crest: bool, rng: Random) -> Pose:
-    """Draws a pose that keeps the whole bird inside the picture."""
+def draw_pose(silhouette: Silhouette, faces_left: bool, crest: bool, small: bool, rng: Random) -> Pose:
+    """Draws a pose that keeps the whole bird inside the picture; a small bird takes about half of its side."""
     lean = np.deg2rad((rng.random() * 2 - 1) * _LEAN[silhouette.stance])
     width, height = 0.94 + 0.12 * rng.random(), 0.94 + 0.12 * rng.random()
     rotation = np.array(((np.cos(lean), -np.sin(lean)), (np.sin(lean), np.cos(lean))))
@@ -49,12 +55,12 @@ def draw_pose(silhouette: Silhouette, faces_left: bool, crest: bool, rng: Random
     wave = (rng.random() * 6.3, rng.random() * 6.3)
     flat = Pose(_entries(matrix), (0.0, 0.0), wave).place(outline(silhouette, crest))
     low, high = flat.min(axis=0), flat.max(axis=0)
-    room = 93.0 if silhouette.stance in ("perched", "clinging") else 95.0
-    scale = min(0.88 + 0.2 * rng.random(), room / float((high - low).max()))
+    extent = 46 + 12 * rng.random() if small else 76 + 18 * rng.random()
+    scale = extent / float((high - low).max())
     slack = 97.5 - (high - low) * scale - 2.5
     # Rather in the middle than at an edge: the mean of two even draws.
     share = np.array([(rng.random() + rng.random()) / 2, (rng.random() + rng.random()) / 2])
-    if silhouette.waterline < 100:
+    if silhouette.waterline < 100 or (small and silhouette.legs):
         share[1] = 0.45 + 0.4 * share[1]
     shift = 2.5 + slack * share - low * scale
     return Pose(_entries(matrix * scale), (float(shift[0]), float(shift[1])), wave)

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from t2i_engine.tokenizer import Tokenizer
 from training.data.source import Example, Listing, Split
 from training.data.synthbirds import VERSION, SynthBirds
-from training.data.synthbirds.hard_negatives import HardNegativeCaptions
+from training.data.synthbirds.grammar import BirdGrammar
 
 
 @dataclass(frozen=True)
@@ -47,6 +47,6 @@ class Drawn:
         birds = [Bird(split, number) for number in range(self.pictures)]
         return Listing(birds, f"synthbirds-{VERSION}-{split}-{self.pictures}", str(VERSION))
 
-    def hard_negatives(self, tokenizer: Tokenizer) -> HardNegativeCaptions:
-        """Makes hard negatives of its captions, in a vocabulary."""
-        return HardNegativeCaptions(tokenizer)
+    def grammar(self, tokenizer: Tokenizer) -> BirdGrammar:
+        """Understands its captions, in a vocabulary."""
+        return BirdGrammar(tokenizer)

@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from training.data.synthbirds.anatomy import SPREAD, TAIL, Bill, Eye, Fan, Silhouette
+from training.data.synthbirds.anatomy import FINGERED, SPREAD, TAIL, Bill, Eye, Fan, Silhouette
 from training.data.synthbirds.geometry import points
 
 SONGBIRD_FLYING = Silhouette(
@@ -43,6 +43,7 @@ HAWK_FLYING = replace(
     wing=Fan(root=points("66,47 66,33 58,19 46,9"), tip=points("38,58 29,45 18,32 11,15 25,-1"), rows=SPREAD),
     far_wing=Fan(root=points("72,43 78,31 84,20 86,10"), tip=points("55,46 55,33 60,20 68,5 86,-2"), rows=SPREAD),
     tail=Fan(root=points("33,52.5 32,61.5"), tip=points("8,52 4,60 8,70"), rows=TAIL),
+    stern=True,
     bill=Bill(
         upper=points("83.4,41.4 88.5,42 92.8,46 92.2,50.6 89.4,48.2 84.6,47.6"),
         lower=points("84.6,47 88.5,47.8 90,49 87.5,50 84.4,49.8"),
@@ -93,4 +94,19 @@ HUMMINGBIRD = Silhouette(
     eyes=(Eye((69.6, 35.6), 1.65),),
     legs=(),
     crest=points("73,31 67,26 59,22 51,22 55,27 55,32 60,36 66,31"),
+)
+
+EAGLE_FLYING = replace(
+    HAWK_FLYING,
+    body=points(
+        "85,42 81,36.6 74,35 66.5,37.8 57,41.5 46,45.5 36,50.5 29,55 30,60.5 40,64.5 52,66.5 65,65 75.5,60 "
+        "82,53.4 85.4,47.6"
+    ),
+    wing=Fan(root=points("66,47 62,32 50,21 34,15"), tip=points("38,58 28,48 16,37 3,22 8,-4"), rows=FINGERED),
+    far_wing=Fan(root=points("72,43 79,30 88,20 93,12"), tip=points("54,46 57,32 66,18 82,4 100,-2"), rows=FINGERED),
+    tail=Fan(root=points("34,51.5 33,63"), tip=points("8,50 3,59 8,71"), rows=TAIL),
+    bill=Bill(
+        upper=points("83.6,40.6 90,40.8 96,44.4 97,51.6 93.6,48 84.8,47.4"),
+        lower=points("84.8,47 90.6,47.6 93,48.8 89.6,50.2 84.6,49.8"),
+    ),
 )

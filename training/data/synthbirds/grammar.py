@@ -1,0 +1,47 @@
+"""What captions of synthbirds ask for, as numbers that training compares.
+
+So none is the negative of a picture that it may be true of.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from t2i_engine.tokenizer import Tokenizer
+from training.data.synthbirds.caption_attributes import ATTRIBUTES, Asked, caption_attributes
+from training.data.synthbirds.hard_negatives import HardNegativeCaptions
+
+Masks = tuple[int, ...]
+
+
+class BirdGrammar:
+    """The grammar in the words of one vocabulary (source.py's `Grammar`)."""
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self._words = tokenizer.words
+        self._hard = HardNegativeCaptions(tokenizer)
+
+    def asks(self, ids: Sequence[int]) -> Masks:
+        """What a caption asks for: per attribute, the values that fit, as bits; all of them where it leaves it open."""
+        return masks(caption_attributes(" ".join(self._words[i] for i in ids)))
+
+    def hard_negatives(
+        self, ids: Sequence[int], known: Sequence[int], count: int, rng: np.random.Generator
+    ) -> list[Sequence[int]]:
+        """`count` versions of a caption that contradict what is `known` of its picture; the caption itself for want."""
+        made = self._hard.make(ids, 2 * count, rng)
+        false = [version for version in made if not agree(self.asks(version), known)]
+        return [*false, *[ids] * count][:count]
+
+
+def masks(asked: Asked) -> Masks:
+    """Attributes as bits, in the order of ATTRIBUTES and of their values."""
+    return tuple(
+        sum(1 << bit for bit, value in enumerate(values) if name not in asked or value in asked[name])
+        for name, values in ATTRIBUTES.items()
+    )
+
+
+def agree(first: Sequence[int], second: Sequence[int]) -> bool:
+    """Whether some picture may fit both."""
+    return all(one & other for one, other in zip(first, second, strict=True))
