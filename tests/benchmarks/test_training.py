@@ -84,8 +84,9 @@ def test_reference_step_has_this_projects_losses_and_gradients(full: bool) -> No
     critic, fake = Critic(pair.discriminator, config, loss_scaler(torch.device("cpu"), "fp32")), ours.image.detach()
     own = torch.eye(BATCH, dtype=torch.bool)
     mismatched = pair.sentence.roll(1, 0)[:, None]  # DF-GAN's code shifts the pictures instead
-    inputs = Inputs(pair.real, pair.sentence, own, mismatched, own.any(1, keepdim=True), *[torch.empty(3, 0)] * 3)
-    loss = torch.stack(list(critic(inputs, fake, penalised=True).values())).sum()
+    unused = [torch.empty(3, 0)] * 4
+    inputs = Inputs(pair.real, pair.sentence, own, own, mismatched, own.any(1, keepdim=True), *unused)
+    loss = torch.stack(list(critic(inputs, fake, None, penalised=True).values())).sum()
     mine, theirs = (
         gradients(loss, pair.discriminator),
         pair.reference.discriminator_loss(pair.real, fake, pair.sentence),
