@@ -27,7 +27,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from t2i_engine.serve import openapi
 from t2i_engine.serve.metrics import CONTENT_TYPE
-from t2i_engine.serve.queue import Drawn
+from t2i_engine.serve.queue import Ask, Drawn
 from t2i_engine.serve.requests import KINDS, ApiError, Order, parse_json
 from t2i_engine.serve.service import Service
 
@@ -35,8 +35,8 @@ LARGEST_BODY = 64 << 10
 SECONDS_FOR_BODY = 10.0
 LONGEST_ID = 128
 PAGE = Path(__file__).parent / "page"
-OPEN_ROUTES = ("/v2/health/live", "/v2/health/ready")
-"""Without a key, for load balancers."""
+MOST_UNKNOWN = 5
+"""Words of a caption for which near ones are looked up."""
 
 log = logging.getLogger("t2i_engine.serve")
 
@@ -64,13 +64,17 @@ def make_app(service: Service) -> Starlette:
         Route("/openapi.json", endpoints.openapi),
         Mount("/", StaticFiles(directory=PAGE, html=True), name="page"),
     ]
-    middleware = [Middleware(_Outermost, service=service)]
-    if service.settings.allow_origin:
-        origins = list(service.settings.allow_origin)
-        middleware.append(
-            Middleware(CORSMiddleware, allow_origins=origins, allow_methods=["*"], allow_headers=["*"],
-                       expose_headers=["*"])
-        )  # fmt: skip
+    anything, origins = ["*"], list(service.settings.allow_origin)
+    middleware = [Middleware(_Entrance, service=service)]
+    if origins:  # outermost, because browsers ask without a key whether they may send one
+        cors = Middleware(
+            CORSMiddleware,
+            allow_origins=origins,
+            allow_methods=anything,
+            allow_headers=anything,
+            expose_headers=anything,
+        )
+        middleware.insert(0, cors)
     handlers: Mapping[Any, Any] = {ApiError: _api_error, HTTPException: _http_error, Exception: _fault}
     return Starlette(routes=routes, middleware=middleware, exception_handlers=handlers, lifespan=lifespan)
 
@@ -91,9 +95,10 @@ class _Endpoints:
         answer: dict[str, Any] = {"created": int(time.time()), "size": f"{side}x{side}", "output_format": order.kind}
         headers = _origin(order)
         if order.as_url:  # drawn when it is fetched
-            data = [{"url": f"{str(request.base_url).rstrip('/')}{_url(order, number)}"} for number in _seeds(order)]
+            base = str(request.base_url).rstrip("/")
+            data = [{"url": f"{base}{_url(order, ask)}"} for ask in order.asks]
         else:
-            drawn = await self._drawn(request, order)
+            drawn = await self.service.draw(order, _deadline(request))
             headers |= _timing(drawn)
             data = [{"b64_json": base64.b64encode(picture.content).decode()} for picture in drawn]
         answer["data"] = [part | {"seed": ask.seed} for part, ask in zip(data, order.asks, strict=True)]
@@ -113,11 +118,8 @@ class _Endpoints:
         }
         if _tag(order) in request.headers.get("if-none-match", ""):
             return Response(status_code=HTTPStatus.NOT_MODIFIED, headers=headers)
-        drawn = await self._drawn(request, order)
+        drawn = await self.service.draw(order, _deadline(request))
         return Response(drawn[0].content, media_type=KINDS[kind][1], headers=headers | _timing(drawn))
-
-    async def _drawn(self, request: Request, order: Order) -> list[Drawn]:
-        return await self.service.draw(order, _deadline(request))
 
     async def models(self, _: Request) -> Response:
         return JSONResponse({"object": "list", "data": [self._model(name) for name in self.catalogue.models]})
@@ -136,7 +138,6 @@ class _Endpoints:
             "size": f"{model.side}x{model.side}",
             "runs_as": model.runs_as,
             "license": model.bundle.license,
-            "words": model.tokenizer.words[1:],
         }
 
     async def server(self, _: Request) -> Response:
@@ -210,12 +211,7 @@ def _deadline(request: Request) -> float | None:
     return int(text) / 1000
 
 
-def _seeds(order: Order) -> range:
-    return range(len(order.asks))
-
-
-def _url(order: Order, number: int) -> str:
-    ask = order.asks[number]
+def _url(order: Order, ask: Ask) -> str:
     query: dict[str, Any] = {"caption": ask.caption, "seed": ask.seed}
     if ask.truncation != 1:
         query["truncation"] = ask.truncation
@@ -239,8 +235,13 @@ def _origin(order: Order) -> dict[str, str]:
         "T2I-Backend": order.model.runs_as,
     }
     if order.unknown:
-        headers["T2I-Unknown-Words"] = ",".join(quote(word) for word in order.unknown)[:1000]
+        headers["T2I-Unknown-Words"] = ", ".join(_with_near(order, word) for word in order.unknown[:MOST_UNKNOWN])
     return headers
+
+
+def _with_near(order: Order, word: str) -> str:
+    """An unknown word and the known ones that it may stand for: `yelow;near=yellow`."""
+    return ";near=".join(quote(text[:60]) for text in (word, *order.model.tokenizer.nearest(word)))
 
 
 def _timing(drawn: list[Drawn]) -> dict[str, str]:
@@ -269,13 +270,15 @@ def _fault(request: Request, error: Exception) -> Response:
     return _api_error(request, ApiError(HTTPStatus.INTERNAL_SERVER_ERROR, "the server failed; see its log", "fault"))
 
 
-class _Outermost:
+class _Entrance:
     """Checks the key; adds request ids; counts and logs every request in one line."""
 
     def __init__(self, app: ASGIApp, service: Service) -> None:
         self.app, self.service = app, service
         key = service.settings.api_key
         self._key = None if key is None else f"Bearer {key}".encode()
+        # Load balancers have no key, and the page asks for it.
+        self._open = {"/v2/health/live", "/v2/health/ready", "/", *(f"/{file.name}" for file in PAGE.iterdir())}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -300,7 +303,7 @@ class _Outermost:
             await send(message)
 
         try:
-            if self._key and scope["path"] not in OPEN_ROUTES and not self._allowed(headers):
+            if self._key and scope["path"] not in self._open and not self._allowed(headers):
                 error = ApiError(HTTPStatus.UNAUTHORIZED, "the API key is missing or wrong", "invalid_api_key",
                                  headers={"WWW-Authenticate": "Bearer"})  # fmt: skip
                 await JSONResponse(error.body(), error.status, error.headers)(scope, receive, answer)

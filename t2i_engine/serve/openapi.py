@@ -62,12 +62,9 @@ def document(catalogue: Catalogue) -> dict[str, Any]:
         "/v2/models/{name}": {"get": _get("A model, by the Open Inference Protocol", 404)},
         "/v2/models/{name}/ready": {"get": _get("Whether a model is ready", 404, 503)},
     }
-    for path in paths.values():
-        for operation in path.values():
-            operation.setdefault("parameters", [_NAME] if "{name}" in str(path) else [])
-    for name, path in paths.items():
-        if "{name}" in name and "{suffix}" not in name:
-            path["get"]["parameters"] = [_NAME]
+    for path, operations in paths.items():
+        for operation in operations.values():
+            operation.setdefault("parameters", [_NAME] if "{name}" in path else [])
     return {
         "openapi": "3.1.0",
         "info": {"title": "t2i-engine", "version": VERSION, "summary": "Pictures of captions, in milliseconds"},

@@ -3,7 +3,7 @@
 import json
 import secrets
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any, NoReturn
 
@@ -45,7 +45,8 @@ class Order:
 
     model: Model
     asks: Sequence[Ask]
-    unknown: tuple[str, ...]
+    unknown: Sequence[str]
+    """Words that the model does not know."""
     kind: str
     """A key of KINDS."""
     as_url: bool = False
@@ -100,10 +101,6 @@ class Catalogue:
 
     models: Mapping[str, Model]
     resizes: bool = False
-    default: str = field(init=False)
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "default", next(iter(self.models)))
 
     def find(self, name: str, param: str | None = "model") -> Model:
         """The model of this name. Raises `ApiError`."""
@@ -125,7 +122,7 @@ class Catalogue:
                 invalid(f"unknown parameter {quoted(key)}{meant}", key[:100], "unknown_parameter")
         if body.get("stream"):
             invalid("pictures are not streamed: leave out 'stream'", "stream", "unsupported_parameter")
-        model = self.find(_text(body, "model", self.default))
+        model = self.find(_text(body, "model", next(iter(self.models))))
         count = _whole(body, "n", 1, MOST_PICTURES, 1)
         first = _whole(body, "seed", 0, LARGEST_SEED, secrets.randbelow(LARGEST_SEED + 2 - count))
         if first + count - 1 > LARGEST_SEED:

@@ -1,5 +1,4 @@
 // A caption as pictures, drawn while it is typed. All state is in the address, so that a page can be shared.
-import { nearest } from "./words.js";
 
 const WAIT = 150; // milliseconds after a key, before anything is drawn
 const AT_ONCE = 4;
@@ -108,18 +107,19 @@ function say(text, alarm = false) {
   find("words").classList.toggle("alarm", alarm);
 }
 
+// The header lists words and near ones of the model's: "yelow;near=yellow, brench;near=branch".
 function tellUnknown(header) {
-  const words = (header ?? "").split(",").filter(Boolean).map(decodeURIComponent);
+  const words = (header ?? "").split(", ").filter(Boolean).map((item) => item.split(";near=").map(decodeURIComponent));
   say(words.length ? "Left out, because the model does not know it: " : "");
-  words.forEach((word, number) => {
+  words.forEach(([word, ...near], number) => {
     find("words").append(`${number ? ", " : ""}“${word}”`);
-    for (const other of nearest(word, model().words)) {
+    for (const other of near) {
       const button = document.createElement("button");
       button.type = "button";
       button.textContent = other;
       button.setAttribute("aria-label", `Write ${other} instead of ${word}`);
       button.onclick = () => {
-        fields.caption.value = fields.caption.value.replace(new RegExp(`(?<!\\w)${RegExp.escape?.(word) ?? word}(?!\\w)`, "giu"), other);
+        fields.caption.value = fields.caption.value.replace(new RegExp(word, "giu"), other); // letters and digits alone
         fields.caption.focus();
         draw();
       };

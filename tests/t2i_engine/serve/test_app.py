@@ -4,7 +4,8 @@ import base64
 import io
 import json
 import re
-from collections.abc import Iterator
+import threading
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,9 @@ from starlette.testclient import TestClient
 
 from t2i_engine.engine import Engine
 from t2i_engine.serve import build_app
+from t2i_engine.serve.queue import Ask, Drawn
 from t2i_engine.serve.service import Settings
+from t2i_engine.serve.workers import InProcess
 
 KEY = {"Authorization": "Bearer secret"}
 
@@ -113,7 +116,9 @@ def test_a_version_that_is_not_served_is_not_drawn(client: TestClient) -> None:
 def test_unknown_words_are_told(client: TestClient) -> None:
     answer = client.get("/v1/pictures/tiny.png", params={"caption": "a red wörm on a brench"})
     assert answer.status_code == 200
-    assert answer.headers["T2I-Unknown-Words"] == "w%C3%B6rm,on,brench"
+    assert answer.headers["T2I-Unknown-Words"] == "w%C3%B6rm, on, brench"
+    near = client.get("/v1/pictures/tiny.png", params={"caption": "a red bird with yelow winds"})
+    assert near.headers["T2I-Unknown-Words"] == "with, yelow;near=yellow, winds;near=wings"
 
 
 BAD = [
@@ -255,10 +260,13 @@ def test_a_request_keeps_its_id_and_trace(client: TestClient) -> None:
     assert re.fullmatch("[0-9a-f]{16}", client.get("/v2", headers={"X-Request-Id": "x" * 200}).headers["x-request-id"])
 
 
-def test_with_a_key_only_health_is_open(plain_bundle: Path) -> None:
+def test_with_a_key_only_health_and_the_page_are_open(plain_bundle: Path) -> None:
     app = build_app(plain_bundle, settings=Settings(api_key="secret", allow_origin=("https://a.example",)))
     with TestClient(app) as client:
-        assert client.get("/v2/health/ready").status_code == 200
+        for path in ("/v2/health/ready", "/", "/page.js", "/style.css"):
+            assert client.get(path).status_code == 200
+        asks_first = {"Origin": "https://a.example", "Access-Control-Request-Method": "POST"}
+        assert client.options("/v1/images/generations", headers=asks_first).status_code == 200
         for headers in ({}, {"Authorization": "Bearer secre"}, {"Authorization": "secret"}):
             refused = client.get("/v1/models", headers=headers)
             assert refused.status_code == 401
@@ -282,14 +290,26 @@ def test_sizes_are_resized_to_if_the_server_says_so(plain_bundle: Path) -> None:
         assert generate(client, size="9999x9999").status_code == 400
 
 
-def test_a_full_queue_and_a_passed_deadline_say_so(plain_bundle: Path) -> None:
+def test_a_full_queue_and_a_passed_deadline_say_so(plain_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with TestClient(build_app(plain_bundle, settings=Settings(queue=2, workers=1))) as client:
         full = generate(client, n=3)
         assert (full.status_code, full.json()["error"]["type"]) == (429, "rate_limit_error")
         assert (full.headers["Retry-After"], full.headers["retry-after-ms"]) == ("1", "500")
-        assert client.post(
-            "/v1/images/generations", json={"prompt": "a red bird"}, headers={"T2I-Deadline-Ms": "x"}
-        ).status_code == 400  # fmt: skip
+        body = {"prompt": "a red bird"}
+        bad = client.post("/v1/images/generations", json=body, headers={"T2I-Deadline-Ms": "x"})
+        assert bad.status_code == 400
+        released = threading.Event()
+        drawing = InProcess.draw
+
+        def stuck(drawer: InProcess, asks: Sequence[Ask]) -> list[Drawn]:
+            released.wait(60)
+            return drawing(drawer, asks)
+
+        monkeypatch.setattr(InProcess, "draw", stuck)
+        late = client.post("/v1/images/generations", json=body, headers={"T2I-Deadline-Ms": "50"})
+        assert (late.status_code, late.json()["error"]["code"]) == (504, "deadline_passed")
+        released.set()
+        assert generate(client).status_code == 200
 
 
 def test_the_document_describes_every_route(client: TestClient) -> None:
