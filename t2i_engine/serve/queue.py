@@ -1,4 +1,4 @@
-"""The queue between requests and workers: bounded, with deadlines, and batches of what is waiting anyway."""
+"""The queue between requests and workers: bounded, with batches of what is waiting anyway."""
 
 import threading
 import time
@@ -42,17 +42,11 @@ class QueueFull(Exception):  # noqa: N818
     """More pictures wait than the queue holds."""
 
 
-class DeadlinePassed(Exception):  # noqa: N818
-    """A picture waited past its deadline, and was not drawn."""
-
-
 @dataclass
 class Job:
     """An `Ask` in the queue."""
 
     ask: Ask
-    deadline: float
-    """By `time.monotonic`."""
     asked: float = field(default_factory=time.monotonic)
     future: Future[Drawn] = field(default_factory=Future)
     attempts: int = 0
@@ -66,29 +60,29 @@ class Queue:
         self.limit, self._workers = limit, workers
         self._jobs: deque[Job] = deque()
         self._changed = threading.Condition()
-        self._closed = False
+        self.closed = False
 
     def __len__(self) -> int:
         return len(self._jobs)
 
-    def put(self, asks: Sequence[Ask], deadline: float) -> list[Future[Drawn]]:
-        """Enqueues all pictures of a request or, if they do not all fit, none. Raises `QueueFull`."""
+    def put(self, asks: Sequence[Ask]) -> list[Future[Drawn]]:
+        """Enqueues all pictures of a request or, if they do not all fit, none. Raises `QueueFull`.
+
+        A picture whose future is cancelled before a worker takes it is not drawn.
+        """
         with self._changed:
-            if self._closed or len(self._jobs) + len(asks) > self.limit:
+            if self.closed or len(self._jobs) + len(asks) > self.limit:
                 raise QueueFull
-            jobs = [Job(ask, deadline) for ask in asks]
+            jobs = [Job(ask) for ask in asks]
             self._jobs.extend(jobs)
             self._changed.notify(len(jobs))
         return [job.future for job in jobs]
 
     def take(self) -> list[Job]:
-        """Waits for a picture, and takes a worker's share of those that wait for the same bundle; empty once closed.
-
-        Those that were cancelled, or have passed their deadline, are left out.
-        """
+        """Waits for a picture, and takes a worker's share of those that wait for the same bundle; empty once closed."""
         with self._changed:
             while True:
-                self._changed.wait_for(lambda: self._jobs or self._closed)
+                self._changed.wait_for(lambda: self._jobs or self.closed)
                 if not self._jobs:
                     return []
                 share = min(LARGEST_BATCH, -(-len(self._jobs) // self._workers))
@@ -100,10 +94,7 @@ class Queue:
         others: deque[Job] = deque()
         while self._jobs and len(batch) < share:
             job = self._jobs.popleft()
-            if job.deadline < time.monotonic() and not job.attempts:
-                if job.future.set_running_or_notify_cancel():
-                    job.future.set_exception(DeadlinePassed())
-            elif batch and not _together(batch[0].ask, job.ask):
+            if batch and not _together(batch[0].ask, job.ask):
                 others.append(job)
             elif job.attempts or job.future.set_running_or_notify_cancel():
                 batch.append(job)
@@ -127,7 +118,7 @@ class Queue:
     def close(self) -> None:
         """Accepts no more; workers finish what waits."""
         with self._changed:
-            self._closed = True
+            self.closed = True
             self._changed.notify_all()
 
 

@@ -5,7 +5,6 @@ import hashlib
 import os
 import shutil
 import tempfile
-import time
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -17,7 +16,7 @@ from t2i_engine.bundle import Bundle
 from t2i_engine.engine import DEFAULT_BUNDLE
 from t2i_engine.errors import OptionError, quoted
 from t2i_engine.serve.metrics import Metrics
-from t2i_engine.serve.queue import DeadlinePassed, Drawn, Queue, QueueFull
+from t2i_engine.serve.queue import Drawn, Queue, QueueFull
 from t2i_engine.serve.requests import ApiError, Catalogue, Model, Order
 from t2i_engine.serve.workers import Drawer, EngineOptions, InProcess, Replica, Workers
 
@@ -39,7 +38,7 @@ class Settings:
     queue: int = 256
     """Pictures that may wait."""
     deadline: float = 30.0
-    """Seconds that a picture may wait, unless its request says otherwise."""
+    """Seconds within which pictures must be drawn, unless their request says otherwise."""
     resizes: bool = False
     """Resizes pictures to the size that a request asks for; otherwise, only the bundle's own is accepted."""
     api_key: str | None = None
@@ -106,14 +105,15 @@ class Service:
         """Draws an order's pictures; `deadline` in seconds from now. Raises `ApiError`."""
         seconds = self.settings.deadline if deadline is None else deadline
         try:
-            waiting = self._workers.queue.put(order.asks, time.monotonic() + seconds)
+            waiting = self._workers.queue.put(order.asks)
         except QueueFull:
             code, message = "queue_full", f"{self.settings.queue} pictures are waiting; try again in a second"
             headers = {"Retry-After": "1", "retry-after-ms": "500"}
             raise ApiError(HTTPStatus.TOO_MANY_REQUESTS, message, code, headers=headers) from None
         try:
-            drawn = await asyncio.gather(*map(asyncio.wrap_future, waiting))
-        except DeadlinePassed:
+            async with asyncio.timeout(seconds):
+                drawn = await asyncio.gather(*map(asyncio.wrap_future, waiting))
+        except TimeoutError:
             message = f"the picture was not drawn within {seconds:g} s"
             raise ApiError(HTTPStatus.GATEWAY_TIMEOUT, message, "deadline_passed") from None
         finally:  # what another picture's failure, or the client's going away, has left

@@ -11,8 +11,10 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Protocol, cast
 
+import numpy as np
+
 from t2i_engine.engine import Engine
-from t2i_engine.errors import ParityError, UserError
+from t2i_engine.errors import BundleError, UserError
 from t2i_engine.formats import GENERATOR, TEXT_ENCODER
 from t2i_engine.parity import OpenFormat, compare
 from t2i_engine.pictures import Picture, Pixels
@@ -44,7 +46,7 @@ class EngineOptions:
     def open(self) -> dict[str, Engine]:
         """Opens every bundle and compares it with its own reference, which also warms it up.
 
-        Raises a `UserError` if a bundle cannot be opened, and `ParityError` if it disagrees.
+        Raises a `UserError` if a bundle cannot be opened, or disagrees.
         """
         engines = {}
         for name, folder in self.folders.items():
@@ -53,7 +55,7 @@ class EngineOptions:
             opened = OpenFormat(engine.selection.format, runners)
             for found in compare([opened], read_reference(engine.bundle).cases(), "the bundle's reference"):
                 if not found.ok:
-                    raise ParityError(f"bundle {name} is not served: {found}")
+                    raise BundleError(f"bundle {name} is not served: {found}")
             engines[name] = engine
         return engines
 
@@ -162,7 +164,7 @@ def _serve(connection: Connection, options: EngineOptions) -> None:
         try:
             drawer = InProcess(options.open())
         except UserError as error:
-            connection.send(error)
+            connection.send(UserError(error.message))  # other classes take other arguments, and cannot be unpickled
             return
         connection.send({name: str(engine.selection) for name, engine in drawer.engines.items()})
         while True:
@@ -179,7 +181,7 @@ class Workers:
     def __init__(self, queue: Queue, drawers: Sequence[Drawer]) -> None:
         self.queue, self.drawers = queue, drawers
         self.restarts = 0
-        self._able = len(drawers)
+        self._lock, self._able = threading.Lock(), len(drawers)
         self._threads = [
             threading.Thread(target=self._work, args=(drawer,), name=f"worker-{number}", daemon=True)
             for number, drawer in enumerate(drawers)
@@ -217,17 +219,22 @@ class Workers:
                     job.future.set_result(picture._replace(queue=(started - job.asked) * 1000))
 
     def _replace(self, drawer: Drawer) -> None:
-        self._able -= 1
-        while True:
-            self.restarts += 1
+        """Tries until it succeeds or the queue is closed."""
+        with self._lock:
+            self._able -= 1
+        while not self.queue.closed:
+            with self._lock:
+                self.restarts += 1
             _log.warning("a worker died and is replaced; its pictures are drawn again")
             try:
                 drawer.restart()
-                break
             except UserError as error:
                 _log.error("%s", error.message)
                 time.sleep(SECONDS_BETWEEN_STARTS)
-        self._able += 1
+            else:
+                with self._lock:
+                    self._able += 1
+                return
 
 
 def _encoded(ask: Ask, pixels: Pixels, drawn: float) -> Drawn:
@@ -236,8 +243,6 @@ def _encoded(ask: Ask, pixels: Pixels, drawn: float) -> Drawn:
     start = time.perf_counter()
     picture = Picture(pixels, ask.caption, ask.seed, ask.bundle, truncation=ask.truncation)
     if ask.side is not None and ask.side != len(pixels):
-        import numpy as np
-
         resized = Image.fromarray(pixels).resize((ask.side, ask.side), Image.Resampling.LANCZOS)
         picture = replace(picture, pixels=np.asarray(resized))
     content = picture.encoded(ask.kind, ask.quality)

@@ -1,13 +1,11 @@
-"""The queue: bounds, shares, deadlines, and pictures that go back to its front."""
+"""The queue: bounds, shares, and pictures that go back to its front."""
 
 import threading
 import time
 
 import pytest
 
-from t2i_engine.serve.queue import LARGEST_BATCH, MOST_ATTEMPTS, Ask, DeadlinePassed, Drawn, Job, Queue, QueueFull
-
-LATER = time.monotonic() + 3600
+from t2i_engine.serve.queue import LARGEST_BATCH, MOST_ATTEMPTS, Ask, Drawn, Job, Queue, QueueFull
 
 
 def ask(seed: int, bundle: str = "tiny", truncation: float = 1.0) -> Ask:
@@ -20,35 +18,32 @@ def seeds(jobs: list[Job]) -> list[int]:
 
 def test_a_request_that_does_not_fit_is_refused_whole() -> None:
     queue = Queue(limit=4, workers=1)
-    queue.put([ask(0), ask(1), ask(2)], LATER)
+    queue.put([ask(0), ask(1), ask(2)])
     with pytest.raises(QueueFull):
-        queue.put([ask(3), ask(4)], LATER)
-    queue.put([ask(5)], LATER)
+        queue.put([ask(3), ask(4)])
+    queue.put([ask(5)])
     assert seeds(queue.take()) == [0, 1, 2, 5]
 
 
 def test_workers_share_out_what_waits_and_no_batch_grows_too_large() -> None:
     queue = Queue(limit=100, workers=2)
-    queue.put([ask(seed) for seed in range(5)], LATER)
+    queue.put([ask(seed) for seed in range(5)])
     assert [seeds(queue.take()) for _ in range(3)] == [[0, 1, 2], [3], [4]]
-    queue.put([ask(seed) for seed in range(50)], LATER)
+    queue.put([ask(seed) for seed in range(50)])
     assert len(queue.take()) == LARGEST_BATCH
 
 
 def test_a_batch_is_of_one_bundle_and_truncation_and_others_keep_their_turn() -> None:
     queue = Queue(limit=100, workers=1)
-    queue.put([ask(0), ask(1, "other"), ask(2, truncation=0.5), ask(3), ask(4, "other")], LATER)
+    queue.put([ask(0), ask(1, "other"), ask(2, truncation=0.5), ask(3), ask(4, "other")])
     assert [seeds(queue.take()) for _ in range(3)] == [[0, 3], [1, 4], [2]]
 
 
-def test_what_has_waited_too_long_or_was_cancelled_is_not_drawn() -> None:
+def test_what_was_cancelled_is_not_drawn() -> None:
     queue = Queue(limit=100, workers=1)
-    late = queue.put([ask(0)], time.monotonic() - 1)[0]
-    cancelled, kept = queue.put([ask(1), ask(2)], LATER)
+    cancelled, kept = queue.put([ask(1), ask(2)])
     cancelled.cancel()
     assert seeds(queue.take()) == [2]
-    with pytest.raises(DeadlinePassed):
-        late.result(0)
     assert not kept.done()
 
 
@@ -62,7 +57,7 @@ def test_a_worker_sleeps_until_something_comes_and_ends_when_the_queue_closes() 
 
     worker = threading.Thread(target=work)
     worker.start()
-    queue.put([ask(7)], LATER)
+    queue.put([ask(7)])
     while not taken:
         time.sleep(0.001)
     queue.close()
@@ -70,15 +65,15 @@ def test_a_worker_sleeps_until_something_comes_and_ends_when_the_queue_closes() 
     assert not worker.is_alive()
     assert taken == [[7]]
     with pytest.raises(QueueFull):
-        queue.put([ask(8)], LATER)
+        queue.put([ask(8)])
 
 
 def test_pictures_of_a_dead_worker_come_first_again_and_fail_at_last() -> None:
     queue = Queue(limit=10, workers=1)
-    doomed = queue.put([ask(0)], LATER)[0]
+    doomed = queue.put([ask(0)])[0]
     error = RuntimeError("died")
     for attempt in range(MOST_ATTEMPTS):
-        waiting = queue.put([ask(10 + attempt)], LATER)[0]
+        waiting = queue.put([ask(10 + attempt)])[0]
         jobs = queue.take()
         assert jobs[0].ask.seed == 0
         queue.put_back(jobs[:1], error)
