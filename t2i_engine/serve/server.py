@@ -10,14 +10,16 @@ from types import FrameType
 from typing import Any
 
 import uvicorn
-from uvicorn.protocols.http.auto import AutoHTTPProtocol
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from t2i_engine.errors import OptionError
 from t2i_engine.serve.app import log, make_app
 from t2i_engine.serve.service import Service
 
 SECONDS_FOR_HEADERS = 10.0
-SECONDS_IDLE = 30
+"""From the beginning of a connection, or the end of an answer, to the end of the next request's headers."""
+MOST_HEADERS = 16 << 10
+"""Bytes."""
 SECONDS_TO_DRAIN = 8
 SECONDS_ACCEPTING = 1.0
 """While draining, so that a load balancer notices before connections are refused."""
@@ -49,9 +51,8 @@ def run(service: Service, bound: socket.socket, log_format: str) -> None:
         log_config=None,
         access_log=False,
         server_header=False,
-        timeout_keep_alive=SECONDS_IDLE,
         timeout_graceful_shutdown=SECONDS_TO_DRAIN,
-        h11_max_incomplete_event_size=16 << 10,
+        h11_max_incomplete_event_size=MOST_HEADERS,
     )
     _Server(config, service).run([bound])
 
@@ -77,21 +78,38 @@ class _Server(uvicorn.Server):
         self.should_exit = True
 
 
-class _Protocol(AutoHTTPProtocol):  # type: ignore[misc, valid-type]
-    """Cuts off clients that send no headers in time, and those beyond what the server can hold."""
+class _Protocol(H11Protocol):
+    """Cuts off clients that send no headers in time, and those beyond what the server can hold.
 
-    def connection_made(self, transport: asyncio.Transport) -> None:
+    h11 bounds the size of headers; httptools, which is faster, does not.
+    """
+
+    _timer: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
         if len(self.connections) > MOST_CONNECTIONS:
             transport.close()
-        self._timer = self.loop.call_later(SECONDS_FOR_HEADERS, self._cut_off)
+        self._wait_for_headers()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._timer.cancel()
+        self._stop_waiting()
         super().connection_lost(exc)
 
+    def on_response_complete(self) -> None:
+        super().on_response_complete()
+        self._wait_for_headers()
+
+    def _wait_for_headers(self) -> None:
+        self._stop_waiting()
+        self._timer = self.loop.call_later(SECONDS_FOR_HEADERS, self._cut_off)
+
+    def _stop_waiting(self) -> None:
+        if self._timer:
+            self._timer.cancel()
+
     def _cut_off(self) -> None:
-        if self.cycle is None:
+        if self.cycle is None or self.cycle.response_complete:
             self.transport.close()
 
 

@@ -126,12 +126,22 @@ def test_a_client_that_sends_no_request_is_cut_off_without_hurting_others(server
         b"POST /v1/images/generations HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
         b"Content-Length: 50\r\n\r\n{"
     )
+    again = socket.create_connection(("127.0.0.1", server.port))
+    again.sendall(b"GET /v2 HTTP/1.1\r\nHost: x\r\n\r\n")
+    answer = b""
+    while not answer.endswith(b"}"):
+        answer += again.recv(1000)
+    assert b" 200 " in answer.split(b"\r\n")[0]
+    again.sendall(b"GET /v2 HTTP/1.1\r\nHo")
+    large = socket.create_connection(("127.0.0.1", server.port))
+    large.sendall(b"GET /v2 HTTP/1.1\r\nHost: x\r\nX: " + b"x" * 100_000)
+    assert b" 400 " in large.recv(1000).split(b"\r\n")[0]
     assert httpx.get(server.url + picture_url(1)).status_code == 200
-    for connection in (*idle, slow, half):
+    for connection in (*idle, slow, again, half):
         connection.settimeout(30)
     assert b" 408 " in half.recv(1000).split(b"\r\n")[0]
-    assert [connection.recv(1) for connection in (*idle, slow)] == [b""] * 51
-    for connection in (*idle, slow, half):
+    assert [connection.recv(1) for connection in (*idle, slow, again)] == [b""] * 52
+    for connection in (*idle, slow, again, half, large):
         connection.close()
 
 
