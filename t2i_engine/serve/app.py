@@ -249,25 +249,25 @@ def _timing(drawn: list[Drawn]) -> dict[str, str]:
     return {"Server-Timing": "queue;dur={:.1f}, draw;dur={:.1f}, encode;dur={:.1f}".format(*worst)}
 
 
-def _api_error(_: Request, error: Exception) -> Response:
+async def _api_error(_: Request, error: Exception) -> Response:
     assert isinstance(error, ApiError)
     return JSONResponse(error.body(), error.status, error.headers)
 
 
-def _http_error(request: Request, error: Exception) -> Response:
+async def _http_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     if error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
         message = f"{request.method} is not allowed here; {(error.headers or {}).get('Allow', 'GET')} is"
     else:
         message = f"nothing is at {request.url.path[:200]!r}; see /openapi.json"
     code = HTTPStatus(error.status_code).name.lower()
-    return _api_error(request, ApiError(error.status_code, message, code, headers=error.headers))
+    return await _api_error(request, ApiError(error.status_code, message, code, headers=error.headers))
 
 
-def _fault(request: Request, error: Exception) -> Response:
+async def _fault(request: Request, error: Exception) -> Response:
     if isinstance(error, ClientDisconnect):
         return Response(status_code=499)
-    return _api_error(request, ApiError(HTTPStatus.INTERNAL_SERVER_ERROR, "the server failed; see its log", "fault"))
+    return await _api_error(request, ApiError(HTTPStatus.INTERNAL_SERVER_ERROR, "the server failed; see its log", "fault"))
 
 
 class _Entrance:
