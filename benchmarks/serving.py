@@ -1,0 +1,406 @@
+"""`python -m benchmarks.serving`: `t2i-engine serve` against the engine itself, under load, overload and failures.
+
+The engine, called by as many threads as the server has workers, sets the standard: captions in, PNG files out. Engine
+and servers take turns, round after round, on the same processors as the client that makes the load. Every picture is
+compared with the engine's own.
+"""
+
+import argparse
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from statistics import median
+from urllib.parse import urlencode
+
+import numpy as np
+import psutil
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+from PIL import Image
+
+from benchmarks.fixtures import make_captions
+from benchmarks.load import Load, closed_loop_of, get, open_loop
+from benchmarks.machine import LoadMeter, describe_machine
+from benchmarks.server import SECONDS_TO_WAIT, Resources, Server, served
+from t2i_engine.engine import MANY, Engine
+from t2i_engine.errors import UserError
+from t2i_engine.files import write_atomically
+from t2i_engine.serve.queue import LARGEST_BATCH
+from training.provenance import working_commit
+
+CONCURRENCIES = (1, 8, 32)
+CAPTIONS, SEEDS = 16, 8
+STARTS = 5
+OVERLOAD, QUEUE = 4, 256
+KILLS, KILLED_REQUESTS = 5, 2_000
+STOPS = 5
+SAMPLES = 60
+"""Of a soak."""
+
+Pixels = NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class Bar:
+    """A figure and what it should be."""
+
+    name: str
+    found: str
+    bar: str
+    reached: bool
+
+
+@dataclass(frozen=True)
+class Round:
+    """The engine and the servers, measured in turns."""
+
+    bare_rate: float
+    """Pictures per second."""
+    bare_milliseconds: float
+    """Median of one request."""
+    loads: dict[str, dict[int, Load]]
+    """By server and concurrency."""
+
+
+class Requests:
+    """The pictures that are asked for, and what the engine draws."""
+
+    def __init__(self, engine: Engine) -> None:
+        captions = make_captions(engine.bundle.tokenizer(), CAPTIONS)
+        self.pictures = [(caption, seed) for seed in range(SEEDS) for caption in captions]
+        path = f"/v1/pictures/{engine.bundle.name}.png"
+        self.targets = [f"{path}?{urlencode({'caption': caption, 'seed': seed})}" for caption, seed in self.pictures]
+        self.sent = [get(target) for target in self.targets]
+        self._expected = [engine.generate(caption, seed).pixels for caption, seed in self.pictures]
+        self._checked: dict[tuple[int, bytes], bool] = {}
+
+    def wrong(self, load: Load) -> int:
+        """Pictures that differ from the engine's by more than a level: batches round differently."""
+        return sum(not self._right(answer.request, answer.content) for answer in load.answers if answer.status == 200)
+
+    def _right(self, number: int, content: bytes) -> bool:
+        if (number, content) not in self._checked:
+            with Image.open(io.BytesIO(content)) as picture:
+                difference = np.abs(np.asarray(picture).astype(int) - self._expected[number]).max()
+            self._checked[number, content] = bool(difference <= 1)
+        return self._checked[number, content]
+
+
+def bare(engine: Engine, requests: Requests, threads: int, batch: int, seconds: float) -> float:
+    """Pictures per second of the engine, called by `threads` at once for `batch` pictures each."""
+    end = time.perf_counter() + seconds
+
+    def draw(thread: int) -> int:
+        drawn = 0
+        while time.perf_counter() < end:
+            caption, _ = requests.pictures[(thread + drawn) % len(requests.pictures)]
+            for picture in engine.generate_all([caption], range(drawn, drawn + batch), batch_size=batch):
+                picture.encoded("PNG", 0)
+                drawn += 1
+        return drawn
+
+    start = time.perf_counter()
+    with ThreadPoolExecutor(threads) as pool:
+        drawn = sum(pool.map(draw, range(threads)))
+    return drawn / (time.perf_counter() - start)
+
+
+def bare_milliseconds(engine: Engine, requests: Requests, seconds: float) -> float:
+    """The median of one picture at a time."""
+    found: list[float] = []
+    end = time.perf_counter() + seconds
+    while time.perf_counter() < end:
+        caption, seed = requests.pictures[len(found) % len(requests.pictures)]
+        start = time.perf_counter()
+        engine.generate(caption, seed).encoded("PNG", 0)
+        found.append(1000 * (time.perf_counter() - start))
+    return median(found)
+
+
+def measure_rounds(
+    engine: Engine, requests: Requests, servers: dict[str, Server], workers: int, rounds: int, seconds: float
+) -> list[Round]:
+    """The engine and all servers in turns, at every concurrency."""
+    found = []
+    for _ in range(rounds):
+        rate = max(bare(engine, requests, workers, batch, seconds) for batch in (1, LARGEST_BATCH))
+        alone = bare_milliseconds(engine, requests, seconds)
+        loads = {
+            name: {clients: server.load(requests.sent, clients, seconds) for clients in CONCURRENCIES}
+            for name, server in servers.items()
+        }
+        found.append(Round(rate, alone, loads))
+    return found
+
+
+def throughput_bars(rounds: Sequence[Round], requests: Requests) -> list[Bar]:
+    """Requests per second and latencies of both servers, as medians of rounds."""
+    bars = []
+    for name, least, overhead in (("in the process", 0.85, 1.0), ("two replicas", 0.65, 3.0)):
+        loads = [one.loads[name] for one in rounds]
+        ratio = median(load[32].rate() / one.bare_rate for load, one in zip(loads, rounds, strict=True))
+        rate = median(load[32].rate() for load in loads)
+        found = f"{ratio:.2f} ({rate:.0f} of {median(one.bare_rate for one in rounds):.0f} requests/s)"
+        bars.append(Bar(f"requests/s at concurrency 32 over the engine's, {name}", found, f"≥ {least}", ratio >= least))
+        extra = median(
+            median(load[1].milliseconds()) - one.bare_milliseconds for load, one in zip(loads, rounds, strict=True)
+        )
+        alone = median(one.bare_milliseconds for one in rounds)
+        found = f"{extra:+.2f} ms (engine {alone:.2f} ms)"
+        bars.append(Bar(f"p50 at concurrency 1, {name}", found, f"≤ +{overhead:g} ms", extra <= overhead))
+        slowest = median(float(np.quantile(load[8].milliseconds(), 0.99)) for load in loads)
+        most = median(3 * 8 / load[8].rate() * 1000 for load in loads)
+        bars.append(
+            Bar(
+                f"p99 at concurrency 8, {name}", f"{slowest:.0f} ms", f"≤ 3 × 8 / rate = {most:.0f} ms", slowest <= most
+            )
+        )
+        every = [load for one in loads for load in one.values()]
+        bars.append(_all_right(f"pictures that differ or fail, {name}", every, requests))
+    return bars
+
+
+def _all_right(name: str, loads: Sequence[Load], requests: Requests) -> Bar:
+    total = sum(len(load.answers) for load in loads)
+    failed = sum(answer.status != 200 for load in loads for answer in load.answers)
+    failed += sum(map(requests.wrong, loads))
+    return Bar(name, f"{failed} of {total:,}", "0", failed == 0)
+
+
+def overload(server: Server, requests: Requests, rate: float, seconds: float) -> list[Bar]:
+    """Four times what the server can do: only pictures and 429, in time, in constant memory."""
+    server.load(requests.sent, 32, 2.0)
+    before = server.resources().memory
+    load = open_loop(server.port, requests.sent, OVERLOAD * rate, seconds)
+    grown = server.resources().memory - before
+    others = [answer for answer in load.answers if answer.status not in (200, 429)]
+    refused = [answer for answer in load.answers if answer.status == 429]
+    without = [answer for answer in refused if "retry-after" not in answer.headers]
+    slowest = float(np.quantile(load.milliseconds(), 0.99))
+    bound = 1000 * (QUEUE + 2 * LARGEST_BATCH) / load.rate()
+    name = f"{OVERLOAD} × overload for {seconds:g} s"
+    wrong = requests.wrong(load)
+    found = f"{len(load.milliseconds()):,} drawn, {len(refused):,} refused, {len(others)} other, {wrong} differ"
+    return [
+        Bar(f"{name}: answers", found, "only 200, and 429 with Retry-After", not others and not without and not wrong),
+        Bar(f"{name}: p99 of what is drawn", f"{slowest:.0f} ms", f"≤ queue / rate = {bound:.0f} ms", slowest <= bound),
+        Bar(f"{name}: memory", f"{grown:+.1f} MiB of {before:.0f}", "≤ +10 MiB", grown <= 10),
+    ]
+
+
+def kills(server: Server, requests: Requests, times: int = KILLS, total: int = KILLED_REQUESTS) -> list[Bar]:
+    """Ends a replica `times` times while `total` requests are made."""
+    done = threading.Event()
+    killed: list[int] = []
+
+    def kill() -> None:
+        while len(killed) < times and not done.wait(1.0):
+            with suppress(psutil.NoSuchProcess):
+                if len(replicas := server.replicas()) == 2:  # the last one is back
+                    replicas[len(killed) % 2].send_signal(signal.SIGKILL)
+                    killed.append(replicas[len(killed) % 2].pid)
+
+    killer = threading.Thread(target=kill)
+    killer.start()
+    load = closed_loop_of(server.port, requests.sent, 8, total)
+    done.set()
+    killer.join()
+    failed = sum(answer.status != 200 for answer in load.answers) + requests.wrong(load)
+    slowest = max(answer.milliseconds for answer in load.answers)
+    name = f"kill −9 of a replica, {len(killed)} times in {len(load.answers):,} requests"
+    return [
+        Bar(f"{name}: failed", f"{failed}", "0", failed == 0 and len(killed) == times),
+        Bar(f"{name}: slowest", f"{slowest / 1000:.2f} s", "≤ 2 s", slowest <= 2000),
+    ]
+
+
+def terminations(bundle: Path, arguments: Sequence[object], requests: Requests, times: int = STOPS) -> list[Bar]:
+    """SIGTERM under load, several times: what the server accepted, by its own log, was answered."""
+    unanswered, lost, seconds, codes = 0, 0, [], set()
+    for _ in range(times):
+        with served(bundle, *arguments) as server:
+            sent = time.perf_counter()
+
+            def stop(process: subprocess.Popen[str] = server.process) -> None:
+                nonlocal sent
+                time.sleep(1.5)
+                sent = time.perf_counter()
+                process.terminate()
+                process.wait(SECONDS_TO_WAIT)
+                seconds.append(time.perf_counter() - sent)
+                codes.add(process.returncode)
+
+            stopper = threading.Thread(target=stop)
+            stopper.start()
+            load = server.load(requests.sent, 16, 3.5)
+            stopper.join()
+        logged = [line for line in server.lines if " '/v1/pictures/" in line]
+        answered = [answer for answer in load.answers if answer.status == 200]
+        unanswered += len(logged) - len(answered)
+        lost += sum(" 200 " not in line for line in logged) + requests.wrong(load)
+    found = f"{unanswered + lost} unanswered, exit {', '.join(map(str, sorted(codes)))} in {max(seconds):.1f} s"
+    good = not unanswered and not lost and codes == {0} and max(seconds) <= 10
+    return [Bar(f"SIGTERM under load, {times} times", found, "0 unanswered, exit 0 within 10 s", good)]
+
+
+def not_modified(server: Server, requests: Requests, seconds: float) -> list[Bar]:
+    """Requests for pictures that the client has."""
+    first = closed_loop_of(server.port, requests.sent, 4, len(requests.sent))
+    tags = {answer.request: answer.headers["etag"] for answer in first.answers}
+    asks = [get(target, {"If-None-Match": tags[number]}) for number, target in enumerate(requests.targets)]
+    before = _drawn(server)
+    load = server.load(asks, 8, seconds)
+    drawn, rate = _drawn(server) - before, load.rate(304)
+    found = f"{rate:,.0f}/s, {len(load.answers) - len(load.milliseconds(304))} other, {drawn:g} drawn"
+    return [Bar("If-None-Match", found, "304, none drawn, ≥ 1,000/s", rate >= 1000 and not drawn)]
+
+
+def _drawn(server: Server) -> float:
+    text = closed_loop_of(server.port, [get("/metrics")], 1, 1).answers[0].content.decode()
+    return sum(float(line.split()[-1]) for line in text.splitlines() if line.startswith("t2i_pictures_drawn_total{"))
+
+
+def starts(bundle: Path, arguments: Sequence[object]) -> list[Bar]:
+    """From the command to readiness."""
+    found = []
+    for _ in range(STARTS):
+        with served(bundle, *arguments) as server:
+            found.append(server.seconds_to_ready)
+    return [Bar(f"start to ready, median of {STARTS}", f"{median(found):.2f} s", "< 1.5 s", median(found) < 1.5)]
+
+
+def soak(server: Server, requests: Requests, seconds: float) -> tuple[list[Bar], list[Resources]]:
+    """A long load with refused requests among the others: memory, files and threads stay what they were."""
+    asks = [*requests.sent, get("/v1/pictures/none.png"), get(requests.targets[0] + "&seed=-1"), get("/nowhere")]
+    samples: list[Resources] = []
+    failed = total = 0
+    for _ in range(SAMPLES):
+        load = server.load(asks, 8, seconds / SAMPLES)
+        total += len(load.answers)
+        failed += sum(answer.status not in (200, 400, 404) for answer in load.answers) + requests.wrong(load)
+        samples.append(server.resources())
+    third = SAMPLES // 3
+    bars = [Bar(f"soak of {seconds / 60:g} min: failed", f"{failed} of {total:,}", "0", not failed)]
+    for name, most, unit in (("memory", 5.0, " MiB"), ("files", 0, ""), ("threads", 0, "")):
+        values = [float(getattr(sample, name)) for sample in samples]
+        early, late = median(values[third : 2 * third]), median(values[2 * third :])
+        found = f"{early:.0f} → {late:.0f}{unit}"
+        bars.append(Bar(f"soak: {name}, second third to last", found, f"≤ +{most:g}{unit}", late - early <= most))
+    return bars, samples
+
+
+def plot(rounds: Sequence[Round]) -> bytes:
+    """Latencies by percentile, as SVG."""
+    figure = Figure(figsize=(7.5, 3), layout="constrained")
+    shares = np.linspace(0, 1, 201)
+    panels = figure.subplots(1, len(CONCURRENCIES), sharex=True)
+    for axes, clients in zip(panels, CONCURRENCIES, strict=True):
+        for name in rounds[0].loads:
+            every = [value for one in rounds for value in one.loads[name][clients].milliseconds()]
+            axes.plot(100 * shares, np.quantile(every, shares), label=name)
+        axes.set(title=f"concurrency {clients}", xlabel="percentile", ylim=(0, None), xlim=(0, 100))
+    panels[0].axhline(median(one.bare_milliseconds for one in rounds), color="grey", ls="--", label="engine")
+    panels[0].set_ylabel("latency, ms")
+    panels[0].legend(frameon=False, fontsize="small")
+    drawn = io.BytesIO()
+    figure.savefig(drawn, format="svg", metadata={"Date": None})
+    return drawn.getvalue()
+
+
+def as_markdown(bars: Sequence[Bar], conditions: str) -> str:
+    """The report."""
+    lines = ["# Benchmark of the server", "", "`python -m benchmarks.serving`", ""]
+    lines += ["| | measured | bar | |", "| --- | --- | --- | --- |"]
+    lines += [
+        f"| {bar.name} | {bar.found} | {bar.bar} | {'reached' if bar.reached else '**missed**'} |" for bar in bars
+    ]
+    return "\n".join([*lines, "", "![Latencies by percentile](latency.svg)", "", conditions, ""])
+
+
+def run(options: argparse.Namespace) -> None:
+    """Measures everything and writes the report."""
+    meter = LoadMeter()
+    time.sleep(1)
+    before = meter.read()
+    bars: list[Bar] = []
+
+    def measured(found: Sequence[Bar]) -> None:
+        for bar in found:
+            print(f"{bar.name}: {bar.found} ({bar.bar}: {'reached' if bar.reached else 'missed'})", file=sys.stderr)
+        bars.extend(found)
+
+    workers = os.cpu_count() or 1
+    with ExitStack() as stack:
+        engine = stack.enter_context(Engine.open(options.bundle, threads=1, expect=MANY))
+        folder, requests = engine.bundle.folder, Requests(engine)
+        chosen = engine.selection.format
+        same: list[object] = ["--backend", chosen.backend, "--precision", chosen.precision]
+        measured(starts(folder, same))
+        in_process = stack.enter_context(served(folder, *same, "--queue", QUEUE))
+        replicas = stack.enter_context(served(folder, *same, "--replicas", 2))
+        servers = {"in the process": in_process, "two replicas": replicas}
+        for server in servers.values():
+            server.load(requests.sent, 32, 2.0)
+        rounds = measure_rounds(engine, requests, servers, workers, options.rounds, options.seconds)
+        measured(throughput_bars(rounds, requests))
+        measured(not_modified(in_process, requests, options.seconds))
+        rate = median(one.loads["in the process"][32].rate() for one in rounds)
+        measured(overload(in_process, requests, rate, options.overload))
+        measured(kills(replicas, requests))
+        measured(terminations(folder, same, requests))
+        samples: list[Resources] = []
+        if options.soak:
+            found, samples = soak(in_process, requests, options.soak)
+            measured(found)
+        during = meter.read()
+    conditions = (
+        f"`{engine.bundle.name}` as {engine.selection} with {workers} one-thread runs; {describe_machine().identity}; "
+        f"commit {(working_commit() or 'unknown')[:12]}. Medians of {options.rounds} rounds of {options.seconds:g} s. "
+        f"The client shares the processors. The engine draws batches of 1 or {LARGEST_BATCH}, whichever is faster. "
+        f"Load: others used {before:.2f} processors before, {during:.2f} during the measurement."
+    )
+    advice = "choose another --out"
+    write_atomically(options.out / "report.md", as_markdown(bars, conditions).encode(), advice)
+    write_atomically(options.out / "latency.svg", plot(rounds), advice)
+    content = {"conditions": conditions, "bars": list(map(asdict, bars)), "soak": list(map(asdict, samples))}
+    write_atomically(options.out / "report.json", json.dumps(content, indent=1, ensure_ascii=False).encode(), advice)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Measures, and writes report.md, report.json and latency.svg."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.serving", description="Measure t2i-engine serve.")
+    parser.add_argument("--bundle", default="birds", metavar="BUNDLE", help="name or folder (default: birds)")
+    parser.add_argument("--rounds", type=_at_least(1), default=5, metavar="N", help="turns (default: 5)")
+    parser.add_argument("--seconds", type=float, default=4.0, metavar="S", help="of each load (default: 4)")
+    parser.add_argument("--overload", type=float, default=20.0, metavar="S", help="seconds of overload (default: 20)")
+    parser.add_argument("--soak", type=float, default=600.0, metavar="S", help="seconds; 0: none (default: 600)")
+    parser.add_argument("--out", type=Path, default=Path("docs/benchmarks/serving"), metavar="FOLDER")
+    options = parser.parse_args(arguments)
+    try:
+        options.out.mkdir(parents=True, exist_ok=True)
+        run(options)
+    except UserError as error:
+        parser.exit(2, f"error: {error.message}\n")
+
+
+def _at_least(least: int) -> Callable[[str], int]:
+    def whole(text: str) -> int:
+        if int(text) < least:
+            raise ValueError
+        return int(text)
+
+    return whole
+
+
+if __name__ == "__main__":
+    main()

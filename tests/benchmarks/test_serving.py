@@ -1,0 +1,139 @@
+"""The server's benchmark: its client counts what a server does, and its checks find what a server gets wrong."""
+
+import asyncio
+import io
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from benchmarks.load import Answer, Load, closed_loop, closed_loop_of, get, open_loop
+from benchmarks.server import served
+from benchmarks.serving import (
+    CONCURRENCIES,
+    Bar,
+    Requests,
+    Round,
+    as_markdown,
+    kills,
+    not_modified,
+    overload,
+    terminations,
+    throughput_bars,
+)
+from t2i_engine.engine import Engine
+
+
+@contextmanager
+def stub(seconds: float = 0.0) -> Iterator[int]:
+    """The port of a server that answers with the path, or, asked for /end, ends the connection."""
+    loop, port = asyncio.new_event_loop(), 0
+    started = threading.Event()
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while line := await reader.readline():
+            await reader.readuntil(b"\r\n\r\n")
+            path = line.split()[1]
+            await asyncio.sleep(seconds)
+            if path == b"/end":
+                break
+            writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\nX-Path: %s\r\n\r\n%s" % (len(path), path, path))
+        writer.close()
+
+    async def serve() -> None:
+        nonlocal port
+        server = await asyncio.start_server(answer, "127.0.0.1", 0)
+        port = server.sockets[0].getsockname()[1]
+        started.set()
+
+    loop.create_task(serve())
+    thread = threading.Thread(target=loop.run_forever)
+    thread.start()
+    started.wait()
+    yield port
+    loop.call_soon_threadsafe(loop.stop)
+    thread.join()
+
+
+def test_every_answer_is_kept_with_its_request() -> None:
+    with stub() as port:
+        load = closed_loop_of(port, [get("/a"), get("/bc")], 3, 20)
+    assert len(load.answers) == 20
+    assert {(answer.request, answer.content, answer.headers["x-path"]) for answer in load.answers} == {
+        (0, b"/a", "/a"),
+        (1, b"/bc", "/bc"),
+    }
+    assert all(answer.status == 200 for answer in load.answers)
+
+
+def test_a_connection_that_ends_without_an_answer_is_counted() -> None:
+    with stub() as port:
+        load = closed_loop_of(port, [get("/a"), get("/end")], 1, 10)
+    assert [answer.status for answer in load.answers] == [200, 0] * 5
+    assert len(load.milliseconds()) == 5
+
+
+def test_a_closed_loop_waits_for_answers_and_an_open_one_does_not() -> None:
+    with stub(seconds=0.2) as port:
+        assert 6 <= len(closed_loop(port, [get("/a")], 2, 0.7).answers) <= 8
+        load = open_loop(port, [get("/a")], 100, 0.5)
+    assert len(load.answers) == 50
+    assert load.seconds < 2
+
+
+@pytest.fixture(scope="module")
+def requests(plain_bundle: Path) -> Requests:
+    return Requests(Engine.open(plain_bundle, threads=1))
+
+
+def test_a_wrong_picture_is_found(requests: Requests, plain_bundle: Path) -> None:
+    caption, seed = requests.pictures[5]
+    pixels = Engine.open(plain_bundle).generate(caption, seed).pixels
+    assert requests.wrong(answered(5, pixels)) == 0
+    assert requests.wrong(answered(6, pixels)) == 1  # another seed's
+    pixels[3, 4, 1] ^= 2
+    assert requests.wrong(answered(5, pixels)) == 1
+
+
+def answered(number: int, pixels: "np.ndarray[tuple[int, ...], np.dtype[np.uint8]]") -> Load:
+    content = io.BytesIO()
+    Image.fromarray(pixels).save(content, "PNG")
+    return Load([Answer(number, 200, 0.0, 1.0, {}, content.getvalue())], 1.0)
+
+
+def test_bars_that_are_missed_say_so(requests: Requests, plain_bundle: Path) -> None:
+    caption, seed = requests.pictures[0]
+    right = answered(0, Engine.open(plain_bundle).generate(caption, seed).pixels)
+    loads = {name: dict.fromkeys(CONCURRENCIES, right) for name in ("in the process", "two replicas")}
+    reached = {bar.name: bar.reached for bar in throughput_bars([Round(1.0, 1.0, loads)], requests)}
+    assert all(reached.values())
+    missed = {bar.name for bar in throughput_bars([Round(1.3, -1.0, loads)], requests) if not bar.reached}
+    assert missed == {
+        "requests/s at concurrency 32 over the engine's, in the process",
+        "p50 at concurrency 1, in the process",
+    }
+    failed = Load([replaced._replace(status=503) for replaced in right.answers] * 2 + list(right.answers), 1.0)
+    loads["two replicas"] = {**loads["two replicas"], 8: failed}
+    bars = throughput_bars([Round(1.0, 1.0, loads)], requests)
+    assert next(bar for bar in bars if bar.name == "pictures that differ or fail, two replicas").found == "2 of 5"
+    table = as_markdown([replace(bars[0], reached=False), Bar("memory", "1", "2", True)], "Here.")
+    assert "**missed** |\n| memory | 1 | 2 | reached |" in table
+
+
+def test_a_server_is_measured(requests: Requests, plain_bundle: Path) -> None:
+    with served(plain_bundle, "--queue", 256) as server:
+        assert server.seconds_to_ready > 0
+        assert server.resources().memory > 10
+        assert not_modified(server, requests, 0.5)[0].found.endswith(" 0 other, 0 drawn")
+        answers, *_ = overload(server, requests, 50.0, 0.5)
+        assert answers.found == "100 drawn, 0 refused, 0 other, 0 differ"
+    assert terminations(plain_bundle, (), requests, times=1)[0].reached
+    with served(plain_bundle, "--replicas", 2) as server:
+        assert len(server.replicas()) == 2
+        failed, _ = kills(server, requests, 1, 1_000)
+        assert failed.name == "kill −9 of a replica, 1 times in 1,000 requests: failed"
