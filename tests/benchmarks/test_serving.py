@@ -3,9 +3,10 @@
 import asyncio
 import io
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -32,8 +33,8 @@ from t2i_engine.engine import Engine
 @contextmanager
 def stub(seconds: float = 0.0) -> Iterator[int]:
     """The port of a server that answers with the path, or, asked for /end, ends the connection."""
-    loop, port = asyncio.new_event_loop(), 0
-    started = threading.Event()
+    port, started = 0, threading.Event()
+    stop: Callable[[], object]
 
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         while line := await reader.readline():
@@ -46,17 +47,19 @@ def stub(seconds: float = 0.0) -> Iterator[int]:
         writer.close()
 
     async def serve() -> None:
-        nonlocal port
-        server = await asyncio.start_server(answer, "127.0.0.1", 0)
-        port = server.sockets[0].getsockname()[1]
-        started.set()
+        nonlocal port, stop
+        stopped, loop = asyncio.Event(), asyncio.get_running_loop()
+        stop = partial(loop.call_soon_threadsafe, stopped.set)
+        async with await asyncio.start_server(answer, "127.0.0.1", 0) as server:
+            port = server.sockets[0].getsockname()[1]
+            started.set()
+            await stopped.wait()
 
-    loop.create_task(serve())
-    thread = threading.Thread(target=loop.run_forever)
+    thread = threading.Thread(target=asyncio.run, args=(serve(),))
     thread.start()
     started.wait()
     yield port
-    loop.call_soon_threadsafe(loop.stop)
+    stop()
     thread.join()
 
 
