@@ -75,7 +75,8 @@ def make_app(service: Service) -> Starlette:
             expose_headers=anything,
         )
         middleware.insert(0, cors)
-    handlers: Mapping[Any, Any] = {ApiError: _api_error, HTTPException: _http_error, Exception: _fault}
+    handlers: dict[Any, Any] = {ApiError: _api_error, HTTPException: _http_error, Exception: _fault}
+    handlers |= {ClientDisconnect: _fault}  # by itself: what Exception handles is raised again, and logged
     return Starlette(routes=routes, middleware=middleware, exception_handlers=handlers, lifespan=lifespan)
 
 
