@@ -6,6 +6,7 @@ import logging
 import socket
 import sys
 import time
+from http import HTTPStatus
 from types import FrameType
 from typing import Any
 
@@ -14,6 +15,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from t2i_engine.errors import OptionError
 from t2i_engine.serve.app import log, make_app
+from t2i_engine.serve.requests import ApiError
 from t2i_engine.serve.service import Service
 
 SECONDS_FOR_HEADERS = 10.0
@@ -48,6 +50,7 @@ def run(service: Service, bound: socket.socket, log_format: str) -> None:
     config = uvicorn.Config(
         make_app(service),
         http=_Protocol,
+        ws="none",
         log_config=None,
         access_log=False,
         server_header=False,
@@ -100,6 +103,15 @@ class _Protocol(H11Protocol):
         super().on_response_complete()
         self._wait_for_headers()
 
+    def send_400_response(self, msg: str) -> None:
+        """In OpenAI's shape, unless another answer has begun."""
+        if self._is_idle() or not self.cycle.response_started:
+            message = f"this is not HTTP, or has headers of more than {MOST_HEADERS:,} bytes"
+            content = json.dumps(ApiError(HTTPStatus.BAD_REQUEST, message, "invalid_http").body()).encode()
+            head = f"HTTP/1.1 400 Bad Request\r\nContent-Type: application/json\r\nContent-Length: {len(content)}"
+            self.transport.write(f"{head}\r\nConnection: close\r\n\r\n".encode() + content)
+        self.transport.close()
+
     def _wait_for_headers(self) -> None:
         self._stop_waiting()
         self._timer = self.loop.call_later(SECONDS_FOR_HEADERS, self._cut_off)
@@ -108,8 +120,11 @@ class _Protocol(H11Protocol):
         if self._timer:
             self._timer.cancel()
 
+    def _is_idle(self) -> bool:
+        return self.cycle is None or self.cycle.response_complete
+
     def _cut_off(self) -> None:
-        if self.cycle is None or self.cycle.response_complete:
+        if self._is_idle():
             self.transport.close()
 
 
