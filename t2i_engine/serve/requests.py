@@ -119,7 +119,8 @@ class Catalogue:
             if key not in known:
                 near = closest(key, known)
                 meant = f"; did you mean {near[0]!r}?" if near else ""
-                invalid(f"unknown parameter {quoted(key)}{meant}", key[:100], "unknown_parameter")
+                param = key[:100].encode(errors="replace").decode()  # a lone surrogate cannot be sent back
+                invalid(f"unknown parameter {quoted(key)}{meant}", param, "unknown_parameter")
         if body.get("stream"):
             invalid("pictures are not streamed: leave out 'stream'", "stream", "unsupported_parameter")
         model = self.find(_text(body, "model", next(iter(self.models))))
