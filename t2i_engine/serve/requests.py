@@ -213,6 +213,8 @@ def _whole(body: Mapping[str, Any], key: str, least: int, most: int, default: in
     value = body.get(key)
     if value is None:
         return default
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)  # to JSON, 1.0 and 1 are one number
     if not isinstance(value, int) or isinstance(value, bool):
         invalid(f"'{key}' is no whole number", key, "invalid_type")
     if not least <= value <= most:
