@@ -276,7 +276,8 @@ async def _http_error(request: Request, error: Exception) -> Response:
 async def _fault(request: Request, error: Exception) -> Response:
     if isinstance(error, ClientDisconnect):
         return Response(status_code=499)
-    return await _api_error(request, ApiError(HTTPStatus.INTERNAL_SERVER_ERROR, "the server failed; see its log", "fault"))
+    fault = ApiError(HTTPStatus.INTERNAL_SERVER_ERROR, "the server failed; see its log", "fault")
+    return await _api_error(request, fault)
 
 
 class _Entrance:
