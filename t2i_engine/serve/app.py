@@ -21,8 +21,7 @@ from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
-from starlette.routing import Mount, Route
-from starlette.staticfiles import StaticFiles
+from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from t2i_engine.serve import openapi
@@ -35,6 +34,7 @@ LARGEST_BODY = 64 << 10
 SECONDS_FOR_BODY = 10.0
 LONGEST_ID = 128
 PAGE = Path(__file__).parent / "page"
+PAGE_TYPES = {".html": "text/html", ".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}
 MOST_UNKNOWN = 5
 """Words of a caption for which near ones are looked up."""
 
@@ -62,7 +62,7 @@ def make_app(service: Service) -> Starlette:
         Route("/v2/models/{name}/ready", endpoints.model_ready),
         Route("/metrics", endpoints.metrics),
         Route("/openapi.json", endpoints.openapi),
-        Mount("/", StaticFiles(directory=PAGE, html=True), name="page"),
+        *_page(),
     ]
     anything, origins = ["*"], list(service.settings.allow_origin)
     middleware = [Middleware(_Entrance, service=service)]
@@ -75,8 +75,17 @@ def make_app(service: Service) -> Starlette:
             expose_headers=anything,
         )
         middleware.insert(0, cors)
-    handlers: Mapping[Any, Any] = {ApiError: _api_error, HTTPException: _http_error, Exception: _fault}
+    handlers: dict[Any, Any] = {ApiError: _api_error, HTTPException: _http_error, Exception: _fault}
+    handlers |= {ClientDisconnect: _fault}  # by itself: what Exception handles is raised again, and logged
     return Starlette(routes=routes, middleware=middleware, exception_handlers=handlers, lifespan=lifespan)
+
+
+def _page() -> list[Route]:
+    """The page's files, read once, so that no path of a request reaches the file system."""
+    files = {f"/{file.name}": file for file in PAGE.iterdir()}
+    files["/"] = files.pop("/index.html")
+    contents = {path: Response(file.read_bytes(), media_type=PAGE_TYPES[file.suffix]) for path, file in files.items()}
+    return [Route(path, content, methods=["GET"]) for path, content in contents.items()]
 
 
 class _Endpoints:
@@ -257,7 +266,7 @@ async def _api_error(_: Request, error: Exception) -> Response:
 async def _http_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     if error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
-        message = f"{request.method} is not allowed here; {(error.headers or {}).get('Allow', 'GET')} is"
+        message = f"{request.method} is not allowed here; allowed: {(error.headers or {}).get('Allow', 'GET')}"
     else:
         message = f"nothing is at {request.url.path[:200]!r}; see /openapi.json"
     code = HTTPStatus(error.status_code).name.lower()
@@ -267,7 +276,8 @@ async def _http_error(request: Request, error: Exception) -> Response:
 async def _fault(request: Request, error: Exception) -> Response:
     if isinstance(error, ClientDisconnect):
         return Response(status_code=499)
-    return await _api_error(request, ApiError(HTTPStatus.INTERNAL_SERVER_ERROR, "the server failed; see its log", "fault"))
+    fault = ApiError(HTTPStatus.INTERNAL_SERVER_ERROR, "the server failed; see its log", "fault")
+    return await _api_error(request, fault)
 
 
 class _Entrance:

@@ -4,7 +4,7 @@ from importlib.metadata import version
 from typing import Any
 
 from t2i_engine.latents import LARGEST_SEED
-from t2i_engine.serve.requests import KINDS, LONGEST_CAPTION, MOST_PICTURES, Catalogue
+from t2i_engine.serve.requests import IGNORED, KINDS, LONGEST_CAPTION, MOST_PICTURES, Catalogue
 
 VERSION = version("t2i-engine")
 
@@ -12,7 +12,6 @@ _ERROR = {
     "description": "An error, in OpenAI's shape",
     "content": {"application/json": {"schema": {"$ref": "#/components/schemas/Error"}}},
 }
-_NAME = {"name": "name", "in": "path", "required": True, "schema": {"type": "string"}}
 _SEED = {"type": "integer", "minimum": 0, "maximum": LARGEST_SEED}
 _TRUNCATION = {"type": "number", "exclusiveMinimum": 0, "maximum": 1, "default": 1}
 _CAPTION = {"type": "string", "minLength": 1, "maxLength": LONGEST_CAPTION}
@@ -21,18 +20,20 @@ _CAPTION = {"type": "string", "minLength": 1, "maxLength": LONGEST_CAPTION}
 def document(catalogue: Catalogue) -> dict[str, Any]:
     """The document, whose models are those that are served."""
     names = list(catalogue.models)
+    name = {"name": "name", "in": "path", "required": True, "schema": {"type": "string", "enum": names}}
+    size = _size(catalogue)
     kinds = {media: {"schema": {"type": "string", "format": "binary"}} for _, media in KINDS.values()}
     picture = {
         "summary": "A picture, drawn when it is asked for",
         "parameters": [
-            _NAME | {"schema": {"type": "string", "enum": names}},
+            name,
             {"name": "suffix", "in": "path", "required": True, "schema": {"enum": ["png", "jpg", "webp"]}},
             {"name": "caption", "in": "query", "required": True, "schema": _CAPTION},
             {"name": "seed", "in": "query", "schema": _SEED | {"default": 0}},
             {"name": "truncation", "in": "query", "schema": _TRUNCATION},
             {"name": "v", "in": "query", "description": "The bundle's digest: the answer never changes",
-             "schema": {"type": "string"}},
-            {"name": "size", "in": "query", "schema": {"type": "string", "default": "auto"}},
+             "schema": {"enum": [model.digest for model in catalogue.models.values()]}},
+            {"name": "size", "in": "query", "schema": size},
         ],
         "responses": {
             "200": {"description": "The picture", "content": kinds},
@@ -64,30 +65,38 @@ def document(catalogue: Catalogue) -> dict[str, Any]:
     }
     for path, operations in paths.items():
         for operation in operations.values():
-            operation.setdefault("parameters", [_NAME] if "{name}" in path else [])
+            operation.setdefault("parameters", [name] if "{name}" in path else [])
     return {
         "openapi": "3.1.0",
         "info": {"title": "t2i-engine", "version": VERSION, "summary": "Pictures of captions, in milliseconds"},
         "paths": paths,
         "components": {
             "securitySchemes": {"key": {"type": "http", "scheme": "bearer"}},
-            "schemas": {"Error": _ERROR_SCHEMA, "Generation": _generation(names), "Pictures": _PICTURES},
+            "schemas": {"Error": _ERROR_SCHEMA, "Generation": _generation(names, size), "Pictures": _PICTURES},
         },
     }
 
 
-def _generation(names: list[str]) -> dict[str, Any]:
+def _size(catalogue: Catalogue) -> dict[str, Any]:
+    if catalogue.resizes:
+        return {"type": "string", "pattern": "^(auto|[1-9][0-9]{0,3}x[1-9][0-9]{0,3})$", "default": "auto"}
+    own = {f"{model.side}x{model.side}" for model in catalogue.models.values()}
+    return {"type": "string", "enum": ["auto", *sorted(own)], "default": "auto"}
+
+
+def _generation(names: list[str], size: dict[str, Any]) -> dict[str, Any]:
     properties = {
         "prompt": _CAPTION,
         "model": {"type": ["string", "null"], "enum": [*names, None], "default": names[0]},
         "n": {"type": ["integer", "null"], "minimum": 1, "maximum": MOST_PICTURES, "default": 1},
-        "size": {"type": ["string", "null"], "default": "auto"},
+        "size": {"anyOf": [size, {"type": "null"}]},
         "response_format": {"enum": ["b64_json", "url", None], "default": "b64_json"},
         "output_format": {"enum": [*KINDS, None], "default": "png"},
         "output_compression": {"type": ["integer", "null"], "minimum": 0, "maximum": 100},
         "seed": _SEED | {"type": ["integer", "null"], "description": "Of the first picture; random if left out"},
         "truncation": _TRUNCATION | {"type": ["number", "null"]},
-        "user": {"type": "string"},
+        "stream": {"enum": [False, None]},
+        **{key: {"description": "Ignored"} for key in IGNORED},
     }
     return {"type": "object", "required": ["prompt"], "properties": properties, "additionalProperties": False}
 

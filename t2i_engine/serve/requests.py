@@ -119,7 +119,8 @@ class Catalogue:
             if key not in known:
                 near = closest(key, known)
                 meant = f"; did you mean {near[0]!r}?" if near else ""
-                invalid(f"unknown parameter {quoted(key)}{meant}", key[:100], "unknown_parameter")
+                param = key[:100].encode(errors="replace").decode()  # a lone surrogate cannot be sent back
+                invalid(f"unknown parameter {quoted(key)}{meant}", param, "unknown_parameter")
         if body.get("stream"):
             invalid("pictures are not streamed: leave out 'stream'", "stream", "unsupported_parameter")
         model = self.find(_text(body, "model", next(iter(self.models))))
@@ -212,6 +213,8 @@ def _whole(body: Mapping[str, Any], key: str, least: int, most: int, default: in
     value = body.get(key)
     if value is None:
         return default
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)  # to JSON, 1.0 and 1 are one number
     if not isinstance(value, int) or isinstance(value, bool):
         invalid(f"'{key}' is no whole number", key, "invalid_type")
     if not least <= value <= most:

@@ -6,18 +6,22 @@ import logging
 import socket
 import sys
 import time
+from http import HTTPStatus
 from types import FrameType
-from typing import Any
+from typing import Any, ClassVar
 
 import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from t2i_engine.errors import OptionError
 from t2i_engine.serve.app import log, make_app
+from t2i_engine.serve.requests import ApiError
 from t2i_engine.serve.service import Service
 
 SECONDS_FOR_HEADERS = 10.0
 """From the beginning of a connection, or the end of an answer, to the end of the next request's headers."""
+SECONDS_TO_READ = 60.0
+"""For a client to make room for more of its answer, or to take the rest of it."""
 MOST_HEADERS = 16 << 10
 """Bytes."""
 SECONDS_TO_DRAIN = 8
@@ -48,6 +52,7 @@ def run(service: Service, bound: socket.socket, log_format: str) -> None:
     config = uvicorn.Config(
         make_app(service),
         http=_Protocol,
+        ws="none",
         log_config=None,
         access_log=False,
         server_header=False,
@@ -79,18 +84,23 @@ class _Server(uvicorn.Server):
 
 
 class _Protocol(H11Protocol):
-    """Cuts off clients that send no headers in time, and those beyond what the server can hold.
+    """Cuts off clients that send no headers in time and, where there are too many, the one that was idle longest.
 
+    A flood of idle connections thus pushes itself out, neither new clients nor those that made requests before.
     h11 bounds the size of headers; httptools, which is faster, does not.
     """
 
+    _new: ClassVar[dict["_Protocol", None]] = {}
+    _kept: ClassVar[dict["_Protocol", None]] = {}
+    """Connections that wait for their first request, and for a further one: sets in order."""
     _timer: asyncio.TimerHandle | None = None
+    _reading: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
-        if len(self.connections) > MOST_CONNECTIONS:
-            transport.close()
         self._wait_for_headers()
+        if len(self.connections) > MOST_CONNECTIONS:
+            self._make_room()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._stop_waiting()
@@ -100,17 +110,50 @@ class _Protocol(H11Protocol):
         super().on_response_complete()
         self._wait_for_headers()
 
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._reading = self.loop.call_later(SECONDS_TO_READ, self.transport.abort)
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        if self._reading:
+            self._reading.cancel()
+
+    def send_400_response(self, msg: str) -> None:
+        """In OpenAI's shape, unless another answer has begun."""
+        if self._is_idle() or not self.cycle.response_started:
+            message = f"this is not HTTP, or has headers of more than {MOST_HEADERS:,} bytes"
+            content = json.dumps(ApiError(HTTPStatus.BAD_REQUEST, message, "invalid_http").body()).encode()
+            head = f"HTTP/1.1 400 Bad Request\r\nContent-Type: application/json\r\nContent-Length: {len(content)}"
+            self.transport.write(f"{head}\r\nConnection: close\r\n\r\n".encode() + content)
+        self.transport.close()
+
     def _wait_for_headers(self) -> None:
         self._stop_waiting()
         self._timer = self.loop.call_later(SECONDS_FOR_HEADERS, self._cut_off)
+        (self._new if self.cycle is None else self._kept)[self] = None
 
     def _stop_waiting(self) -> None:
+        self._new.pop(self, None)
+        self._kept.pop(self, None)
         if self._timer:
             self._timer.cancel()
 
+    def _is_idle(self) -> bool:
+        return self.cycle is None or self.cycle.response_complete
+
     def _cut_off(self) -> None:
-        if self.cycle is None or self.cycle.response_complete:
-            self.transport.close()
+        if self._is_idle():
+            self.transport.close()  # once its answer is read
+            self._timer = self.loop.call_later(SECONDS_TO_READ, self.transport.abort)
+
+    def _make_room(self) -> None:
+        while waiting := self._new or self._kept:
+            oldest = next(iter(waiting))
+            oldest._stop_waiting()
+            if oldest._is_idle():  # not if its request has begun
+                oldest.transport.abort()
+                return
 
 
 class _Lines(logging.Formatter):

@@ -20,7 +20,10 @@ async function get(url, options = {}) {
   const answer = await fetch(url, { ...options, headers });
   if (answer.ok) return answer;
   const { error } = await answer.json().catch(() => ({ error: { message: answer.statusText } }));
-  if (answer.status === 401) find("key-field").hidden = false;
+  if (answer.status === 401) {
+    find("key-field").hidden = false;
+    find("key").focus();
+  }
   throw Object.assign(new Error(error.message), { status: answer.status, retry: Number(answer.headers.get("retry-after-ms")) });
 }
 
@@ -53,11 +56,12 @@ async function draw() {
   running.abort();
   running = new AbortController();
   const { signal } = running;
+  if (!models.length) return;
   remember();
   const list = find("pictures");
-  if (!fields.caption.value.trim()) return list.replaceChildren();
+  if (!fields.caption.value.trim()) return clear("");
   const wanted = seeds();
-  list.classList.add("stale");
+  list.ariaBusy = true;
   const start = performance.now();
   const timings = [];
   let next = 0;
@@ -75,16 +79,23 @@ async function draw() {
   };
   try {
     await Promise.all(Array.from({ length: AT_ONCE }, lane));
-    list.classList.remove("stale");
+    list.ariaBusy = false;
     const drawing = timings.map((text) => Number(/draw;dur=([\d.]+)/.exec(text)?.[1] ?? NaN)).filter(Number.isFinite);
-    const mean = drawing.length ? `${(drawing.reduce((a, b) => a + b, 0) / drawing.length).toFixed(1)} ms` : "no time";
+    const mean = drawing.reduce((a, b) => a + b, 0) / drawing.length;
     find("timings").textContent =
-      `${wanted.length} pictures in ${Math.round(performance.now() - start)} ms; the generator took ${mean}.`;
+      `${wanted.length} picture${wanted.length > 1 ? "s" : ""} in ${Math.round(performance.now() - start)} ms, ` +
+      `${mean.toFixed(1)} ms of the generator for each`;
   } catch (error) {
     if (error.name === "AbortError") return;
-    list.replaceChildren();
-    say(error.message, true);
+    clear(error.message, true);
   }
+}
+
+function clear(text, alarm = false) {
+  find("pictures").replaceChildren();
+  find("pictures").ariaBusy = false;
+  find("timings").textContent = "";
+  say(text, alarm);
 }
 
 function cell() {
@@ -97,7 +108,7 @@ function show(item, blob, url, seed) {
   const [link, image, text] = [item.firstElementChild, item.querySelector("img"), item.querySelector("span")];
   URL.revokeObjectURL(image.src);
   image.src = URL.createObjectURL(blob);
-  image.alt = `${fields.caption.value}, seed ${seed}`;
+  image.alt = fields.caption.value;
   link.href = url;
   text.textContent = `seed ${seed}`;
 }
@@ -110,7 +121,7 @@ function say(text, alarm = false) {
 // The header lists words and near ones of the model's: "yelow;near=yellow, brench;near=branch".
 function tellUnknown(header) {
   const words = (header ?? "").split(", ").filter(Boolean).map((item) => item.split(";near=").map(decodeURIComponent));
-  say(words.length ? "Left out, because the model does not know it: " : "");
+  say(words.length ? "Unknown to the model, and left out: " : "");
   words.forEach(([word, ...near], number) => {
     find("words").append(`${number ? ", " : ""}“${word}”`);
     for (const other of near) {
@@ -119,7 +130,8 @@ function tellUnknown(header) {
       button.textContent = other;
       button.setAttribute("aria-label", `Write ${other} instead of ${word}`);
       button.onclick = () => {
-        fields.caption.value = fields.caption.value.replace(new RegExp(word, "giu"), other); // letters and digits alone
+        const whole = new RegExp(`(?<![\\p{L}\\p{N}_])${word}(?![\\p{L}\\p{N}_])`, "giu"); // \b is for ASCII alone
+        fields.caption.value = fields.caption.value.replace(whole, other);
         fields.caption.focus();
         draw();
       };
@@ -133,13 +145,14 @@ function remember() {
   find("shown-truncation").textContent = truncation.value;
   const query = new URLSearchParams({ caption: caption.value, model: name.value, seed: seed.value, count: count.value, truncation: truncation.value });
   history.replaceState(null, "", `?${query}`);
-  const body = { model: name.value, prompt: caption.value, n: Math.min(10, Number(count.value)), seed: seeds()[0], truncation: Number(truncation.value) };
-  const base = new URL("v1", location.href).href.split("?")[0];
+  const body = { model: name.value, prompt: caption.value, n: Math.min(10, seeds().length), seed: seeds()[0], truncation: Number(truncation.value) };
+  const base = new URL("v1", location.href).href;
+  const needsKey = sessionStorage.getItem("key") !== null;
   const quoted = JSON.stringify(body).replaceAll("'", "'\\''");
-  find("curl").textContent = `curl ${base}/images/generations -H 'Content-Type: application/json' -d '${quoted}'`;
+  find("curl").textContent = `curl ${base}/images/generations -H 'Content-Type: application/json'${needsKey ? " -H 'Authorization: Bearer KEY'" : ""} -d '${quoted}'`;
   const extra = `{"seed": ${body.seed}, "truncation": ${body.truncation}}`;
   find("python").textContent =
-    `from openai import OpenAI\n\nclient = OpenAI(base_url=${JSON.stringify(base)}, api_key="none")\n` +
+    `from openai import OpenAI\n\nclient = OpenAI(base_url=${JSON.stringify(base)}, api_key="${needsKey ? "KEY" : "none"}")\n` +
     `answer = client.images.generate(\n    model=${JSON.stringify(body.model)}, prompt=${JSON.stringify(body.prompt)}, n=${body.n}, extra_body=${extra}\n)`;
 }
 
@@ -150,7 +163,7 @@ async function start() {
     return say(error.message, true);
   }
   find("key-field").hidden = true;
-  fields.model.replaceChildren(...models.map((one) => new Option(`${one.id} (${one.size})`, one.id)));
+  fields.model.replaceChildren(...models.map((one) => new Option(one.id)));
   const query = new URLSearchParams(location.search);
   const defaults = { caption: "a yellow bird", seed: 0, truncation: 1 };
   for (const [name, field] of Object.entries(fields)) {
@@ -163,8 +176,8 @@ async function start() {
 }
 
 function describe() {
-  const { id, runs_as: runsAs, license } = model();
-  find("served").textContent = `${id}: ${runsAs}${license ? `; ${license}` : ""}`;
+  const { id, size, runs_as: runsAs, license } = model();
+  find("served").textContent = `${id}: ${size.replace("x", " × ")} pixels, ${runsAs}${license ? `; ${license}` : ""}`;
 }
 
 for (const field of Object.values(fields)) {
@@ -174,8 +187,7 @@ for (const field of Object.values(fields)) {
   });
 }
 fields.model.addEventListener("change", describe);
-find("form").addEventListener("submit", (event) => {
-  event.preventDefault();
+find("more").addEventListener("click", () => {
   const after = seeds().at(-1) + 1;
   fields.seed.value = after + Number(fields.count.value) > LARGEST_SEED ? 0 : after;
   draw();
@@ -184,9 +196,16 @@ find("key").addEventListener("change", (event) => {
   sessionStorage.setItem("key", event.target.value);
   start();
 });
+// A page from another machine has no clipboard, unless it came by TLS.
+function copy(element) {
+  if (navigator.clipboard) return navigator.clipboard.writeText(element.textContent);
+  getSelection().selectAllChildren(element);
+  document.execCommand("copy");
+}
+
 for (const button of document.querySelectorAll("[data-copy]")) {
   button.addEventListener("click", async () => {
-    await navigator.clipboard.writeText(find(button.dataset.copy).textContent);
+    await copy(find(button.dataset.copy));
     const { textContent } = button;
     button.textContent = "Copied";
     setTimeout(() => (button.textContent = textContent), 1500);

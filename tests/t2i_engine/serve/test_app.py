@@ -315,5 +315,5 @@ def test_a_full_queue_and_a_passed_deadline_say_so(plain_bundle: Path, monkeypat
 def test_the_document_describes_every_route(client: TestClient) -> None:
     document = client.get("/openapi.json").json()
     assert document["openapi"] == "3.1.0"
-    paths = {route.path for route in client.app.routes if getattr(route, "methods", None)}  # type: ignore[attr-defined]
-    assert paths - {"/metrics", "/openapi.json"} == set(document["paths"])
+    paths = {route.path for route in client.app.routes if route.path.startswith("/v")}  # type: ignore[attr-defined]
+    assert paths == set(document["paths"])

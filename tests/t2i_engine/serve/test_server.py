@@ -12,10 +12,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, NamedTuple
 
 import httpx2 as httpx
 import numpy as np
@@ -24,50 +21,7 @@ import pytest
 from PIL import Image
 
 from t2i_engine.engine import Engine
-
-SECONDS = 60.0
-COMMAND = [sys.executable, "-m", "t2i_engine", "serve"]
-
-
-class Server(NamedTuple):
-    process: subprocess.Popen[str]
-    port: int
-    lines: list[str]
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.port}"
-
-
-@contextmanager
-def served(*arguments: object) -> Iterator[Server]:
-    """A server on a free port; what it prints is collected."""
-    command = [*COMMAND, "--port", "0", *map(str, arguments)]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
-    lines: list[str] = []
-    assert process.stderr is not None
-    reader = threading.Thread(target=_collect, args=(process.stderr, lines), daemon=True)
-    reader.start()
-    try:
-        deadline = time.monotonic() + SECONDS
-        while not (found := [line for line in lines if line.startswith("listening on")]):
-            assert process.poll() is None and time.monotonic() < deadline, lines  # noqa: PT018
-            time.sleep(0.02)
-        yield Server(process, int(found[0].rpartition(":")[2]), lines)
-    finally:
-        process.terminate()
-        process.wait(SECONDS)
-        reader.join(SECONDS)
-
-
-def _collect(stream: IO[str], lines: list[str]) -> None:
-    lines.extend(line.rstrip("\n") for line in stream)
-
-
-@pytest.fixture(scope="module")
-def server(plain_bundle: Path) -> Iterator[Server]:
-    with served(plain_bundle) as server:
-        yield server
+from tests.t2i_engine.serve.processes import COMMAND, SECONDS, Server, served
 
 
 def picture_url(seed: int) -> str:

@@ -1,0 +1,48 @@
+"""Servers as processes, for tests."""
+
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import IO, NamedTuple
+
+SECONDS = 60.0
+COMMAND = [sys.executable, "-m", "t2i_engine", "serve"]
+WITH_LIMITS = "import t2i_engine.serve.server as server, t2i_engine.cli as cli; vars(server).update({}); cli.main()"
+
+
+class Server(NamedTuple):
+    process: subprocess.Popen[str]
+    port: int
+    lines: list[str]
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+
+@contextmanager
+def served(*arguments: object, limits: dict[str, float] | None = None) -> Iterator[Server]:
+    """A server on a free port; what it prints is collected. `limits` replace constants of `t2i_engine.serve.server`."""
+    start = COMMAND if limits is None else [sys.executable, "-c", WITH_LIMITS.format(limits), "serve"]
+    process = subprocess.Popen([*start, "--port", "0", *map(str, arguments)], stderr=subprocess.PIPE, text=True)
+    lines: list[str] = []
+    assert process.stderr is not None
+    reader = threading.Thread(target=_collect, args=(process.stderr, lines), daemon=True)
+    reader.start()
+    try:
+        deadline = time.monotonic() + SECONDS
+        while not (found := [line for line in lines if line.startswith("listening on")]):
+            assert process.poll() is None and time.monotonic() < deadline, lines  # noqa: PT018
+            time.sleep(0.02)
+        yield Server(process, int(found[0].rpartition(":")[2]), lines)
+    finally:
+        process.terminate()
+        process.wait(SECONDS)
+        reader.join(SECONDS)
+
+
+def _collect(stream: IO[str], lines: list[str]) -> None:
+    lines.extend(line.rstrip("\n") for line in stream)
