@@ -17,6 +17,7 @@ from t2i_engine.engine import Engine
 from t2i_engine.errors import BundleError, UserError
 from t2i_engine.formats import GENERATOR, TEXT_ENCODER
 from t2i_engine.parity import OpenFormat, compare
+from t2i_engine.picture_reference import needed_picture_reference, sentence_reach
 from t2i_engine.pictures import Picture, Pixels
 from t2i_engine.reference import read_reference
 from t2i_engine.serve.queue import Ask, Drawn, Queue
@@ -53,7 +54,9 @@ class EngineOptions:
             engine = Engine.open(folder, self.backend, self.precision, self.device, self.threads)
             runners = {TEXT_ENCODER: engine.text_encoder, GENERATOR: engine.generator}
             opened = OpenFormat(engine.selection.format, runners)
-            for found in compare([opened], read_reference(engine.bundle).cases(), "the bundle's reference"):
+            reach = sentence_reach(needed_picture_reference(engine.bundle, opened.row))
+            cases = read_reference(engine.bundle).cases()
+            for found in compare([opened], cases, "the bundle's reference", sentence_reach=reach):
                 if not found.ok:
                     raise BundleError(f"bundle {name} is not served: {found}")
             engines[name] = engine
