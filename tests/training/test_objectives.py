@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from t2i_engine.tokenizer import Tokenizer
 from tests.training import test_learning
-from tests.training.test_learning import config, feed, gan_phase, read
+from tests.training.test_learning import config, damsm_phase, feed, gan_phase, read
 from training.data.corpus import Corpus, build_vocabulary
 from training.data.synthbirds.grammar import BirdGrammar
 from training.phase import seed_step
@@ -22,13 +22,15 @@ Apart = Callable[[int, int], bool]
 LAMBDA_TEXT, LAMBDA_IMAGE, ETA, KL_WEIGHT = 0.3, 0.7, 0.4, 2.5
 
 
-def contrast(anchors: Tensor, targets: Tensor, apart: Apart, hard: list[list[Tensor]] | None = None) -> Tensor:
+def contrast(
+    anchors: Tensor, targets: Tensor, apart: Apart, hard: list[list[Tensor]] | None = None, eta: float = ETA
+) -> Tensor:
     total = torch.zeros(())
     for i in range(len(anchors)):
         others = [targets[j] for j in range(len(anchors)) if j == i or apart(i, j)]
         others += hard[i] if hard else []
-        similarities = torch.stack([F.cosine_similarity(anchors[i], other, dim=0) / ETA for other in others])
-        total += similarities.exp().sum().log() - F.cosine_similarity(anchors[i], targets[i], dim=0) / ETA
+        similarities = torch.stack([F.cosine_similarity(anchors[i], other, dim=0) / eta for other in others])
+        total += similarities.exp().sum().log() - F.cosine_similarity(anchors[i], targets[i], dim=0) / eta
     return total / len(anchors)
 
 
@@ -89,8 +91,13 @@ def test_a_step_reports_the_methods_losses(mismatches: int, hard: int) -> None:
     )
 
 
-def test_no_caption_is_the_negative_of_a_picture_that_it_may_be_true_of(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Pictures with two captions are known better than a caption asks: whose knowledge counts differs by loss."""
+def contradict(first: Tensor, second: Tensor) -> Apart:
+    return lambda i, j: any(int(one) & int(other) == 0 for one, other in zip(first[i], second[j], strict=True))
+
+
+@pytest.fixture
+def two_captions_each(monkeypatch: pytest.MonkeyPatch) -> None:
+    """More is known of a picture than one of its captions asks, so it matters whose knowledge decides."""
     birds = [f"a {main} bird with a {tail} tail" for main in ("red", "green", "blue") for tail in ("red", "blue")]
     texts = [(bird, "a bird with " + bird.partition(" with ")[2]) for bird in birds]
     tokenizer = Tokenizer(build_vocabulary(text for pair in texts for text in pair))
@@ -98,6 +105,10 @@ def test_no_caption_is_the_negative_of_a_picture_that_it_may_be_true_of(monkeypa
     corpus = Corpus(pictures, texts, tokenizer, grammar=BirdGrammar(tokenizer))
     monkeypatch.setattr(test_learning, "corpus", lambda: corpus)
     monkeypatch.setattr(test_learning, "WORDS", len(tokenizer.words))
+
+
+@pytest.mark.usefixtures("two_captions_each")
+def test_a_gan_step_takes_no_caption_for_false_that_may_be_true() -> None:
     settings = config(contrastive={"text_weight": 1, "image_weight": 1, "temperature": ETA}, batch_size=6, mismatches=6)
     gan = gan_phase(settings, scale=0.1)
     generator, critic, encoder = copy.deepcopy(gan.generator), copy.deepcopy(gan.discriminator), gan.image_encoder
@@ -107,22 +118,33 @@ def test_no_caption_is_the_negative_of_a_picture_that_it_may_be_true_of(monkeypa
     batch = feed(settings, "gan").batch(0)
     sentence = gan.text_encoder(batch.tokens, batch.lengths).sentence
     image = generator(torch.randn(6, 8), sentence, torch.randn_like(sentence)).image
-
-    def contradict(first: Tensor, second: Tensor) -> Apart:
-        return lambda i, j: any(int(one) & int(other) == 0 for one, other in zip(first[i], second[j], strict=True))
-
-    captions, pictures_of = contradict(batch.asked, batch.asked), contradict(batch.asked, batch.known)
-    captions_of = contradict(batch.known, batch.asked)
-    verdicts = [[apart(i, j) for i in range(6) for j in range(6)] for apart in (captions, pictures_of, captions_of)]
-    assert verdicts[0] != verdicts[1] != verdicts[2]
-    unfit = [sentence[[j for j in range(6) if captions_of(i, j)]] for i in range(6)]
+    false_captions = contradict(batch.known, batch.asked)
+    mismatched = [sentence[[j for j in range(6) if false_captions(i, j)]] for i in range(6)]
     hinges = [
-        (1 + critic(batch.image[i].expand(len(s), -1, -1, -1), s)).clamp_min(0).mean() for i, s in enumerate(unfit)
+        (1 + critic(real.expand(len(false), -1, -1, -1), false)).clamp_min(0).mean()
+        for real, false in zip(batch.image, mismatched, strict=True)
     ]
+    asked, known = batch.asked, batch.known
     expected = {
         "D mismatch": 0.5 * torch.stack(hinges).mean(),
-        "G text": contrast(encoder(image).picture, sentence, captions),
-        "G image": contrast(encoder(image).picture, encoder(batch.image).picture, pictures_of),
+        "G text": contrast(encoder(image).picture, sentence, contradict(asked, asked)),
+        "G image": contrast(encoder(image).picture, encoder(batch.image).picture, contradict(asked, known)),
     }
     for name, value in expected.items():
         assert reported[name] == pytest.approx(float(value.detach()), rel=1e-5), name
+
+
+@pytest.mark.usefixtures("two_captions_each")
+def test_a_damsm_step_takes_no_caption_for_false_that_may_be_true() -> None:
+    settings = config()
+    settings = settings.model_copy(update={"damsm": settings.damsm.model_copy(update={"batch_size": 6})})
+    damsm = damsm_phase(settings)
+    damsm.text_encoder.eval()  # without dropout
+    batch = feed(settings, "damsm").batch(0)
+    text, image, _ = damsm.networks(
+        batch.tokens, batch.lengths, batch.image, batch.hard_negatives, batch.hard_negative_lengths
+    )
+    eta = 1 / settings.damsm.gamma3
+    by_text = contrast(image.picture, text.sentence, contradict(batch.known, batch.asked), eta=eta)
+    by_picture = contrast(text.sentence, image.picture, contradict(batch.asked, batch.known), eta=eta)
+    assert read(damsm.step(0))["sentence"] == pytest.approx((by_text + by_picture).item(), rel=1e-4)
