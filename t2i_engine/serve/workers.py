@@ -13,7 +13,7 @@ from typing import Protocol, cast
 
 import numpy as np
 
-from t2i_engine.engine import Engine
+from t2i_engine.engine import MANY, Engine
 from t2i_engine.errors import BundleError, UserError
 from t2i_engine.formats import GENERATOR, TEXT_ENCODER
 from t2i_engine.parity import OpenFormat, compare
@@ -44,6 +44,14 @@ class EngineOptions:
     device: str
     threads: int
 
+    def measure(self) -> None:
+        """Lets `auto` measure which formats are fastest, before several processes do so at once.
+
+        Raises a `UserError` if a bundle cannot be opened.
+        """
+        for folder in self.folders.values():
+            Engine.select(folder, self.backend, self.precision, self.device, self.threads, MANY)
+
     def open(self) -> dict[str, Engine]:
         """Opens every bundle and compares it with its own reference, which also warms it up.
 
@@ -51,7 +59,7 @@ class EngineOptions:
         """
         engines = {}
         for name, folder in self.folders.items():
-            engine = Engine.open(folder, self.backend, self.precision, self.device, self.threads)
+            engine = Engine.open(folder, self.backend, self.precision, self.device, self.threads, MANY)
             runners = {TEXT_ENCODER: engine.text_encoder, GENERATOR: engine.generator}
             opened = OpenFormat(engine.selection.format, runners)
             reach = sentence_reach(needed_picture_reference(engine.bundle, opened.row))
