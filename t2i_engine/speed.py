@@ -59,7 +59,7 @@ def fastest_first(
     What is not known is measured if `measures` and it pays: a few seconds per format. Formats of unknown speed come
     last, in their order.
     """
-    able = [row for row in rows if _CPU in row.devices and row.backend not in _UNMEASURED and _versions(row)]
+    able = [row for row in rows if _CPU in row.devices and row.backend not in _UNMEASURED and _installed(row)]
     if len(able) < 2:
         return list(rows)
     measures = measures and (pictures >= WORTH_MEASURING or cache_is_writable())
@@ -126,7 +126,11 @@ def _measure(bundle: Bundle, row: Format, threads: int | None) -> Speed | None:
     try:
         for _ in range(RUNS):
             done = subprocess.run(
-                [sys.executable, "-c", _RUN, *arguments], capture_output=True, timeout=MOST_SECONDS, check=True
+                [sys.executable, "-c", _RUN, *arguments],
+                stdin=subprocess.DEVNULL,
+                capture_output=True,
+                timeout=MOST_SECONDS,
+                check=True,
             )
             runs.append(read_dataclass(Speed, read_json(done.stdout.splitlines()[-1])))
     except subprocess.CalledProcessError as error:
@@ -139,6 +143,10 @@ def _measure(bundle: Bundle, row: Format, threads: int | None) -> Speed | None:
     found = Speed(round(min(one.first for one in runs), 1), round(min(one.each for one in runs), 3))
     cache(file, json.dumps(asdict(found)).encode())
     return found
+
+
+def _installed(row: Format) -> bool:
+    return bool(_versions(row)) or not find_backend(row.backend).PACKAGES
 
 
 def _versions(row: Format) -> dict[str, str]:
