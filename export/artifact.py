@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 
 from safetensors.torch import save
 
+from export.half_weights import is_half
 from t2i_engine.bundle import FileEntry
 from t2i_engine.formats import GENERATOR, Format
 from training.models.text_to_image import TextToImage
@@ -29,6 +30,13 @@ class Artifact:
 
 
 def build_weights(model: TextToImage, row: Format) -> Iterator[Artifact]:
-    """Yields every tensor of the state dict as safetensors; equal tensors give equal bytes, whatever their strides."""
+    """Yields every tensor of the state dict as safetensors, in half precision if it holds all of them exactly.
+
+    Equal tensors give equal bytes, whatever their strides.
+    """
     tensors = {name: tensor.detach().contiguous() for name, tensor in model.state_dict().items()}
-    yield Artifact(row.files[GENERATOR], save(tensors), row)
+    notes = {}
+    if is_half(model):
+        tensors = {name: tensor.half() for name, tensor in tensors.items()}
+        notes = {"stored_in": "half precision"}
+    yield Artifact(row.files[GENERATOR], save(tensors), row, notes=notes)

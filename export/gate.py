@@ -59,10 +59,12 @@ def run_gate(
 ) -> GateResult:
     """Compares formats of a staged bundle with the model; `on_progress` gets the table of worst differences.
 
-    Formats that are judged by pictures need `pictures`.
+    Raises `ValueError` for formats that are judged by pictures without `pictures`: none passes unjudged.
     """
     if not rows:
         return GateResult([], {})
+    if pictures is None and any(row.judged_by_pictures for row in rows):
+        raise ValueError(f"{', '.join(row.name for row in rows)} cannot be judged without pictures")
     on_progress("comparing with PyTorch")
     started = time.perf_counter()
     opened, unopened = [], {}
@@ -94,9 +96,10 @@ def run_gate(
 def picture_reference(
     model: TextToImage, staged: Bundle, on_progress: Callable[[str], None], size: GateSize
 ) -> PictureReference:
-    """The staged bundle's picture reference; where it has none, one of its fp32 format that draws faster than PyTorch.
+    """The staged bundle's picture reference, drawn now if it has none; `on_progress` then gets a line.
 
-    PyTorch itself draws where there is no such format, or it is too far from PyTorch.
+    The bundle's first fp32 format that is near enough to PyTorch draws it, which is faster; else PyTorch itself.
+    Raises `BundleError` if the bundle's own cannot be used.
     """
     if PICTURES in staged.manifest.files:
         return read_picture_reference(staged)

@@ -18,6 +18,7 @@ from onnxruntime.quantization import CalibrationMethod, QuantFormat, QuantType, 
 from onnxruntime.quantization.shape_inference import quant_pre_process
 
 from export.artifact import Artifact
+from export.half_weights import is_half, store_in_half
 from export.onnx_graphs import build_generator, build_text_encoder, convolution_nodes, to_artifact
 from export.optimized_generator import block_convolutions
 from t2i_engine.backends.base import Array, available_threads
@@ -53,6 +54,8 @@ def build(
     used = {node.domain for node in proto.graph.node}
     for unused in [one for one in proto.opset_import if one.domain not in used]:
         proto.opset_import.remove(unused)  # ONNX Runtime's preparation imports every operator set it knows
+    if is_half(model):
+        store_in_half(proto)
     notes = {"form": row.form, "calibrated_on": f"{PICTURES} of {len(captions):,} captions, {RANDOM} of random words"}
     if kept:
         notes["kept_in_fp32"] = ", ".join(f"{layer} ({psnr:.1f} dB alone)" for layer, psnr in kept.items())

@@ -13,7 +13,9 @@ from torch.export import Dim
 from torch.nn import functional as F
 
 from export.artifact import Artifact
+from export.half_weights import is_half, store_in_half
 from export.optimized_generator import optimize
+from t2i_engine.backends.base import Array
 from t2i_engine.bundle import Graph, TensorSpec, graphs_of
 from t2i_engine.formats import GENERATOR, TEXT_ENCODER, Form, Format, find
 from training.models.generator import Generator
@@ -92,13 +94,23 @@ def build(model: TextToImage, row: Format) -> Iterator[Artifact]:
 def build_text_encoder(model: TextToImage) -> Artifact:
     """Exports the text encoder in fp32; several formats share it."""
     encoder = traced(TextEncoderGraph(model.text_encoder), graphs_of(model.sizes)[TEXT_ENCODER])
+    if is_half(model):
+        store_in_half(encoder)
     return to_artifact(encoder, _ROW, TEXT_ENCODER)
 
 
 def build_generator(model: TextToImage, form: Form) -> Artifact:
     """Exports the generator in fp32, in one of its forms."""
     generator = traced(GeneratorGraph(model.generator, form), graphs_of(model.sizes)[GENERATOR])
+    if is_half(model):
+        store_in_half(generator, phase_kernels(model.generator) if form == Form.PHASES else {})
     return to_artifact(generator, _ROW, GENERATOR, {"form": form})
+
+
+def phase_kernels(generator: Generator) -> dict[str, Array]:
+    """The trained kernels, float32 (out, in, 3, 3), of what a `GeneratorGraph` computes in phases, by layer."""
+    layers = [f"GBlocks.{number}.c1" for number in range(len(generator.GBlocks))]
+    return {f"generator.{layer}": generator.get_parameter(f"{layer}.weight").detach().numpy() for layer in layers}
 
 
 def convolution_nodes(proto: onnx.ModelProto, layer: str) -> list[str]:

@@ -10,6 +10,7 @@ from pathlib import Path
 from export.artifact import Artifact
 from export.bundle_builder import BundleBuilder
 from export.gate import GateResult, picture_reference, run_gate
+from export.half_weights import round_to_half
 from t2i_engine.backend_selection import backend_status, row_lacks
 from t2i_engine.backends.pytorch import exact_runners
 from t2i_engine.bundle import VOCABULARY, Bundle, Manifest, check_target, is_name
@@ -83,12 +84,16 @@ def export_bundle(
     folded: bool = True,
     captions: Sequence[str] = (),
     gate_size: GateSize = GATE,
+    half_weights: bool = False,
 ) -> Exported:
     """Makes a bundle from a checkpoint or a bundle's weights; without a folder, adds formats to that bundle.
 
-    `on_progress` gets a line per step; int8 is calibrated on `captions`. Formats outside their tolerance are rejected:
-    the manifest says so, the others are written. If none is left, it raises `ParityError` and leaves the folder as it
-    was. Raises a `UserError` if the origin, the folder or this machine cannot be used.
+    `on_progress` gets a line per step; int8 is calibrated on `captions`. With `half_weights`, a new bundle's weights
+    are rounded to half precision first, and take half the room.
+
+    Formats outside their tolerance are rejected: the manifest says so, the others are written. If none is left, it
+    raises `ParityError` and leaves the folder as it was. Raises a `UserError` if the origin, the folder or this machine
+    cannot be used.
     """
     if folder is not None:
         _check_destination(folder, name)
@@ -98,6 +103,11 @@ def export_bundle(
         versions = {tool: version(tool) for tool in TOOLS}
 
     loaded = _load_origin(str(origin))
+    if half_weights:
+        if folder is None:
+            raise OptionError("--half-weights would change the bundle's other formats: make a new one with --out")
+        on_progress("rounding the weights to half precision")
+        round_to_half(loaded.model, gate_size)
     bundle = _start_bundle(loaded, folder, name)
     for unavailable, lacks in selection.unavailable.items():
         on_progress(f"skipping {unavailable}: {lacks}")

@@ -26,8 +26,8 @@ from t2i_engine.speed import fastest_first
 from t2i_engine.tokenizer import Tokens
 
 DEFAULT_BUNDLE = "birds"
-ONE, MANY = "one", "many"
-"""What a caller may expect to draw with an engine."""
+MANY = 1_000_000
+"""Pictures that a caller may expect to draw who does not know when it will stop, such as a server."""
 LARGEST_BATCH = 1024
 MOST_THREADS = 1024
 MOST_STEPS = 256
@@ -55,22 +55,16 @@ class Engine(Sampler):
         precision: str = AUTO,
         device: str = AUTO,
         threads: int | None = None,
-        expect: str = ONE,
+        expect: int = 1,
     ) -> "Engine":
         """Opens a bundle by name or folder; `threads` is per run on the CPU, by default one per processor.
 
-        Where the choice is left to `auto`, whoever expects `one` picture gets the first format of the table that runs
-        here, and whoever expects `many` the one that is fastest on this CPU: measured the first time, in a second or
-        two per format. Raises a `UserError` if anything requested is unavailable.
+        `expect` is how many pictures the caller expects to draw: on a CPU, `auto` takes the format that draws so many
+        soonest, opening included. That is measured the first time, in a few seconds per format (speed.py).
+
+        Raises a `UserError` if anything requested is unavailable.
         """
-        if expect not in (ONE, MANY):
-            raise OptionError(f"expect is {quoted(expect)}; {ONE!r} or {MANY!r} expected")
-        if threads is not None and not 1 <= threads <= MOST_THREADS:
-            raise OptionError(f"{threads} threads are out of range; 1 to {MOST_THREADS} expected")
-        bundle = Bundle.open(name_or_folder)
-        rows = selectable(bundle) if backend == AUTO else bundle.formats
-        order = partial(fastest_first, bundle, threads=threads) if expect == MANY else list
-        selection = select_backend(rows, backend, precision, device, shlex.quote(str(name_or_folder)), order)
+        bundle, selection = cls.select(name_or_folder, backend, precision, device, threads, expect)
         open_runner = find_backend(selection.format.backend).open_runner
         tokenizer = bundle.tokenizer()
         with ExitStack() as opened:
@@ -82,6 +76,20 @@ class Engine(Sampler):
 
             text_encoder, generator = open_graph(TEXT_ENCODER), open_graph(GENERATOR)
             return cls(bundle.sizes, tokenizer, text_encoder, generator, bundle, selection, opened.pop_all())
+
+    @staticmethod
+    def select(
+        name_or_folder: str | Path, backend: str, precision: str, device: str, threads: int | None, expect: int
+    ) -> tuple[Bundle, BackendSelection]:
+        """The bundle, and what `open` would choose to run it with; raises what `open` raises."""
+        if expect < 1:
+            raise OptionError(f"{expect} pictures are too few to expect; 1 or more expected")
+        if threads is not None and not 1 <= threads <= MOST_THREADS:
+            raise OptionError(f"{threads} threads are out of range; 1 to {MOST_THREADS} expected")
+        bundle = Bundle.open(name_or_folder)
+        rows = selectable(bundle) if backend == AUTO else bundle.formats
+        order = partial(fastest_first, bundle, pictures=expect, threads=threads)
+        return bundle, select_backend(rows, backend, precision, device, shlex.quote(str(name_or_folder)), order)
 
     def generate(self, caption: str, seed: int = 0, truncation: float = 1.0) -> Picture:
         """Draws one picture; raises what `generate_all` raises."""

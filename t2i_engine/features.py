@@ -16,6 +16,11 @@ SCALES = 4
 THUMBNAIL = 4  # pixels along a side
 
 _BLOCK = 4
+_ORIENTED = 3 * (_BLOCK**2 - 1)
+
+WIDTH = SCALES * _ORIENTED + 3 * THUMBNAIL**2
+"""D, the number of features of a picture."""
+
 _FAINT = 2.0  # a level of 255 or two: below that, energies count as equal
 # Luma and two colour differences (ITU-R BT.601), a column each.
 _COLOURS = np.array([[0.299, 0.5, -0.147], [0.587, -0.419, -0.289], [0.114, -0.081, 0.436]])
@@ -35,7 +40,7 @@ class Distance(NamedTuple):
 
 
 def describe(pixels: Pixels) -> npt.NDArray[np.float32]:
-    """Maps pixels uint8 (B, R, R, 3) to features, float32 (B, 45 * 4 + 48); R is at least 32."""
+    """Maps pixels uint8 (B, R, R, 3) to features, float32 (B, D); R is a power of two, 32 or more."""
     batch, side = len(pixels), pixels.shape[1] // THUMBNAIL
     cells = pixels.reshape(batch, THUMBNAIL, side, THUMBNAIL, side, 3)
     thumbnails = cells.mean(axis=(2, 4), dtype=np.float32) @ _COLOURS.astype(np.float32)
@@ -73,7 +78,7 @@ def frechet(first: Features, second: Features) -> float:
 
 
 def _filters() -> Array:
-    """The DCT-II of blocks of 4 × 4 pixels in each colour, without its means: float32 (4 * 4 * 3, 15 * 3)."""
+    """The DCT-II of blocks of 4 × 4 pixels in each colour, without its means: float32 (4 * 4 * 3, 45)."""
     index = np.arange(_BLOCK)
     waves = np.cos(np.pi * index[:, None] * (2 * index + 1) / (2 * _BLOCK))
     waves /= np.linalg.norm(waves, axis=1, keepdims=True)

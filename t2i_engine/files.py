@@ -94,6 +94,13 @@ def cached_file(kind: str, *parts: str) -> Path:
     return cache_folder() / kind / f"{sha256(chr(10).join(parts).encode())[:32]}.{kind}"
 
 
+def cache_is_writable() -> bool:
+    """Whether files can be kept in the cache, as far as that is known without writing one."""
+    folder = cache_folder()
+    nearest = next(path for path in (folder, *folder.parents) if path.exists())
+    return nearest.is_dir() and os.access(nearest, os.W_OK | os.X_OK)
+
+
 def cache(path: Path, content: bytes | Callable[[Path], object]) -> None:
     """Writes a file of the cache; if that fails, it is made again next time."""
     with contextlib.suppress(OutputError):

@@ -6,16 +6,18 @@ import textwrap
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
+from functools import partial
 from importlib.metadata import version
 from pathlib import PurePath
 
 from t2i_engine.backend_selection import backend_names, backend_status, select_backend, selectable
 from t2i_engine.backends.base import Status
 from t2i_engine.bundle import Bundle, embedded_names
+from t2i_engine.engine import MANY
 from t2i_engine.errors import UserError, listed
-from t2i_engine.formats import all_formats
+from t2i_engine.formats import Format, all_formats
 from t2i_engine.provenance import runs
-from t2i_engine.speed import speed
+from t2i_engine.speed import fastest_first, speed
 from t2i_engine.table import aligned, size
 from t2i_engine.tensorrt.engines import bundled_records, cached_records
 
@@ -63,6 +65,9 @@ class SystemInfo:
     version: str
     backends: Mapping[str, Status]
     auto: str
+    """What `auto` chooses for one picture."""
+    auto_many: str
+    """And for as many as a server draws."""
     embedded: Sequence[str]
     bundle: Bundle | None
 
@@ -72,23 +77,31 @@ class SystemInfo:
             "version": self.version,
             "backends": {name: asdict(status) for name, status in self.backends.items()},
             "auto": self.auto,
+            "auto_many": self.auto_many,
             "bundles": list(self.embedded),
         }
         if self.bundle:
             info["folder"] = str(self.bundle.folder)
             info["bundle"] = json.loads(self.bundle.manifest.to_json())
+            info["speed"] = {
+                row.name: asdict(found) for row in self.bundle.formats if (found := speed(self.bundle, row))
+            }
             info["engines"] = [list(row) for row in _engine_rows(self.bundle)]
         return info
 
     def as_text(self) -> str:
         """A summary for people: at most 60 lines of `WIDTH` columns."""
         lines = [f"t2i-engine {self.version}", "", "Backends", *_table(_backend_rows(self.backends), most=12)]
-        lines += ["", *textwrap.wrap(f"Auto chooses {_plain(self.auto)}", WIDTH, max_lines=3, break_on_hyphens=False)]
+        auto = f"Auto chooses {_plain(self.auto)}"
+        if self.auto_many != self.auto:
+            auto += f"; for many pictures {_plain(self.auto_many)}"
+        lines += ["", *textwrap.wrap(auto, WIDTH, max_lines=3, break_on_hyphens=False)]
         lines += [f"Embedded bundles: {listed(self.embedded)}"]
         if self.bundle:
             folder = os.fsencode(self.bundle.folder).decode("utf-8", "replace")
             lines += ["", f"Bundle {self.bundle.name} in {_plain(folder)}", *_table(_bundle_rows(self.bundle), most=19)]
-            lines += ["", "Formats, with their largest differences from PyTorch (pixels: levels of 255)"]
+            title = "Formats, with their largest differences from PyTorch (px: levels of 255), and ms to draw here"
+            lines += ["", title]
             lines += _table(_format_rows(self.bundle), most=12) + _table(_reasons(self.bundle), most=5, most_lines=2)
             engines = [
                 (file, f"{where}, TensorRT {built_with}, {target}: {proof}")
@@ -99,13 +112,22 @@ class SystemInfo:
 
 
 def system_info(bundle: Bundle | None) -> SystemInfo:
-    """Asks every backend. What `auto` chooses is for the bundle if one is given, otherwise for any format."""
+    """Asks every backend. What `auto` chooses is for the bundle if one is given, otherwise for any format.
+
+    Speeds are those known so far: nothing is measured.
+    """
     statuses = {name: backend_status(name) for name in backend_names()}
+    rows = selectable(bundle) if bundle else all_formats()
+    auto, auto_many = (_auto(bundle, rows, pictures) for pictures in (1, MANY))
+    return SystemInfo(version("t2i-engine"), statuses, auto, auto_many, embedded_names(), bundle)
+
+
+def _auto(bundle: Bundle | None, rows: Sequence[Format], pictures: int) -> str:
+    order = partial(fastest_first, bundle, pictures=pictures, measures=False) if bundle else list
     try:
-        auto = str(select_backend(selectable(bundle) if bundle else all_formats()))
+        return str(select_backend(rows, cpu_order=order))
     except UserError as error:
-        auto = f"none: {error}"
-    return SystemInfo(version("t2i-engine"), statuses, auto, embedded_names(), bundle)
+        return f"none: {error}"
 
 
 def _backend_rows(statuses: Mapping[str, Status]) -> Iterator[tuple[str, ...]]:
@@ -206,13 +228,14 @@ def _metric_rows(metrics: object) -> Iterator[tuple[str, str]]:
 
 
 def _format_rows(bundle: Bundle) -> Iterator[tuple[str, ...]]:
-    yield "format", "backend", "precision", "sentence", "image", "pixels", "PSNR", "set", "pairs", "ms here"
+    yield "format", "backend", "precision", "sentence", "image", "px", "PSNR", "set", "pairs", "first", "each"
     for row in bundle.formats:
         parity = bundle.manifest.parity.get(row.name)
         worst = asdict(parity.worst) if parity else {}
         cells = [_filled(template, worst.get(name)) or "-" for name, template in _MEASURES.items()]
         found = speed(bundle, row)
-        yield row.name, row.backend, row.precision, *cells, f"{found.milliseconds:.1f}" if found else "-"
+        times = (f"{found.first:,.0f}", f"{found.each:.1f}") if found else ("-", "-")
+        yield row.name, row.backend, row.precision, *cells, *times
 
 
 def _reasons(bundle: Bundle) -> Iterator[tuple[str, str]]:

@@ -17,8 +17,8 @@ import numpy.typing as npt
 from t2i_engine.backends.base import Array, Runner
 from t2i_engine.bundle import Bundle, ModelSizes
 from t2i_engine.errors import BundleError
-from t2i_engine.features import Distance, Features, describe, distance
-from t2i_engine.formats import GENERATOR, PICTURE_SHARES, TEXT_ENCODER
+from t2i_engine.features import WIDTH, Distance, Features, describe, distance
+from t2i_engine.formats import GENERATOR, PICTURE_SHARES, TEXT_ENCODER, Format
 from t2i_engine.parity import GATE, Finding, OpenFormat, RandomCaptions
 from t2i_engine.sampler import generator_feeds
 
@@ -52,19 +52,18 @@ class PictureReference:
         """The worst pair of the floor, as a share of the mean ceiling."""
         return Distance(*self.floor.tolist()).worst / max(distance(self.others, self.features).mean, 1e-9)
 
-    def standardised(self, features: Features) -> npt.NDArray[np.float16]:
-        """Features (N, D) in units of their spread over fp32's pictures, rounded as the stored ones."""
-        return ((features - self.mean) / self.scale).astype(np.float16)
-
     def shares(self, features: Features) -> Distance:
-        """How far of the way from floor to ceiling the pictures of the first n pairs are, by their features (n, D)."""
+        """Where pictures of the first n pairs, by their features (n, D), are between floor (0) and ceiling (1)."""
         expected, others = self.features[: len(features)], self.others[: len(features)]
-        found, ceiling = distance(self.standardised(features), expected), distance(others, expected)
-        ways = zip(found, self.floor.tolist(), ceiling, strict=True)
-        return Distance(*(max(0.0, one - floor) / max(top - floor, 1e-9) for one, floor, top in ways))
+        found = distance(_standardised(features, self.mean, self.scale), expected)
+        ways = zip(found, self.floor.tolist(), distance(others, expected), strict=True)
+        return Distance(*(max(one - floor, 0.0) / max(top - floor, 1e-9) for one, floor, top in ways))
 
     def judge(self, opened: OpenFormat, sizes: ModelSizes, against: str, pairs: int = GATE.pairs) -> list[Finding]:
-        """Draws the first `pairs` in a format; a finding for the pictures as a set, their mean, and the worst."""
+        """Draws the first `pairs` in a format, and gives a finding for each of `PICTURE_SHARES`.
+
+        A runner that fails is a finding with an infinite difference.
+        """
         row, count, failure = opened.row, min(pairs, len(self.features)), None
         shares = Distance(math.inf, math.inf, math.inf)
         try:
@@ -93,8 +92,13 @@ class PictureReference:
         return buffer.getvalue()
 
 
+def needed_picture_reference(bundle: Bundle, row: Format) -> PictureReference | None:
+    """What a format is judged by, if it is judged by pictures. Raises as `read_picture_reference` does."""
+    return read_picture_reference(bundle) if row.judged_by_pictures else None
+
+
 def sentence_reach(pictures: PictureReference | None) -> float:
-    """The reach to compare sentences with; NaN without a picture reference."""
+    """The reach to compare sentences with; NaN without a picture reference, which no reduced sentence passes."""
     return pictures.sentence_reach.item() if pictures else math.nan
 
 
@@ -112,7 +116,10 @@ def draw_features(generator: Runner, sizes: ModelSizes, sentences: Array, seeds:
 def make_picture_reference(
     fp32: Mapping[str, Runner], elsewhere: Mapping[str, Runner], sizes: ModelSizes, pairs: int
 ) -> PictureReference:
-    """Draws `pairs` pictures of random words, twice, in fp32, and the first of them in fp32 `elsewhere`."""
+    """Draws `pairs` pictures of captions of random words, and as many of other seeds, with the runners of `fp32`.
+
+    `elsewhere` is another runtime's fp32, which draws the first `CHECKED` for the floor.
+    """
     captions = RandomCaptions(sizes.vocabulary_size, LONGEST)
     texts = [captions.draw(1, 1 + number % LONGEST) for number in range(min(CAPTIONS, pairs))]
     encoder, generator = fp32[TEXT_ENCODER], fp32[GENERATOR]
@@ -121,25 +128,27 @@ def make_picture_reference(
     ]
     sentences = np.concatenate(encoded)
     drawn = draw_features(generator, sizes, sentences, range(pairs))
-    scale = np.hypot(drawn.std(axis=0), _LEAST_SPREAD).astype(np.float32)
-    nothing = np.zeros(0)
-    made = PictureReference(sentences, drawn.mean(axis=0), scale, nothing, nothing, nothing, nothing)
-    features = made.standardised(drawn)
-    others = made.standardised(draw_features(generator, sizes, sentences, range(pairs, 2 * pairs)))
-    checked = draw_features(elsewhere[GENERATOR], sizes, sentences, range(min(CHECKED, pairs)))
-    floor = distance(made.standardised(checked), features[: len(checked)])
+    mean, scale = drawn.mean(axis=0), np.hypot(drawn.std(axis=0), _LEAST_SPREAD).astype(np.float32)
+
+    def standardised(drawn: Features) -> npt.NDArray[np.float16]:
+        return _standardised(drawn, mean, scale)
+
+    features = standardised(drawn)
+    others = standardised(draw_features(generator, sizes, sentences, range(pairs, 2 * pairs)))
+    checked = standardised(draw_features(elsewhere[GENERATOR], sizes, sentences, range(min(CHECKED, pairs))))
+    floor = distance(checked, features[: len(checked)])
 
     step = PROBE * (np.roll(sentences, 1, axis=0) - sentences)
-    moved = made.standardised(draw_features(generator, sizes, sentences + step, range(len(sentences))))
+    moved = standardised(draw_features(generator, sizes, sentences + step, range(len(sentences))))
     way = distance(moved, features[: len(moved)]).mean / max(distance(others, features).mean, 1e-9)
     reach = np.linalg.norm(step, axis=1).mean() / max(way, 1e-9)
     return PictureReference(
-        sentences, made.mean, scale, features, others, np.array(floor, np.float64), np.array(reach, np.float64)
+        sentences, mean, scale, features, others, np.array(floor, np.float64), np.array(reach, np.float64)
     )
 
 
 def read_picture_reference(bundle: Bundle) -> PictureReference:
-    """Reads a bundle's picture reference. Raises `BundleError` if it is missing, altered, or another model's."""
+    """Reads a bundle's picture reference. Raises `BundleError` if it is missing, altered, or not this model's."""
     if PICTURES not in bundle.manifest.files:
         raise BundleError(f"bundle {bundle.name!r} has no {PICTURES} to judge reduced precision by; export it again")
     path = bundle.path(PICTURES)
@@ -151,18 +160,23 @@ def read_picture_reference(bundle: Bundle) -> PictureReference:
             reference = PictureReference(**dict(arrays.items()))
     except (OSError, ValueError, TypeError, KeyError, EOFError, MemoryError, zipfile.BadZipFile, zlib.error) as error:
         raise BundleError(f"{path} is not a picture reference ({error}); export the bundle again") from None
-    pairs, width = reference.features.shape if reference.features.ndim == 2 else (0, 0)
+    pairs, captions = (array.shape[0] if array.ndim else 0 for array in (reference.features, reference.sentences))
     expected = {
-        "sentences": (len(reference.sentences), bundle.sizes.sentence_width),
-        "mean": (width,),
-        "scale": (width,),
-        "features": (pairs, width),
-        "others": (pairs, width),
+        "sentences": (captions, bundle.sizes.sentence_width),
+        "mean": (WIDTH,),
+        "scale": (WIDTH,),
+        "features": (pairs, WIDTH),
+        "others": (pairs, WIDTH),
         "floor": (len(PICTURE_SHARES),),
         "sentence_reach": (),
     }
     found = {field.name: getattr(reference, field.name) for field in fields(reference)}
     fits = all(found[name].shape == shape and found[name].dtype.kind == "f" for name, shape in expected.items())
-    if not fits or pairs < 2 or not all(np.isfinite(array).all() for array in found.values()):
-        raise BundleError(f"{path} belongs to another model; export the bundle again")
+    if not fits or pairs < 2 or not captions or not all(np.isfinite(array).all() for array in found.values()):
+        raise BundleError(f"{path} belongs to another model or version; export the bundle again")
     return reference
+
+
+def _standardised(features: Features, mean: Array, scale: Array) -> npt.NDArray[np.float16]:
+    """Features (N, D) in units of their spread over fp32's pictures, rounded as they are stored."""
+    return ((features - mean) / scale).astype(np.float16)

@@ -22,6 +22,14 @@ def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         yield folder
 
 
+@pytest.fixture(scope="session", autouse=True)
+def unmeasured() -> Iterator[None]:
+    """`auto` goes by the table of formats: measuring every test's bundle would take minutes (test_speed.py)."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("t2i_engine.speed._measure", lambda *_: None)
+        yield
+
+
 @pytest.fixture(scope="session")
 def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The checkpoint of a tiny model; not to be written to."""

@@ -17,6 +17,7 @@ from t2i_engine.errors import ParityError, needs_extra
     "--formats", default="onnx", metavar="NAMES", help="onnx,onnx-int8,… or `all`: every format this machine can make."
 )
 @click.option("--no-fold", is_flag=True, help="Keep upsample + convolution as trained: same pictures, but slower.")
+@click.option("--half-weights", is_flag=True, help="Round weights to half precision: every file takes half the room.")
 @click.option("--captions-file", type=Path, metavar="FILE", help="Captions to calibrate int8: UTF-8, one per line.")
 @click.pass_context
 def export(
@@ -26,6 +27,7 @@ def export(
     name: str | None,
     formats: str,
     no_fold: bool,
+    half_weights: bool,
     captions_file: Path | None,
 ) -> None:
     """Make a bundle, or add formats to one.
@@ -41,7 +43,7 @@ def export(
 
     captions = read_captions(captions_file) if captions_file else ()
     size = context.find_object(GateSize) or GATE
-    exported = export_bundle(source, out, name, progress, formats, not no_fold, captions, size)
+    exported = export_bundle(source, out, name, progress, formats, not no_fold, captions, size, half_weights)
     click.echo(bytes(exported.folder))
     bundle = shlex.quote(str(exported.folder))
     progress(f'Try:  t2i-engine verify {bundle}\n      t2i-engine generate "a yellow bird" --bundle {bundle}')

@@ -15,7 +15,6 @@ if TYPE_CHECKING:
     from t2i_engine.pictures import Picture
 
 MOST_IN_GRID = 1024
-MANY_PICTURES = 500  # take longer than measuring which format draws them fastest
 
 
 @click.command(epilog='Example:  t2i-engine generate "a yellow bird" --seeds 0-7 --grid')
@@ -55,7 +54,7 @@ def generate(
     Prints the paths of the files.
     """
     from t2i_engine.cli.files import Destination, read_captions
-    from t2i_engine.engine import MANY, ONE, Engine
+    from t2i_engine.engine import Engine
 
     texts = [*captions, *(read_captions(captions_file) if captions_file else ())]
     if not texts:
@@ -66,7 +65,7 @@ def generate(
     if columns and not as_grid:
         raise OptionError(f"--columns {columns} is for a grid; add --grid")
     destination = Destination.parse(out, 1 if as_grid else count, picture_format, quality)
-    engine = Engine.open(bundle, backend, precision, device, threads, MANY if count >= MANY_PICTURES else ONE)
+    engine = Engine.open(bundle, backend, precision, device, threads, count)
     pictures = engine.generate_all(texts, seeds, truncation, batch_size, skip_unknown)
     introduce(engine, backend, precision, device)
     made = destination.save(pictures, as_grid, columns)

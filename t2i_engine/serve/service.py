@@ -76,6 +76,7 @@ class Service:
             options = EngineOptions(folders, settings.backend, settings.precision, settings.device, threads=1)
             drawers: list[Drawer] = []
             if settings.replicas:
+                options.measure()
                 replicas = [Replica(options) for _ in range(count)]
                 for replica in replicas:
                     stack.callback(replica.close)

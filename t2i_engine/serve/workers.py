@@ -13,10 +13,11 @@ from typing import Protocol, cast
 
 import numpy as np
 
-from t2i_engine.engine import Engine
+from t2i_engine.engine import MANY, Engine
 from t2i_engine.errors import BundleError, UserError
 from t2i_engine.formats import GENERATOR, TEXT_ENCODER
 from t2i_engine.parity import OpenFormat, compare
+from t2i_engine.picture_reference import needed_picture_reference, sentence_reach
 from t2i_engine.pictures import Picture, Pixels
 from t2i_engine.reference import read_reference
 from t2i_engine.serve.queue import Ask, Drawn, Queue
@@ -43,6 +44,14 @@ class EngineOptions:
     device: str
     threads: int
 
+    def measure(self) -> None:
+        """Lets `auto` measure which formats are fastest, before several processes do so at once.
+
+        Raises a `UserError` if a bundle cannot be opened.
+        """
+        for folder in self.folders.values():
+            Engine.select(folder, self.backend, self.precision, self.device, self.threads, MANY)
+
     def open(self) -> dict[str, Engine]:
         """Opens every bundle and compares it with its own reference, which also warms it up.
 
@@ -50,10 +59,12 @@ class EngineOptions:
         """
         engines = {}
         for name, folder in self.folders.items():
-            engine = Engine.open(folder, self.backend, self.precision, self.device, self.threads)
+            engine = Engine.open(folder, self.backend, self.precision, self.device, self.threads, MANY)
             runners = {TEXT_ENCODER: engine.text_encoder, GENERATOR: engine.generator}
             opened = OpenFormat(engine.selection.format, runners)
-            for found in compare([opened], read_reference(engine.bundle).cases(), "the bundle's reference"):
+            reach = sentence_reach(needed_picture_reference(engine.bundle, opened.row))
+            cases = read_reference(engine.bundle).cases()
+            for found in compare([opened], cases, "the bundle's reference", sentence_reach=reach):
                 if not found.ok:
                     raise BundleError(f"bundle {name} is not served: {found}")
             engines[name] = engine

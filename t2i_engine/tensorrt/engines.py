@@ -17,7 +17,7 @@ from t2i_engine.errors import BackendError, ParityError, UserError
 from t2i_engine.files import cache_folder, write_atomically
 from t2i_engine.formats import GENERATOR, Format
 from t2i_engine.parity import OpenFormat, compare
-from t2i_engine.picture_reference import read_picture_reference, sentence_reach
+from t2i_engine.picture_reference import needed_picture_reference, sentence_reach
 from t2i_engine.reference import read_reference
 from t2i_engine.schema import SchemaError
 from t2i_engine.tensorrt.builder import CURRENT, Profile, build_engine
@@ -82,10 +82,14 @@ class EngineRequest:
         return (None, f"the cached engine is stale: {reason}") if reason else (content, "")
 
     def get(self) -> bytes:
-        """An engine that fits, built and cached if there is none. Raises `BackendError` or `OutputError`."""
+        """An engine that fits, built and cached if there is none.
+
+        Raises `BundleError` if the bundle has nothing to judge it by, `BackendError` or `OutputError`.
+        """
         content, reason = self.find()
         if content is not None:
             return content
+        needed_picture_reference(self.bundle, self.row)  # an error now, rather than after minutes of building
         _log.info("building the %s engine of format %s, once: %s", self.graph, self.row.name, reason)
         built = build_engine(
             self.variant,
@@ -102,16 +106,18 @@ class EngineRequest:
         return built.content
 
     def verify_once(self, content: bytes, runner: TensorRtRunner) -> None:
-        """Compares an engine with the bundle's reference, the first time it runs here. Raises `ParityError`."""
+        """Compares an engine with the bundle's reference, and its pictures with fp32's, the first time it runs here.
+
+        Raises `ParityError` for an engine outside its tolerance, and `BundleError` if there is nothing to compare with.
+        """
         verified = self.file.with_suffix(".verified")
         state = hashlib.sha256(content + repr(sorted(self.key.items())).encode()).hexdigest().encode()
         if verified.is_file() and verified.read_bytes() == state:
             return
         opened = OpenFormat(self.row, {self.graph: runner})
         cases = [case for case in read_reference(self.bundle).cases() if case.graph == self.graph]
-        pictures = read_picture_reference(self.bundle) if self.row.judged_by_pictures else None
-        reach = sentence_reach(pictures)
-        findings = compare([opened], cases, "the bundle's reference", sentence_reach=reach)
+        pictures = needed_picture_reference(self.bundle, self.row)
+        findings = compare([opened], cases, "the bundle's reference", sentence_reach=sentence_reach(pictures))
         if pictures and self.graph == GENERATOR:
             findings += pictures.judge(opened, self.bundle.sizes, "the bundle's pictures")
         for found in findings:
@@ -124,7 +130,8 @@ def open_runner(bundle: Bundle, row: Format, graph: str, device: str, threads: i
     """Opens a graph; `threads` does not apply to a GPU.
 
     Builds its engine if there is none that fits: seconds to minutes, once. Raises `BackendError` if there is no GPU or
-    the engine cannot be built or run, and `ParityError` if a new engine misses the bundle's reference.
+    the engine cannot be built or run, `ParityError` if a new engine is outside its tolerance, and `BundleError` if the
+    bundle has nothing to compare it with.
     """
     del threads
     if device != CUDA:

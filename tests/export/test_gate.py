@@ -77,6 +77,11 @@ def test_fp32_itself_passes_as_any_format(gate: Gate) -> None:
     assert gate(GENERATOR, leave_alone, FP16) == set()
 
 
+def test_nothing_passes_unjudged(plain_bundle: Path) -> None:
+    with pytest.raises(ValueError, match="onnx-int8 cannot be judged without pictures"):
+        run_gate(make_model(), Bundle.open(plain_bundle), [find("onnx-int8")], lambda _: None, SMALL_GATE)
+
+
 @pytest.mark.parametrize("row", [FP16, LAXEST], ids=lambda row: row.name)
 @pytest.mark.parametrize(
     ("graph", "damage", "measure"),

@@ -310,10 +310,10 @@ def test_any_text_for_seeds_is_read_or_an_option_error(text: str) -> None:
     assert all(0 <= seed <= LARGEST_SEED for seed in seeds)
 
 
-def test_process_draws_and_warns(tiny_bundle: Path, tmp_path: Path) -> None:
+def test_process_draws_and_warns(plain_bundle: Path, tmp_path: Path) -> None:
     command = [sys.executable, "-c", "from t2i_engine.cli import main; main()", "generate", "a yello bird"]
     result = subprocess.run(
-        [*command, "--bundle", tiny_bundle], cwd=tmp_path, capture_output=True, text=True, check=True
+        [*command, "--bundle", plain_bundle], cwd=tmp_path, capture_output=True, text=True, check=True
     )
     assert result.stdout == "a-yello-bird-0.png\n"
     assert [line.split(":")[0] for line in result.stderr.splitlines()] == ["warning", "bundle tiny"]

@@ -159,7 +159,7 @@ KNOWN = (
 def test_any_provenance_fits_the_terminal(tmp_path_factory: pytest.TempPathFactory, found: object) -> None:
     provenance = found if isinstance(found, dict) else {"dataset": found}
     bundle = Bundle.open(_odd_bundle(tmp_path_factory.getbasetemp(), provenance))
-    text = SystemInfo("1.0", {}, "nothing", [], replace(bundle, folder=Path("odd"))).as_text()
+    text = SystemInfo("1.0", {}, "nothing", "nothing", [], replace(bundle, folder=Path("odd"))).as_text()
     lines = text.split("\n")
     assert len(lines) <= 60
     assert max(map(len, lines)) <= 100
@@ -170,7 +170,7 @@ def test_what_does_not_fit_is_counted_and_left_to_json(tmp_path: Path) -> None:
     reasons = {f"format-{index}": "far off " * 40 for index in range(40)}
     bundle = Bundle.open(_odd_bundle(tmp_path, {}, rejected=reasons))
     statuses = {f"backend-{index}": Status(lacks="it is missing " * 30) for index in range(9)}
-    lines = SystemInfo("1.0", statuses, "none: " + "reason " * 90, ["birds"], bundle).as_text().splitlines()
+    lines = SystemInfo("1.0", statuses, "none: " + "reason " * 90, "else", ["birds"], bundle).as_text().splitlines()
     assert len(lines) <= 60
     assert max(len(line) for line in lines if "Bundle odd in" not in line) <= 100
     assert sum("more lines: --json" in line for line in lines) == 2

@@ -150,6 +150,12 @@ def test_it_survives_its_file(reference: PictureReference, tmp_path: Path) -> No
     assert read.shares(np.zeros((8, 228))) == reference.shares(np.zeros((8, 228)))
 
 
+def narrowed(one: PictureReference) -> PictureReference:
+    """As a version with one feature less would have written it."""
+    arrays = {name: getattr(one, name)[..., 1:] for name in ("mean", "scale", "features", "others")}
+    return replace(one, **arrays)
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -158,6 +164,9 @@ def test_it_survives_its_file(reference: PictureReference, tmp_path: Path) -> No
         (lambda one: replace(one, sentences=one.sentences[:, 1:]).to_npz(), "another model"),
         (lambda one: replace(one, others=one.others[1:]).to_npz(), "another model"),
         (lambda one: replace(one, scale=one.scale.astype(int)).to_npz(), "another model"),
+        (lambda one: replace(one, sentences=np.float32(0)).to_npz(), "another model"),
+        (lambda one: replace(one, sentences=one.sentences[:0]).to_npz(), "another model"),
+        (lambda one: narrowed(one).to_npz(), "another model or version"),
         (lambda one: replace(one, floor=one.floor * math.nan).to_npz(), "another model"),
     ],
 )

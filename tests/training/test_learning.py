@@ -18,6 +18,7 @@ from training.step import GanPhase
 
 COLOURS = {"red": (220, 30, 30), "green": (30, 200, 30), "blue": (30, 30, 220), "yellow": (220, 220, 30)}
 CPU = torch.device("cpu")
+WORDS = 7  # of the corpus's vocabulary
 
 
 def config(**gan: object) -> RunConfig:
@@ -52,7 +53,7 @@ def feed(settings: RunConfig, phase: PhaseName, device: torch.device = CPU) -> F
 
 def damsm_phase(settings: RunConfig) -> DamsmPhase:
     torch.manual_seed(0)
-    model = TextToImage(model_sizes(settings, 7))
+    model = TextToImage(model_sizes(settings, WORDS))
     damsm = DamsmPhase(settings, model.text_encoder, CPU)
     damsm.begin(feed(settings, "damsm"))
     return damsm
@@ -61,7 +62,7 @@ def damsm_phase(settings: RunConfig) -> DamsmPhase:
 def gan_phase(settings: RunConfig, scale: float = 0.0, device: torch.device = CPU) -> GanPhase:
     """Ready for its first step; noise of this `scale` is added to its weights."""
     torch.manual_seed(0)
-    model = TextToImage(model_sizes(settings, 7))
+    model = TextToImage(model_sizes(settings, WORDS))
     encoder = ImageEncoder(SmallCNN(), settings.model.sentence_width)
     gan = GanPhase(settings, model.text_encoder.to(device), encoder.to(device), model.generator, device)
     for network in (gan.generator, gan.discriminator, gan.text_encoder):

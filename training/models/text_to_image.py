@@ -28,7 +28,10 @@ def read_model(bundle: Bundle) -> TextToImage:
     with torch.device("meta"):  # neither memory nor random numbers for weights that are replaced at once
         model = TextToImage(bundle.sizes)
     try:
-        model.load_state_dict(load_file(bundle.path(WEIGHTS)), assign=True)
+        tensors = load_file(
+            bundle.path(WEIGHTS)
+        )  # in half precision, if it holds them exactly (export/half_weights.py)
+        model.load_state_dict({name: tensor.float() for name, tensor in tensors.items()}, assign=True)
     except (SafetensorError, RuntimeError) as error:
         reason = " ".join(str(error).split())
         raise BundleError(f"{bundle.folder / WEIGHTS} does not hold the weights of its model: {reason}") from None

@@ -16,7 +16,7 @@ from t2i_engine.backend_selection import selectable
 from t2i_engine.backends.base import Array, Status
 from t2i_engine.bundle import Bundle, FileEntry, Graph, Manifest, write_bundle
 from t2i_engine.cli import main
-from t2i_engine.errors import BackendError, ParityError
+from t2i_engine.errors import BackendError, BundleError, ParityError
 from t2i_engine.formats import GENERATOR, TEXT_ENCODER, Differences, Format, find
 from t2i_engine.picture_reference import PICTURES, make_picture_reference
 from t2i_engine.reference import REFERENCE, Reference
@@ -253,6 +253,19 @@ def test_an_engine_is_judged_by_its_pictures(machine: Machine, swap: bool) -> No
             request.verify_once(content, engine)
     else:
         request.verify_once(content, engine)
+
+
+def test_an_engine_that_cannot_be_judged_is_not_even_built(machine: Machine) -> None:
+    bundle = machine.bundle()
+    files = {name: entry for name, entry in bundle.manifest.files.items() if name != PICTURES}
+    bundle = replace(bundle, manifest=replace(bundle.manifest, files=files))
+    unjudged: Any = replace(machine.request(), row=find("tensorrt-fp16"), bundle=bundle)
+    for use in (unjudged.get, lambda: unjudged.verify_once(b"an engine of before", Drawer(0.0))):
+        with pytest.raises(BundleError, match=r"has no pictures\.npz to judge reduced precision by; export it again"):
+            use()
+    assert not machine.built
+    replace(machine.request(), bundle=bundle).get()  # judged by the reference alone
+    assert len(machine.built) == 1
 
 
 @pytest.fixture
