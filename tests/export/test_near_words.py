@@ -15,6 +15,7 @@ from t2i_engine.verify import verify
 from tests.tiny_model import SMALL_GATE
 from training.data.synthbirds import wording
 from training.data.synthbirds.kinds import KINDS
+from training.evaluation.evaluate import open_model
 
 LABELS = Path(__file__).with_name("labelled_words.txt")
 LARGEST_FILE, LARGEST_TABLE = 200_000, 2_000_000
@@ -152,6 +153,11 @@ def old_bundle(plain_bundle: Path, tmp_path: Path) -> Path:
 def test_a_bundle_without_near_words_reads_exactly(old_bundle: Path) -> None:
     with Engine.open(old_bundle, "onnxruntime") as engine:
         assert engine.generate("a crimson bird").unknown == ("crimson",)
+
+
+def test_an_evaluation_reads_exactly(plain_bundle: Path) -> None:
+    model = open_model(str(plain_bundle), "onnxruntime", "fp32", "cpu")
+    assert model.sampler.tokenizer.near is None
 
 
 def test_near_words_are_added_to_a_bundle_and_nothing_else_of_it_changes(old_bundle: Path, plain_bundle: Path) -> None:
