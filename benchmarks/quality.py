@@ -39,7 +39,7 @@ def measure_quality(
         device = next((name for name in row.devices if row_lacks(row, name) is None), None)
         if device and row.name in formats:
             on_progress(f"quality of {row.name}, {count:,} pictures")
-            with Engine.open(bundle.folder, row.backend, row.precision, device) as engine:
+            with Engine.open(bundle.folder, row.backend, row.precision, device, exact_words=True) as engine:
                 model = EvaluatedModel(engine.bundle.name, str(engine.selection), engine)
                 figures = evaluate(model, data, metrics, "", count).as_json()
             yield Quality(row.name, public_name(data), count, figures)

@@ -11,9 +11,10 @@ from export.artifact import Artifact
 from export.bundle_builder import BundleBuilder
 from export.gate import GateResult, picture_reference, run_gate
 from export.half_weights import round_to_half
+from export.near_words import near_words_file
 from t2i_engine.backend_selection import backend_status, row_lacks
 from t2i_engine.backends.pytorch import exact_runners
-from t2i_engine.bundle import VOCABULARY, Bundle, Manifest, check_target, is_name
+from t2i_engine.bundle import NEAR_WORDS, VOCABULARY, Bundle, Manifest, TokenizerSpec, check_target, is_name
 from t2i_engine.errors import BackendError, CaptionError, OptionError, ParityError, needs_extra, quoted
 from t2i_engine.formats import Form, Format, all_formats, find, load
 from t2i_engine.parity import GATE, GateSize, verification_device
@@ -216,7 +217,7 @@ def _load_origin(origin: str) -> LoadedModel:
         trained = load_model(Path(origin))
         return LoadedModel(trained.model, _tokenizer(trained, origin), trained.provenance)
     bundle = Bundle.open(origin)
-    return LoadedModel(read_model(bundle), bundle.tokenizer(), bundle.manifest.provenance, bundle)
+    return LoadedModel(read_model(bundle), bundle.tokenizer(exact_words=True), bundle.manifest.provenance, bundle)
 
 
 def _tokenizer(trained: TrainedModel, checkpoint: str) -> Tokenizer:
@@ -242,10 +243,16 @@ def _start_bundle(loaded: LoadedModel, folder: Path | None, name: str | None) ->
     if folder is not None:
         name, sizes = _check_destination(folder, name), loaded.model.sizes
         reference = make_reference(exact_runners(loaded.model), sizes, loaded.tokenizer).to_npz()
-        shared = [Artifact(VOCABULARY, loaded.tokenizer.to_json()), Artifact(REFERENCE, reference)]
-        entries = {file.name: file.entry for file in shared}
+        words = loaded.tokenizer
+        shared = [Artifact(VOCABULARY, words.to_json()), near_words_file(words), Artifact(REFERENCE, reference)]
         manifest = Manifest(
-            name, sizes, entries, reference=REFERENCE, license=loaded.license, provenance=loaded.provenance
+            name,
+            sizes,
+            {file.name: file.entry for file in shared},
+            tokenizer=TokenizerSpec(near_words=NEAR_WORDS),
+            reference=REFERENCE,
+            license=loaded.license,
+            provenance=loaded.provenance,
         )
         return BundleBuilder(folder, manifest, {file.name: file.content for file in shared}, adding=False)
     bundle = loaded.bundle

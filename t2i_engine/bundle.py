@@ -19,6 +19,7 @@ from t2i_engine.tokenizer import RULE, Tokenizer
 SCHEMA = 2
 MANIFEST = "bundle.json"
 VOCABULARY = "vocabulary.json"
+NEAR_WORDS = "near_words.json"
 EMBEDDED = Path(__file__).parent / "bundles"
 
 _LARGEST_MANIFEST = 16 << 20
@@ -129,10 +130,11 @@ class FileEntry:
 
 @dataclass(frozen=True)
 class TokenizerSpec:
-    """The vocabulary file, and the rule that splits captions into words."""
+    """The vocabulary file, the rule that splits captions into words, and the file of near words, if there is one."""
 
     vocabulary: str = VOCABULARY
     rule: str = RULE
+    near_words: str | None = None
 
 
 @dataclass(frozen=True)
@@ -165,7 +167,7 @@ class Manifest:
                 raise ValueError(f"the name {quoted(name)} is not allowed; letters, digits and '._-' expected")
         if self.tokenizer.rule != RULE:
             raise ValueError(f"the tokenizer's rule is {quoted(self.tokenizer.rule)}; {RULE!r} expected")
-        for name in filter(None, (self.tokenizer.vocabulary, self.reference)):
+        for name in filter(None, (self.tokenizer.vocabulary, self.tokenizer.near_words, self.reference)):
             if name not in self.files:
                 raise ValueError(f"the file {quoted(name)} is used but not listed in files")
         if self.license is not None and not (self.license.isprintable() and 0 < len(self.license) <= _LONGEST_LICENSE):
@@ -277,15 +279,20 @@ class Bundle:
         """The content of a file, checked against its SHA-256."""
         return self.path(file).read_bytes()
 
-    def tokenizer(self) -> Tokenizer:
-        """The bundle's tokenizer. Raises `BundleError` where vocabulary and model do not fit each other."""
-        file = self.manifest.tokenizer.vocabulary
+    def tokenizer(self, exact_words: bool = False) -> Tokenizer:
+        """The bundle's tokenizer; with `exact_words`, one that reads no unknown word as a near one.
+
+        Raises `BundleError` where vocabulary, near words and model do not fit each other.
+        """
+        file, near_file = self.manifest.tokenizer.vocabulary, self.manifest.tokenizer.near_words
         tokenizer = Tokenizer.from_json(self.read(file), str(self.folder / file), self._sample_captions())
         if len(tokenizer.words) != self.sizes.vocabulary_size:
             raise BundleError(
                 f"{self.folder / file} has {len(tokenizer.words)} words, but the model has "
                 f"{self.sizes.vocabulary_size}: they belong to different models; export the bundle again"
             )
+        if near_file and not exact_words:
+            return tokenizer.with_near_words(self.read(near_file), str(self.folder / near_file))
         return tokenizer
 
     def _sample_captions(self) -> list[str]:

@@ -56,17 +56,19 @@ class Engine(Sampler):
         device: str = AUTO,
         threads: int | None = None,
         expect: int = 1,
+        exact_words: bool = False,
     ) -> "Engine":
         """Opens a bundle by name or folder; `threads` is per run on the CPU, by default one per processor.
 
         `expect` is how many pictures the caller expects to draw: on a CPU, `auto` takes the format that draws so many
         soonest, opening included. That is measured the first time, in a few seconds per format (speed.py).
 
-        Raises a `UserError` if anything requested is unavailable.
+        Unknown words are read as near ones that the bundle lists, and misspellings as what was meant, unless
+        `exact_words` leaves them all out. Raises a `UserError` if anything requested is unavailable.
         """
         bundle, selection = cls.select(name_or_folder, backend, precision, device, threads, expect)
         open_runner = find_backend(selection.format.backend).open_runner
-        tokenizer = bundle.tokenizer()
+        tokenizer = bundle.tokenizer(exact_words)
         with ExitStack() as opened:
 
             def open_graph(graph: str) -> Runner:
@@ -107,7 +109,8 @@ class Engine(Sampler):
 
         Everything is checked before the first picture: raises `CaptionError` for a caption that is empty, too long or
         without a known word, and `OptionError` for what is out of range. With `skip_unknown`, captions without a known
-        word are skipped, as long as one is left. Other unknown words are left out; both are logged.
+        word are skipped, as long as one is left. Other unknown words are left out; both are logged, and so is every
+        word that is read as another.
         """
         captions = [captions] if isinstance(captions, str) else list(captions)
         seeds = [latents.check_seed(seed) for seed in seeds]
@@ -159,6 +162,8 @@ class Engine(Sampler):
                 skipped.append(error)
         if not encoded:
             raise skipped[0]
+        for word, known in dict.fromkeys(pair for _, tokens in encoded for pair in tokens.read_as):
+            _log.info("read %s as %r", quoted(word, 40), known)
         for caption, tokens in encoded:
             if tokens.unknown:
                 words = listed(map(self._described, tokens.unknown[:5]))
@@ -172,18 +177,19 @@ class Engine(Sampler):
         self, encoded: Iterable[tuple[str, Tokens]], seeds: Sequence[int], truncation: float, batch_size: int
     ) -> Iterator[Picture]:
         requests = (
-            (caption, tokens.unknown, sentence, seed)
+            (caption, tokens, sentence, seed)
             for caption, tokens in encoded
             for sentence in self.encode_tokens([tokens.ids])
             for seed in seeds
         )
         start = time.perf_counter()
         while batch := list(islice(requests, batch_size)):
-            texts, unknown, sentences, drawn = zip(*batch, strict=True)
+            texts, read, sentences, drawn = zip(*batch, strict=True)
             pixels = self.draw(np.stack(sentences), drawn, truncation)
             milliseconds = (time.perf_counter() - start) * 1000 / len(batch)
-            for image, caption, seed, words in zip(pixels, texts, drawn, unknown, strict=True):
-                yield Picture(image, caption, seed, self.bundle.name, words, milliseconds, truncation)
+            for image, caption, seed, tokens in zip(pixels, texts, drawn, read, strict=True):
+                words = tokens.unknown, tokens.read_as
+                yield Picture(image, caption, seed, self.bundle.name, *words, milliseconds, truncation)
             start = time.perf_counter()
 
     def _described(self, word: str) -> str:

@@ -1,9 +1,15 @@
-r"""Captions to token ids by DF-GAN's rule: lower case, runs of `\w`, ASCII only, unknown words skipped."""
+r"""Captions to token ids by DF-GAN's rule: lower case, runs of `\w`, ASCII only, unknown words skipped.
+
+Before it skips a word, a tokenizer that has near words looks for a known one that means nearly the same, and then for
+one of which it may be a misspelling.
+"""
 
 import json
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import chain, pairwise
+from string import ascii_lowercase
 from typing import NamedTuple
 
 import numpy as np
@@ -14,6 +20,9 @@ from t2i_engine.errors import BundleError, CaptionError, listed, quoted
 RULE = "df-gan"
 PADDING = "<end>"
 LONGEST_CAPTION = 10_000
+SHORTEST_MISSPELT = 4
+"""Letters of a word that may be a misspelling, and of the known word: of shorter ones, too many are a letter apart."""
+LONGEST_MISSPELT = 40
 
 Ids = npt.NDArray[np.int64]
 
@@ -39,26 +48,37 @@ def pad(sequences: Sequence[Sequence[int]]) -> tuple[Ids, Ids]:
 
 
 class Tokens(NamedTuple):
-    """The ids of a caption's known words, at least one, and its unknown words, each once."""
+    """The ids of a caption's words, at least one; its unknown words; and those read as known ones, each once."""
 
     ids: tuple[int, ...]
-    unknown: tuple[str, ...]
+    unknown: tuple[str, ...] = ()
+    read_as: tuple[tuple[str, str], ...] = ()
+    """Words that are not in the vocabulary, with the known word that each was read as."""
 
 
 class Tokenizer:
     """A vocabulary: the word at index i has the id i, and the padding word has 0.
 
-    `examples` are captions for this model; two of them are suggested for a caption without a known word.
+    `examples` are captions for this model; two of them are suggested for a caption without a known word. `near` says as
+    which known word another is read, or None where it is only not to be taken for a misspelling; without `near`, every
+    word is read exactly.
     """
 
-    def __init__(self, words: Sequence[str], examples: Sequence[str] = ()) -> None:
+    def __init__(
+        self, words: Sequence[str], examples: Sequence[str] = (), near: Mapping[str, str | None] | None = None
+    ) -> None:
         self.words = tuple(words)
         self.examples = tuple(examples)
+        self.near = near
         if not self.words or self.words[0] != PADDING:
             raise ValueError(f"a vocabulary begins with {PADDING!r}, the padding word")
         self._ids = {word: index for index, word in enumerate(self.words)}
         if len(self._ids) != len(self.words):
             raise ValueError("a vocabulary holds each word once")
+        for word, known in (near or {}).items():
+            fits = known is None or (isinstance(known, str) and self._ids.get(known))
+            if word in self._ids or not fits:
+                raise ValueError(f"{quoted(word)} cannot be read as {quoted(str(known))}")
 
     def encode(self, caption: str) -> Tokens:
         """Ids of the known words in order. Raises `CaptionError` if the caption is too long or no word is known."""
@@ -69,12 +89,36 @@ class Tokenizer:
             )
         if not caption.strip():
             raise CaptionError('the caption is empty; describe a picture, for example "a yellow bird"')
-        pairs = _pairs(caption)
-        ids = tuple(self._ids[word] for _, word in pairs if word in self._ids)
-        unknown = tuple(dict.fromkeys(run for run, word in pairs if word not in self._ids))
+        ids: list[int] = []
+        unknown: dict[str, None] = {}
+        read_as: dict[str, str] = {}
+        for run, word in _pairs(caption):
+            if word in self._ids:
+                ids.append(self._ids[word])
+            elif run not in unknown and (known := read_as.get(run) or self.read_as(run)):
+                ids.append(self._ids[known])
+                read_as[run] = known
+            else:
+                unknown[run] = None
         if not ids:
-            raise CaptionError(f"no word in the caption {quoted(caption)} is known; {self._advice(unknown)}")
-        return Tokens(ids, unknown)
+            raise CaptionError(f"no word in the caption {quoted(caption)} is known; {self._advice([*unknown])}")
+        return Tokens(tuple(ids), tuple(unknown), tuple(read_as.items()))
+
+    def read_as(self, word: str) -> str | None:
+        """The known word that an unknown one, in lower case, is read as; None if it is left out.
+
+        A near word comes first; then a word that is spelt as it is but for a letter: two swapped, one missing, one too
+        many, or one wrong, in this order, the first letter being right; and of these, known words before near ones.
+        """
+        if self.near is None or word in self._ids:
+            return None
+        if word in self.near:
+            return self.near[word]
+        if not (word.isascii() and word.isalpha() and SHORTEST_MISSPELT <= len(word) <= LONGEST_MISSPELT):
+            return None
+        meant = [other for other in _one_letter_off(word) if len(other) >= SHORTEST_MISSPELT]
+        near = (self.near.get(other) for other in meant)
+        return next(chain((other for other in meant if other in self._ids), filter(None, near)), None)
 
     def nearest(self, word: str, count: int = 3) -> list[str]:
         """The known words that `word` may be a misspelling, plural or singular of, best first."""
@@ -106,6 +150,32 @@ class Tokenizer:
             return cls(words, examples)
         except (ValueError, RecursionError) as error:
             raise BundleError(f"{file} is not a vocabulary ({error}); export the bundle again") from None
+
+    def with_near_words(self, content: bytes, file: str = "near_words.json") -> "Tokenizer":
+        """Adds the near words of a file, to a copy. Raises `BundleError`, naming `file`, if they do not fit it."""
+        try:
+            near = json.loads(content)
+            if not isinstance(near, dict):
+                raise ValueError("an object of words was expected")
+            return Tokenizer(self.words, self.examples, near)
+        except (ValueError, RecursionError) as error:
+            raise BundleError(f"{file} has no near words ({error}); export the bundle again") from None
+
+
+def _one_letter_off(word: str) -> Iterator[str]:
+    """What may have been meant by a word with one slip, except for its plural and its singular."""
+    for place, (letter, following) in enumerate(pairwise(word)):
+        yield f"{word[:place]}{following}{letter}{word[place + 2 :]}"
+    for place in range(1, len(word) + 1):
+        for letter in ascii_lowercase:
+            if place < len(word) or letter != "s":
+                yield f"{word[:place]}{letter}{word[place:]}"
+    for place in range(1, len(word)):
+        if place < len(word) - 1 or word[-1] != "s":
+            yield word[:place] + word[place + 1 :]
+    for place in range(1, len(word)):
+        for letter in ascii_lowercase:
+            yield f"{word[:place]}{letter}{word[place + 1 :]}"
 
 
 def misspelling(word: str, known: str) -> float:

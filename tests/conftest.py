@@ -61,7 +61,8 @@ def plain_bundle(tmp_path_factory: pytest.TempPathFactory, tiny_bundle: Path) ->
     """The tiny bundle with ONNX in fp32 and the weights alone, for tests that need no further formats."""
     manifest = Bundle.open(tiny_bundle).manifest
     rows = [find("onnx"), find("pytorch")]
-    names = {manifest.tokenizer.vocabulary, manifest.reference, *(file for row in rows for file in row.all_files)}
+    words = manifest.tokenizer.vocabulary, manifest.tokenizer.near_words
+    names = {*words, manifest.reference, *(file for row in rows for file in row.all_files)}
     plain = replace(
         manifest,
         files={name: entry for name, entry in manifest.files.items() if name in names},

@@ -124,6 +124,7 @@ def engine_options(command: Callable[..., None]) -> Callable[..., None]:
             click.option("--precision", default="auto", metavar="NAME", help="See t2i-engine info."),
             click.option("--device", default="auto", metavar="NAME", help="cpu or cuda."),
             click.option("--threads", type=int, metavar="N", help="CPU threads.  [default: all processors]"),
+            click.option("--exact-words", is_flag=True, help="Leave unknown words out; read none as a near one."),
         )
     ):
         command = option(command)

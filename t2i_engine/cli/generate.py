@@ -39,6 +39,7 @@ def generate(
     precision: str,
     device: str,
     threads: int | None,
+    exact_words: bool,
     captions_file: Path | None,
     skip_unknown: bool,
     batch_size: int,
@@ -65,7 +66,7 @@ def generate(
     if columns and not as_grid:
         raise OptionError(f"--columns {columns} is for a grid; add --grid")
     destination = Destination.parse(out, 1 if as_grid else count, picture_format, quality)
-    engine = Engine.open(bundle, backend, precision, device, threads, count)
+    engine = Engine.open(bundle, backend, precision, device, threads, count, exact_words)
     pictures = engine.generate_all(texts, seeds, truncation, batch_size, skip_unknown)
     introduce(engine, backend, precision, device)
     made = destination.save(pictures, as_grid, columns)
@@ -84,6 +85,7 @@ def _described(picture: "Picture", path: Path, selection: "BackendSelection") ->
         "truncation": picture.truncation,
         "bundle": picture.bundle,
         "unknown": picture.unknown,
+        "read_as": dict(picture.read_as),
         "milliseconds": round(picture.milliseconds, 3),
         "backend": selection.format.backend,
         "precision": selection.format.precision,

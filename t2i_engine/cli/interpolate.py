@@ -24,6 +24,7 @@ def interpolate(
     precision: str,
     device: str,
     threads: int | None,
+    exact_words: bool,
     out: Path | None,
 ) -> None:
     """Interpolate between two captions, two seeds, or both.
@@ -36,7 +37,7 @@ def interpolate(
         raise OptionError(f"{len(captions)} captions and {len(seeds)} seeds; give one or two of each")
     if len({*captions}) == len({*seeds}) == 1:
         raise OptionError("both ends are the same picture; give two captions, or two seeds: --seeds 3,9")
-    with Engine.open(bundle, backend, precision, device, threads) as engine:
+    with Engine.open(bundle, backend, precision, device, threads, exact_words=exact_words) as engine:
         introduce(engine, backend, precision, device)
         strip = engine.interpolate((captions[0], captions[-1]), (seeds[0], seeds[-1]), steps, truncation)
         click.echo(bytes(strip.save(out or strip.file_name)))

@@ -243,6 +243,9 @@ def _origin(order: Order) -> dict[str, str]:
         "T2I-Seed": ",".join(str(ask.seed) for ask in order.asks),
         "T2I-Backend": order.model.runs_as,
     }
+    if order.read_as:
+        pairs = (map(quote, pair) for pair in order.read_as[:MOST_UNKNOWN])
+        headers["T2I-Read-As"] = ", ".join("=".join(pair) for pair in pairs)
     if order.unknown:
         headers["T2I-Unknown-Words"] = ", ".join(_with_near(order, word) for word in order.unknown[:MOST_UNKNOWN])
     return headers

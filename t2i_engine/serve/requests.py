@@ -46,7 +46,9 @@ class Order:
     model: Model
     asks: Sequence[Ask]
     unknown: Sequence[str]
-    """Words that the model does not know."""
+    """Words that the model does not know and that were left out."""
+    read_as: Sequence[tuple[str, str]]
+    """Words that it does not know, with the known one that each was read as."""
     kind: str
     """A key of KINDS."""
     as_url: bool = False
@@ -190,7 +192,7 @@ def _order(
         invalid(error.message, param, "unknown_caption")
     picture = KINDS[kind][0]
     asks = [Ask(model.name, caption, tokens.ids, seed, truncation, picture, quality, side) for seed in seeds]
-    return Order(model, asks, tokens.unknown, kind, as_url)
+    return Order(model, asks, tokens.unknown, tokens.read_as, kind, as_url)
 
 
 def _text(body: Mapping[str, Any], key: str, default: str) -> str:

@@ -127,7 +127,8 @@ def test_json_describes_every_picture(generate: Generate) -> None:
     assert [picture.pop("milliseconds") > 0 for picture in made] == [True, True]
     assert [picture.pop("path") for picture in made] == ["a-yello-bird-1.png", "a-yello-bird-2.png"]
     assert [picture.pop("seed") for picture in made] == [1, 2]
-    same = {"caption": "a yello bird", "truncation": 1.0, "bundle": "tiny", "unknown": ["yello"]}
+    same = {"caption": "a yello bird", "truncation": 1.0, "bundle": "tiny", "unknown": []}
+    same |= {"read_as": {"yello": "yellow"}}
     assert made == [same | {"backend": "onnxruntime", "precision": "fp32", "device": "cpu"}] * 2
 
 
@@ -137,22 +138,32 @@ def test_json_of_a_grid_names_the_grid_for_every_picture(generate: Generate) -> 
 
 
 def test_unknown_words_are_warned_of_and_left_out(generate: Generate) -> None:
-    result = generate("a yello bird")
+    result = generate("a yello bird", "--exact-words")
     assert result.exit_code == 0
     assert "warning: caption 'a yello bird': left out unknown words: 'yello' (nearest known: yellow)" in result.stderr
 
 
+def test_words_that_are_read_as_others_are_told_once_and_draw_the_same_picture(generate: Generate) -> None:
+    result = generate("a crimson owl with yelow wings", "a crimson owl", "--backend", "onnxruntime", "--out", "near")
+    assert result.exit_code == 0
+    said = [line for line in result.stderr.splitlines() if line.startswith("read ")]
+    assert said == ["read 'crimson' as 'red'", "read 'owl' as 'bird'", "read 'yelow' as 'yellow'"]
+    generate("a red bird", "--backend", "onnxruntime", "--out", "known")
+    with Image.open("near/a-crimson-owl-0.png") as near, Image.open("known/a-red-bird-0.png") as known:
+        np.testing.assert_allclose(np.asarray(near, int), np.asarray(known, int), atol=1)
+
+
 def test_skipped_captions_are_warned_of_and_stop_no_others(generate: Generate) -> None:
-    result = generate("a red bird", "penguin", "a blue bird", "--skip-unknown")
+    result = generate("a red bird", "zebra", "a blue bird", "--skip-unknown")
     assert result.exit_code == 0
     assert result.stdout.splitlines() == ["a-red-bird-0.png", "a-blue-bird-0.png"]
-    assert "warning: skipped: no word in the caption 'penguin' is known" in result.stderr
+    assert "warning: skipped: no word in the caption 'zebra' is known" in result.stderr
     assert _files() == ["a-blue-bird-0.png", "a-red-bird-0.png"]
 
 
 @pytest.mark.parametrize("bundle", embedded_names())
 def test_suggested_captions_can_be_drawn(generate: Generate, bundle: str) -> None:
-    result = generate("penguin", bundle=Path(bundle))
+    result = generate("zebra", bundle=Path(bundle))
     suggested = re.findall("'(.*?)'", result.stderr.partition("; try ")[2])
     assert len(suggested) == 2
     drawn = generate(*suggested, bundle=Path(bundle))
@@ -193,10 +204,10 @@ BAD_INPUT = [
     ([], "no caption given"),
     ([""], "the caption is empty"),
     (["a red bird", " "], "the caption is empty"),
-    (["yelow brid"], "the nearest known words are: yellow, bird"),
+    (["yelow brid", "--exact-words"], "the nearest known words are: yellow, bird"),
     (["\u9ce5"], "no word in the caption '\u9ce5' is known"),
-    (["a red bird", "penguin"], "no word in the caption 'penguin' is known; use words such as: this, bird, a"),
-    (["penguin", "zebra", "--skip-unknown"], "no word in the caption 'penguin' is known"),
+    (["a red bird", "zebra"], "no word in the caption 'zebra' is known; use words such as: this, bird, a"),
+    (["lemur", "zebra", "--skip-unknown"], "no word in the caption 'lemur' is known"),
     (["bird" + " " * 10_000], "10,004 characters; shorten it"),
     (["a bird", "--bundle", "birdz"], "unknown bundle 'birdz'"),
     (["a bird", "--bundle", "work.txt"], "unknown bundle 'work.txt'"),
@@ -311,12 +322,13 @@ def test_any_text_for_seeds_is_read_or_an_option_error(text: str) -> None:
 
 
 def test_process_draws_and_warns(plain_bundle: Path, tmp_path: Path) -> None:
-    command = [sys.executable, "-c", "from t2i_engine.cli import main; main()", "generate", "a yello bird"]
+    command = [sys.executable, "-c", "from t2i_engine.cli import main; main()", "generate", "a yello bird there"]
     result = subprocess.run(
         [*command, "--bundle", plain_bundle], cwd=tmp_path, capture_output=True, text=True, check=True
     )
-    assert result.stdout == "a-yello-bird-0.png\n"
-    assert [line.split(":")[0] for line in result.stderr.splitlines()] == ["warning", "bundle tiny"]
+    assert result.stdout == "a-yello-bird-there-0.png\n"
+    said = [line.split(":")[0] for line in result.stderr.splitlines()]
+    assert said == ["read 'yello' as 'yellow'", "warning", "bundle tiny"]
 
 
 def test_command_line_and_package_load_nothing_heavy() -> None:

@@ -40,6 +40,12 @@ def test_a_way_begins_and_ends_with_the_pictures_of_its_captions_and_seeds(tiny_
     np.testing.assert_array_equal(strip.pixels[2], halfway)
 
 
+def test_unknown_words_are_read_as_near_ones_unless_they_are_to_be_exact(interpolate: "Interpolate") -> None:
+    assert "read 'azure' as 'blue'" in interpolate("a yellow bird", "an azure bird", "--out", "near.png").stderr
+    exact = interpolate("a yellow bird", "an azure bird", "--exact-words", "--out", "exact.png")
+    assert "left out unknown words: 'an', 'azure'" in exact.stderr
+
+
 @pytest.fixture
 def interpolate(tiny_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> "Interpolate":
     monkeypatch.chdir(tmp_path)

@@ -1,17 +1,19 @@
+import json
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from t2i_engine.errors import BundleError, CaptionError
-from t2i_engine.tokenizer import LONGEST_CAPTION, PADDING, Tokenizer, pad, split
+from t2i_engine.tokenizer import LONGEST_CAPTION, PADDING, Tokenizer, Tokens, pad, split
 
 WORDS = ("<end>", "a", "yellow", "bird", "with", "caf")
 tokenizer = Tokenizer(WORDS)
 
 
 def test_words_become_their_places_in_the_vocabulary() -> None:
-    assert tokenizer.encode("A Yellow bird!") == ((1, 2, 3), ())
+    assert tokenizer.encode("A Yellow bird!") == Tokens((1, 2, 3))
 
 
 def test_punctuation_separates_words_and_letters_beyond_ascii_are_dropped() -> None:
@@ -44,6 +46,56 @@ def test_caption_of_unknown_words_only_gets_the_two_shortest_examples_that_can_b
     examples = ("a yellow bird with a bird", "a penguin", "a yellow bird", "Bird with yellow!")
     with pytest.raises(CaptionError, match=r"try 'a yellow bird' or 'Bird with yellow!'$"):
         Tokenizer(WORDS, examples).encode("penguin")
+
+
+MORE_WORDS = (*WORDS, "wings", "red", "owl", "tree", "sea", "black", "beak")
+NEAR_WORDS = {"ocean": "sea", "robin": "bird", "three": None}
+reading = Tokenizer(MORE_WORDS, near=NEAR_WORDS)
+
+
+def test_near_words_are_read_as_known_ones_and_named_once() -> None:
+    tokens = reading.encode("A robin with a blue ocean, a ROBIN")
+    assert [MORE_WORDS[index] for index in tokens.ids] == ["a", "bird", "with", "a", "sea", "a", "bird"]
+    assert tokens.unknown == ("blue",)
+    assert tokens.read_as == (("robin", "bird"), ("ocean", "sea"))
+
+
+MISSPELT = {
+    "brid": "bird", "yelow": "yellow", "yelllow": "yellow", "yallow": "yellow", "wigns": "wings", "blakc": "black",
+    "robni": "bird", "oceann": "sea",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("word", "meant"), MISSPELT.items())
+def test_a_word_with_one_slip_is_read_as_what_was_meant(word: str, meant: str) -> None:
+    assert reading.read_as(word) == meant
+
+
+@pytest.mark.parametrize("word", ["ylelwo", "rde", "birds", "owll", "three", "ocaens", "kirb", "bérd", "bir2d", "鳥"])
+def test_other_words_are_left_out(word: str) -> None:
+    assert reading.read_as(word) is None
+
+
+@pytest.mark.parametrize("word", MORE_WORDS[1:])
+def test_a_known_word_is_never_read_as_another(word: str) -> None:
+    assert reading.encode(word) == Tokenizer(MORE_WORDS).encode(word)
+
+
+def test_without_near_words_every_word_is_read_exactly() -> None:
+    assert Tokenizer(MORE_WORDS).encode("a yelow bird").unknown == ("yelow",)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"[]", b'{"ocean": "lake"}', b'{"sea": "sea"}', b'{"ocean": 3}', b'{"ocean": ["sea"]}', b'{"x": "<end>"}'],
+)
+def test_near_words_that_do_not_fit_the_vocabulary_are_a_bundle_error(content: bytes) -> None:
+    with pytest.raises(BundleError, match=r"near\.json has no near words"):
+        Tokenizer(MORE_WORDS).with_near_words(content, "near.json")
+
+
+def test_near_words_come_from_a_file() -> None:
+    assert Tokenizer(MORE_WORDS).with_near_words(json.dumps(NEAR_WORDS).encode()).near == NEAR_WORDS
 
 
 BIRDS = "a an air all at back belly bird birds black blue boat branch broad brown cap duck flying gull gulls heron \

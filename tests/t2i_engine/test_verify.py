@@ -22,6 +22,7 @@ from tests.tiny_model import RUNS_HERE, SMALL_GATE
 FILES = [
     "bundle.json",
     "generator.onnx",
+    "near_words.json",
     "reference.npz",
     "text_encoder.onnx",
     "vocabulary.json",

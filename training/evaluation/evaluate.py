@@ -49,7 +49,8 @@ class EvaluatedModel:
 def open_model(model: str, backend: str = AUTO, precision: str = AUTO, device: str = AUTO) -> EvaluatedModel:
     """Opens a checkpoint (a .pt file) or a bundle (by name or folder). Raises `UserError` on failure."""
     if not model.endswith(".pt"):
-        engine = Engine.open(model, backend, precision, device)
+        # Exact words, so that figures stay those of the words that the model has learnt.
+        engine = Engine.open(model, backend, precision, device, exact_words=True)
         return EvaluatedModel(engine.bundle.name, str(engine.selection), engine)
     if backend not in (AUTO, "pytorch") or precision not in (AUTO, "fp32"):
         raise OptionError(

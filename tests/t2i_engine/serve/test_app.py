@@ -117,8 +117,9 @@ def test_unknown_words_are_told(client: TestClient) -> None:
     answer = client.get("/v1/pictures/tiny.png", params={"caption": "a red wörm on a brench"})
     assert answer.status_code == 200
     assert answer.headers["T2I-Unknown-Words"] == "w%C3%B6rm, on, brench"
-    near = client.get("/v1/pictures/tiny.png", params={"caption": "a red bird with yelow winds"})
-    assert near.headers["T2I-Unknown-Words"] == "with, yelow;near=yellow, winds;near=wings"
+    near = client.get("/v1/pictures/tiny.png", params={"caption": "a crimson bird with yelow winds"})
+    assert near.headers["T2I-Read-As"] == "crimson=red, yelow=yellow"
+    assert near.headers["T2I-Unknown-Words"] == "with, winds;near=wings"
 
 
 BAD = [
@@ -169,7 +170,7 @@ def test_errors_name_what_there_is(client: TestClient) -> None:
     assert "'auto' or '32x32'" in message(size="512x512")
     assert message(model="tin").endswith("(did you mean 'tiny'?); there are: tiny")
     assert message(sede=1).endswith("did you mean 'seed'?")
-    assert "yellow" in message(prompt="yelow")
+    assert "wings" in message(prompt="winds")
 
 
 @pytest.mark.parametrize(

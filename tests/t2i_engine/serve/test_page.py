@@ -151,15 +151,15 @@ def test_another_bundle_can_be_chosen(page: Page, both: Server) -> None:
 def test_an_unknown_word_is_told_and_replaced_by_a_near_one(page: Page, both: Server) -> None:
     page.goto(both.url)
     wait_for_pictures(page)
-    write(page, "wings wing on a yelow bird")
+    write(page, "shirts shirt on a winds bird")
     words = page.get_by_role("status").filter(has_text="Unknown to the model")
-    expect(words).to_contain_text("“wing” wings, “on”, “yelow” yellow")
-    words.get_by_role("button", name="Write wings instead of wing").click()
-    expect(page.get_by_label("Caption")).to_have_value("wings wings on a yelow bird")
+    expect(words).to_contain_text("“shirts”, “shirt” short, “on”, “winds” wings")
+    words.get_by_role("button", name="Write short instead of shirt").click()
+    expect(page.get_by_label("Caption")).to_have_value("shirts short on a winds bird")
     expect(page.get_by_label("Caption")).to_be_focused()
-    words.get_by_role("button", name="Write yellow instead of yelow").press("Enter")
-    expect(page.get_by_label("Caption")).to_have_value("wings wings on a yellow bird")
-    expect(words).to_have_text("Unknown to the model, and left out: “on”")
+    words.get_by_role("button", name="Write wings instead of winds").press("Enter")
+    expect(page.get_by_label("Caption")).to_have_value("shirts short on a wings bird")
+    expect(words).to_have_text("Unknown to the model, and left out: “shirts”, “on”")
 
 
 def test_other_seeds_and_the_number_of_pictures(page: Page, both: Server) -> None:
@@ -257,7 +257,7 @@ def test_a_full_queue_is_waited_for_and_a_server_that_is_gone_is_told(page: Page
 
 
 def test_everything_is_reached_by_the_tabulator_in_the_order_of_the_page(page: Page, both: Server) -> None:
-    page.goto(f"{both.url}/?count=1&caption=a+yelow+bird")
+    page.goto(f"{both.url}/?count=1&caption=a+shirt+bird")
     wait_for_pictures(page, 1)
     reached = []
     for _ in range(10):
@@ -265,7 +265,7 @@ def test_everything_is_reached_by_the_tabulator_in_the_order_of_the_page(page: P
         assert page.evaluate("getComputedStyle(document.activeElement).outlineStyle") == "solid"
         page.keyboard.press("Tab")
     form = ["caption", "model", "seed", "count", "truncation", "more"]
-    assert reached == [*form, "yellow", "seed 0", "Copy curl", "Copy Python"]
+    assert reached == [*form, "short", "seed 0", "Copy curl", "Copy Python"]
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
