@@ -358,11 +358,11 @@ def run(options: argparse.Namespace) -> None:
         measured(overload(in_process, requests, rate, options.overload))
         measured(kills(replicas, requests))
         measured(terminations(folder, same, requests))
+        during = meter.read()
         samples: list[Resources] = []
         if options.soak:
             found, samples = soak(in_process, requests, options.soak)
             measured(found)
-        during = meter.read()
     conditions = (
         f"`{engine.bundle.name}` as {engine.selection} with {workers} one-thread runs; {describe_machine().identity}; "
         f"commit {(working_commit() or 'unknown')[:12]}. Medians of {options.rounds} rounds of {options.seconds:g} s. "
