@@ -28,6 +28,8 @@ SECONDS_TO_DRAIN = 8
 SECONDS_ACCEPTING = 1.0
 """While draining, so that a load balancer notices before connections are refused."""
 MOST_CONNECTIONS = 1_000
+SECONDS_TO_SWITCH = 1e-4
+"""Between threads of Python: a request does not wait 5 ms, as long as a picture takes, for a thread that draws."""
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
 
@@ -49,6 +51,7 @@ def bind(host: str, port: int) -> socket.socket:
 def run(service: Service, bound: socket.socket, log_format: str) -> None:
     """Serves until SIGTERM or SIGINT, then answers what was accepted."""
     _log_as(log_format)
+    sys.setswitchinterval(SECONDS_TO_SWITCH)
     config = uvicorn.Config(
         make_app(service),
         http=_Protocol,
