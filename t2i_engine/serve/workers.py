@@ -2,6 +2,8 @@
 
 import logging
 import multiprocessing
+import os
+import sys
 import threading
 import time
 from collections.abc import Mapping, Sequence
@@ -28,6 +30,7 @@ SECONDS_TO_START = 60.0
 SECONDS_TO_DRAW = 60.0
 SECONDS_TO_STOP = 5.0
 SECONDS_BETWEEN_STARTS = 1.0
+NICENESS = 5
 
 
 class WorkerDied(Exception):  # noqa: N818
@@ -177,6 +180,7 @@ def _serve(connection: Connection, options: EngineOptions) -> None:
         except UserError as error:
             connection.send(UserError(error.message))  # other classes take other arguments, and cannot be unpickled
             return
+        _give_way()
         connection.send({name: str(engine.selection) for name, engine in drawer.engines.items()})
         while True:
             asks = connection.recv()
@@ -184,6 +188,12 @@ def _serve(connection: Connection, options: EngineOptions) -> None:
                 connection.send(drawer.draw(asks))
             except Exception as error:
                 connection.send(RuntimeError(f"{type(error).__name__}: {error}"))
+
+
+def _give_way() -> None:
+    """Lets requests come before drawing: one that must be refused is refused at once, however many there are."""
+    if sys.platform == "linux":  # elsewhere threads have no priority of their own
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICENESS)
 
 
 class Workers:
@@ -214,6 +224,7 @@ class Workers:
             drawer.close()
 
     def _work(self, drawer: Drawer) -> None:
+        _give_way()
         while jobs := self.queue.take():
             started = time.monotonic()
             try:
