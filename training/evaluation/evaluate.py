@@ -194,15 +194,20 @@ def open_writable_bundle(model: str) -> Bundle:
 
 
 def add_to_manifest(bundle: Bundle, evaluation: Evaluation) -> None:
-    """Adds an evaluation to the metrics in a bundle's provenance, replacing one with equal conditions; atomic.
+    """Adds an evaluation to the metrics in a bundle's provenance, and to one with equal conditions its values; atomic.
 
     Raises `OutputError` if the bundle cannot be written.
     """
     provenance: dict[str, Any] = dict(bundle.manifest.provenance)
     conditions = asdict(evaluation.conditions).items()
     metrics = dict(provenance.get("metrics") or {})
-    others = [found for found in metrics.get("evaluations", []) if not conditions <= (_defaults(found) | found).items()]
-    metrics["evaluations"] = [*others, evaluation.as_json()]
+    others, values = [], evaluation.as_json()
+    for found in metrics.get("evaluations", []):
+        if conditions <= (_defaults(found) | found).items():
+            values = found | values
+        else:
+            others.append(found)
+    metrics["evaluations"] = [*others, values]
     manifest = replace(bundle.manifest, provenance=provenance | {"metrics": metrics})
     write_bundle(bundle.folder, manifest, {name: bundle.path(name) for name in manifest.files})
 

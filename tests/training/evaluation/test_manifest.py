@@ -45,6 +45,15 @@ def test_evaluations_are_added_to_a_bundle_that_stays_as_it_was_otherwise(tiny_b
     assert Engine.open(folder).generate("a red bird").pixels.shape == (32, 32, 3)
 
 
+def test_metrics_measured_one_after_the_other_are_kept_together(tiny_bundle: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(tiny_bundle, tmp_path / "tiny")
+    add_to_manifest(Bundle.open(folder), evaluation(3.0))
+    add_to_manifest(Bundle.open(folder), Evaluation(CONDITIONS, [Result({"kid": {"mean": 0.5}}, "")]))
+    add_to_manifest(Bundle.open(folder), evaluation(2.0))
+    (found,) = evaluations(folder)
+    assert (found["fid"]["value"], found["kid"]["mean"]) == (2.0, 0.5)
+
+
 def test_only_the_same_truncation_and_size_of_real_pictures_replace_an_evaluation(
     tiny_bundle: Path, tmp_path: Path
 ) -> None:
