@@ -55,10 +55,10 @@ def test_embedded_bundle_fits_a_terminal_and_its_chief_figures_are_shown(name: s
 
 
 def test_embedded_bundle_of_photographs_is_for_research_only() -> None:
-    terms = Bundle.open("cub-64").license
+    terms = Bundle.open("cub").license
     assert terms
     assert "research only, not under Apache-2.0" in terms
-    assert terms in " ".join(_info("cub-64").stdout.split())
+    assert terms in " ".join(_info("cub").stdout.split())
     assert Bundle.open("birds").license is None
 
 

@@ -36,8 +36,8 @@ if not CHROMIUM and os.environ.get("CI") != "true":
 
 @pytest.fixture(scope="module")
 def both(plain_bundle: Path) -> Iterator[Server]:
-    """A server of two bundles, tiny and cub-64."""
-    with served(plain_bundle, "cub-64") as server:
+    """A server of two bundles, tiny and cub."""
+    with served(plain_bundle, "cub") as server:
         yield server
 
 
@@ -142,9 +142,9 @@ def test_another_bundle_can_be_chosen(page: Page, both: Server) -> None:
     page.goto(both.url)
     wait_for_pictures(page)
     expect(page.locator("#served")).to_contain_text("tiny: 32 × 32 pixels")
-    page.get_by_label("Model").select_option("cub-64")
+    page.get_by_label("Model").select_option("cub")
     expect(page.locator("#served")).to_contain_text("research only")
-    expect(page.locator('#pictures a[href*="/cub-64.png"]')).to_have_count(8)
+    expect(page.locator('#pictures a[href*="/cub.png"]')).to_have_count(8)
     assert side(page) == 64
 
 
@@ -176,10 +176,10 @@ def test_other_seeds_and_the_number_of_pictures(page: Page, both: Server) -> Non
 
 
 def test_the_address_holds_all_of_the_page(page: Page, both: Server) -> None:
-    page.goto(f"{both.url}/?caption=a+red+bird&model=cub-64&seed=7&count=4&truncation=0.5")
+    page.goto(f"{both.url}/?caption=a+red+bird&model=cub&seed=7&count=4&truncation=0.5")
     wait_for_pictures(page, 4)
     before = links(page)
-    assert "/cub-64.png?caption=a+red+bird&seed=7&truncation=0.5" in before[0]
+    assert "/cub.png?caption=a+red+bird&seed=7&truncation=0.5" in before[0]
     write(page, "a blue bird")
     expect(page.locator('#pictures a[href*="a+blue+bird"]')).to_have_count(4)
     address = page.url
@@ -275,7 +275,7 @@ def test_every_screen_shows_it_without_scrolling_sideways(
 ) -> None:
     context = browser.new_context(viewport={"width": width, "height": width * 9 // 16}, color_scheme=scheme)
     page = context.new_page()
-    page.goto(f"{both.url}/?model=cub-64&caption=a+yelow+bird+{'x' * 300}")
+    page.goto(f"{both.url}/?model=cub&caption=a+yelow+bird+{'x' * 300}")
     wait_for_pictures(page)
     assert page.evaluate("document.documentElement.scrollWidth") <= width
     background = page.evaluate("getComputedStyle(document.body).backgroundColor.match(/\\d+/g).map(Number)")
