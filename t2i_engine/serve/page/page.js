@@ -72,7 +72,7 @@ async function draw() {
       const number = next++;
       const url = pictureUrl(wanted[number]);
       const answer = await fetchPicture(url, signal);
-      if (number === 0) tellUnknown(answer.headers.get("t2i-unknown-words"));
+      if (number === 0) tellWords(answer.headers);
       timings.push(answer.headers.get("server-timing"));
       show(list.children[number], await answer.blob(), url, wanted[number]);
     }
@@ -118,11 +118,14 @@ function say(text, alarm = false) {
   find("words").classList.toggle("alarm", alarm);
 }
 
-// The header lists words and near ones of the model's: "yelow;near=yellow, brench;near=branch".
-function tellUnknown(header) {
-  const words = (header ?? "").split(", ").filter(Boolean).map((item) => item.split(";near=").map(decodeURIComponent));
-  say(words.length ? "Unknown to the model, and left out: " : "");
-  words.forEach(([word, ...near], number) => {
+// Headers list words and known ones: "ocean=sea", as which they were read, and "brench;near=branch", which were left out.
+function tellWords(headers) {
+  const listed = (name, between) =>
+    (headers.get(name) ?? "").split(", ").filter(Boolean).map((item) => item.split(between).map(decodeURIComponent));
+  const read = listed("t2i-read-as", "=").map(([word, known]) => `“${word}” as “${known}”`);
+  const unknown = listed("t2i-unknown-words", ";near=");
+  say((read.length ? `Read ${read.join(", ")}. ` : "") + (unknown.length ? "Unknown to the model, and left out: " : ""));
+  unknown.forEach(([word, ...near], number) => {
     find("words").append(`${number ? ", " : ""}“${word}”`);
     for (const other of near) {
       const button = document.createElement("button");

@@ -162,6 +162,15 @@ def test_an_unknown_word_is_told_and_replaced_by_a_near_one(page: Page, both: Se
     expect(words).to_have_text("Unknown to the model, and left out: “shirts”, “on”")
 
 
+def test_a_word_that_is_read_as_another_is_told(page: Page, both: Server) -> None:
+    page.goto(both.url)
+    wait_for_pictures(page)
+    write(page, "a crimson bird yelow shirts")
+    expect(page.locator("#words")).to_have_text(
+        "Read “crimson” as “red”, “yelow” as “yellow”. Unknown to the model, and left out: “shirts”"
+    )
+
+
 def test_other_seeds_and_the_number_of_pictures(page: Page, both: Server) -> None:
     page.goto(both.url)
     wait_for_pictures(page)
