@@ -331,7 +331,7 @@ def run(options: argparse.Namespace) -> None:
     """Measures everything and writes the report."""
     meter = LoadMeter()
     time.sleep(1)
-    before = meter.read()
+    before, commit = meter.read(), working_commit() or "unknown"
     bars: list[Bar] = []
 
     def measured(found: Sequence[Bar]) -> None:
@@ -365,7 +365,7 @@ def run(options: argparse.Namespace) -> None:
             measured(found)
     conditions = (
         f"`{engine.bundle.name}` as {engine.selection} with {workers} one-thread runs; {describe_machine().identity}; "
-        f"commit {(working_commit() or 'unknown')[:12]}. Medians of {options.rounds} rounds of {options.seconds:g} s. "
+        f"commit {commit[:12]}. Medians of {options.rounds} rounds of {options.seconds:g} s. "
         f"The client shares the processors. The engine draws batches of 1 or {LARGEST_BATCH}, whichever is faster. "
         f"Load: others used {before:.2f} processors before, {during:.2f} during the measurement."
     )
