@@ -63,8 +63,8 @@ def run_gate(
     """
     if not rows:
         return GateResult([], {})
-    if pictures is None and any(row.judged_by_pictures for row in rows):
-        raise ValueError(f"{', '.join(row.name for row in rows)} cannot be judged without pictures")
+    if pictures is None and (judged := [row.name for row in rows if row.judged_by_pictures]):
+        raise ValueError(f"{', '.join(judged)} cannot be judged without pictures")
     on_progress("comparing with PyTorch")
     started = time.perf_counter()
     opened, unopened = [], {}

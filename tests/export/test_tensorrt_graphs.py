@@ -165,9 +165,9 @@ def test_an_engine_that_misses_the_reference_is_rejected_and_the_export_goes_on(
         raise ParityError("the engine is rejected: too far from PyTorch")
 
     monkeypatch.setattr("t2i_engine.backends.tensorrt.open_runner", open_runner)
-    rows = [find("tensorrt-fp16"), find("onnx")]
+    rows = [find("tensorrt-fp32"), find("onnx")]
     result = run_gate(make_model(), Bundle.open(tiny_bundle), rows, lambda _: None, GateSize(1, 2))
-    assert result.rejected == {"tensorrt-fp16": "the engine is rejected: too far from PyTorch"}
+    assert result.rejected == {"tensorrt-fp32": "the engine is rejected: too far from PyTorch"}
 
 
 def test_an_lstm_is_two_loops_of_products_in_half(built: Built) -> None:

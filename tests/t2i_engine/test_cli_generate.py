@@ -163,7 +163,7 @@ def test_skipped_captions_are_warned_of_and_stop_no_others(generate: Generate) -
 
 @pytest.mark.parametrize("bundle", embedded_names())
 def test_suggested_captions_can_be_drawn(generate: Generate, bundle: str) -> None:
-    result = generate("zebra", bundle=Path(bundle))
+    result = generate("qwertz", bundle=Path(bundle))
     suggested = re.findall("'(.*?)'", result.stderr.partition("; try ")[2])
     assert len(suggested) == 2
     drawn = generate(*suggested, bundle=Path(bundle))

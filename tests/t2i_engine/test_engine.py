@@ -54,8 +54,9 @@ def test_same_seed_gives_same_picture_in_any_batch(engine: Engine) -> None:
 
 
 def test_same_seed_gives_same_picture_with_any_number_of_threads(tiny_bundle: Path, engine: Engine) -> None:
+    chosen = engine.selection.format
     for threads in (1, 2):
-        picture = Engine.open(tiny_bundle, threads=threads).generate("a red bird", seed=5)
+        picture = Engine.open(tiny_bundle, chosen.backend, chosen.precision, threads=threads).generate("a red bird", 5)
         assert _levels_apart(picture, engine.generate("a red bird", seed=5)) <= 1
 
 

@@ -145,7 +145,7 @@ def test_another_bundle_can_be_chosen(page: Page, both: Server) -> None:
     page.get_by_label("Model").select_option("cub")
     expect(page.locator("#served")).to_contain_text("research only")
     expect(page.locator('#pictures a[href*="/cub.png"]')).to_have_count(8)
-    assert side(page) == 64
+    assert side(page) == 128
 
 
 def test_an_unknown_word_is_told_and_replaced_by_a_near_one(page: Page, both: Server) -> None:
