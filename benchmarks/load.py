@@ -6,7 +6,6 @@ import time
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from itertools import count
 from typing import Any, NamedTuple, cast
 
 _BLANK = b"\r\n\r\n"
@@ -19,8 +18,6 @@ class Answer(NamedTuple):
     """Its index."""
     status: int
     """0: the connection ended without an answer."""
-    sent: float
-    """Seconds, as of time.perf_counter."""
     milliseconds: float
     headers: Mapping[str, str]
     content: bytes
@@ -78,14 +75,14 @@ def _run(ask: Callable[[list[Answer]], Coroutine[Any, Any, None]]) -> Load:
 async def _closed_loop(
     port: int, requests: Sequence[bytes], concurrency: int, goes_on: Callable[[int, float], bool], answers: list[Answer]
 ) -> None:
-    start, numbers, sent = time.perf_counter(), count(), 0
+    start, sent = time.perf_counter(), 0
 
     async def client() -> None:
         nonlocal sent
         connection = _Connection(port)
         while goes_on(sent, time.perf_counter() - start):
+            number = sent % len(requests)
             sent += 1
-            number = next(numbers) % len(requests)
             answers.append(await connection.ask(number, requests[number]))
             if not answers[-1].status:
                 await asyncio.sleep(0.01)  # a server that is gone refuses thousands a second
@@ -141,14 +138,14 @@ class _Connection(asyncio.Protocol):
             self._transport.write(request)
             answer = await self._answer
         except OSError:
-            return Answer(number, 0, sent, 1000 * (time.perf_counter() - sent), {}, b"")
+            return Answer(number, 0, 1000 * (time.perf_counter() - sent), {}, b"")
         milliseconds = 1000 * (time.perf_counter() - sent)
         head, _, content = answer.partition(_BLANK)
         first, *lines = head.decode("latin-1").split("\r\n")
         headers = {key.lower(): value for key, _, value in (line.partition(": ") for line in lines)}
         if headers.get("connection") == "close":
             self.close()
-        return Answer(number, int(first.split()[1]), sent, milliseconds, headers, content)
+        return Answer(number, int(first.split()[1]), milliseconds, headers, content)
 
     def close(self) -> None:
         """Ends the connection, if there is one."""

@@ -21,7 +21,7 @@ SECONDS_TO_WAIT = 60.0
 
 @dataclass(frozen=True)
 class Resources:
-    """Of a server."""
+    """What a server holds."""
 
     memory: float
     """MiB."""
@@ -40,11 +40,11 @@ class Server:
     lines: list[str] = field(default_factory=list)
 
     def load(self, requests: Sequence[bytes], concurrency: int, seconds: float) -> Load:
-        """Of so many clients."""
+        """The load of so many clients."""
         return closed_loop(self.port, requests, concurrency, seconds)
 
     def resources(self) -> Resources:
-        """Held by the process and its replicas now."""
+        """What the process and its replicas hold now."""
         main = psutil.Process(self.process.pid)
         held = [main, *main.children(recursive=True)]
         return Resources(

@@ -14,7 +14,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
 from dataclasses import asdict, dataclass
@@ -25,7 +25,6 @@ from urllib.parse import urlencode
 import numpy as np
 import psutil
 from matplotlib.figure import Figure
-from numpy.typing import NDArray
 from PIL import Image
 
 from benchmarks.fixtures import make_captions
@@ -46,8 +45,6 @@ KILLS, KILLED_REQUESTS = 5, 2_000
 STOPS = 5
 SAMPLES = 60
 """Of a soak."""
-
-Pixels = NDArray[np.uint8]
 
 
 @dataclass(frozen=True)
@@ -227,20 +224,17 @@ def kills(server: Server, requests: Requests, times: int = KILLS, total: int = K
 def terminations(bundle: Path, arguments: Sequence[object], requests: Requests, times: int = STOPS) -> list[Bar]:
     """SIGTERM under load, several times: what the server accepted, by its own log, was answered."""
     unanswered, lost, seconds, codes = 0, 0, [], set()
+
+    def stop(process: subprocess.Popen[str]) -> None:
+        time.sleep(1.5)
+        start = time.perf_counter()
+        process.terminate()
+        codes.add(process.wait(SECONDS_TO_WAIT))
+        seconds.append(time.perf_counter() - start)
+
     for _ in range(times):
         with served(bundle, *arguments) as server:
-            sent = time.perf_counter()
-
-            def stop(process: subprocess.Popen[str] = server.process) -> None:
-                nonlocal sent
-                time.sleep(1.5)
-                sent = time.perf_counter()
-                process.terminate()
-                process.wait(SECONDS_TO_WAIT)
-                seconds.append(time.perf_counter() - sent)
-                codes.add(process.returncode)
-
-            stopper = threading.Thread(target=stop)
+            stopper = threading.Thread(target=stop, args=(server.process,))
             stopper.start()
             load = server.load(requests.sent, 16, 3.5)
             stopper.join()
@@ -260,9 +254,9 @@ def not_modified(server: Server, requests: Requests, seconds: float) -> list[Bar
     asks = [get(target, {"If-None-Match": tags[number]}) for number, target in enumerate(requests.targets)]
     before = _drawn(server)
     load = server.load(asks, 8, seconds)
-    drawn, rate = _drawn(server) - before, load.rate(304)
-    found = f"{rate:,.0f}/s, {len(load.answers) - len(load.milliseconds(304))} other, {drawn:g} drawn"
-    return [Bar("If-None-Match", found, "304, none drawn, ≥ 1,000/s", rate >= 1000 and not drawn)]
+    drawn, rate, others = _drawn(server) - before, load.rate(304), len(load.answers) - len(load.milliseconds(304))
+    found = f"{rate:,.0f}/s, {others} other, {drawn:g} drawn"
+    return [Bar("If-None-Match", found, "304, none drawn, ≥ 1,000/s", rate >= 1000 and not others and not drawn)]
 
 
 def _drawn(server: Server) -> float:
@@ -380,26 +374,19 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Measures, and writes report.md, report.json and latency.svg."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.serving", description="Measure t2i-engine serve.")
     parser.add_argument("--bundle", default="birds", metavar="BUNDLE", help="name or folder (default: birds)")
-    parser.add_argument("--rounds", type=_at_least(1), default=5, metavar="N", help="turns (default: 5)")
+    parser.add_argument("--rounds", type=int, default=5, metavar="N", help="turns (default: 5)")
     parser.add_argument("--seconds", type=float, default=4.0, metavar="S", help="of each load (default: 4)")
     parser.add_argument("--overload", type=float, default=20.0, metavar="S", help="seconds of overload (default: 20)")
     parser.add_argument("--soak", type=float, default=600.0, metavar="S", help="seconds; 0: none (default: 600)")
     parser.add_argument("--out", type=Path, default=Path("docs/benchmarks/serving"), metavar="FOLDER")
     options = parser.parse_args(arguments)
+    if options.rounds < 1:
+        parser.error("--rounds: 1 or more expected")
     try:
         options.out.mkdir(parents=True, exist_ok=True)
         run(options)
     except UserError as error:
         parser.exit(2, f"error: {error.message}\n")
-
-
-def _at_least(least: int) -> Callable[[str], int]:
-    def whole(text: str) -> int:
-        if int(text) < least:
-            raise ValueError
-        return int(text)
-
-    return whole
 
 
 if __name__ == "__main__":

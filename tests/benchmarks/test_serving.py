@@ -106,7 +106,7 @@ def test_a_wrong_picture_is_found(requests: Requests, plain_bundle: Path) -> Non
 def answered(number: int, pixels: "np.ndarray[tuple[int, ...], np.dtype[np.uint8]]") -> Load:
     content = io.BytesIO()
     Image.fromarray(pixels).save(content, "PNG")
-    return Load([Answer(number, 200, 0.0, 1.0, {}, content.getvalue())], 1.0)
+    return Load([Answer(number, 200, 1.0, {}, content.getvalue())], 1.0)
 
 
 def test_bars_that_are_missed_say_so(requests: Requests, plain_bundle: Path) -> None:
