@@ -1,4 +1,4 @@
-"""Near words: as which known word a bundle reads a frequent English word that its model never learnt.
+"""Near words: the known words that a bundle reads in place of frequent English words its model never learnt.
 
 Two files decide. thesaurus.txt says, by hand, which words may stand for each other, and near_words.npz holds vectors
 (word_vectors.py), by which the nearest known one of them is chosen. Vectors alone would not do: they find "stomach" for
@@ -25,7 +25,7 @@ THESAURUS = Path(__file__).with_name("thesaurus.txt")
 NEAR = 0.9
 """The cosine from which a word that the thesaurus does not list is read as another."""
 COMMONEST = 100
-"""The most frequent words of English, which say how others belong together, and are never read as another."""
+"""The most frequent words of English, mostly function words, which are never read as another."""
 
 IRREGULAR = {"goose": "geese", "titmouse": "titmice"}
 """Plurals that are formed otherwise."""

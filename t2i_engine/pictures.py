@@ -53,9 +53,7 @@ class Picture:
     seed: int
     bundle: str
     unknown: tuple[str, ...] = ()  # words of the caption that were left out
-    read_as: tuple[
-        tuple[str, str], ...
-    ] = ()  # words that the bundle does not know, and the known ones they were read as
+    read_as: tuple[tuple[str, str], ...] = ()  # other unknown words, with the known ones that they were read as
     milliseconds: float = 0.0  # its share of its batch's time
     truncation: float = 1.0
 

@@ -59,9 +59,9 @@ class Tokens(NamedTuple):
 class Tokenizer:
     """A vocabulary: the word at index i has the id i, and the padding word has 0.
 
-    `examples` are captions for this model; two of them are suggested for a caption without a known word. `near` says as
-    which known word another is read, or None where it is only not to be taken for a misspelling; without `near`, every
-    word is read exactly.
+    `examples` are captions for this model; two of them are suggested for a caption without a known word. `near` maps
+    other words to the known one that each is read as, or to None if a word is merely no misspelling; without `near`,
+    every word is read exactly.
     """
 
     def __init__(

@@ -249,9 +249,8 @@ def _transposed_convolution(biased: list[Any]) -> Any:  # noqa: ANN401
         return None
     try:
         weights = [_constant(_sources(node)[1]) for node in convolutions]
-        bias = _constant(
-            _sources(_sources(biased[0])[1])[0]
-        )  # behind a reshape that asks the convolution for its shape
+        reshape = _sources(biased[0])[1]  # asks the convolution for its shape
+        bias = _constant(_sources(reshape)[0])
     except LookupError:
         return None
     channels_out, channels_in = weights[0].shape[:2]

@@ -28,9 +28,7 @@ def read_model(bundle: Bundle) -> TextToImage:
     with torch.device("meta"):  # neither memory nor random numbers for weights that are replaced at once
         model = TextToImage(bundle.sizes)
     try:
-        tensors = load_file(
-            bundle.path(WEIGHTS)
-        )  # in half precision, if it holds them exactly (export/half_weights.py)
+        tensors = load_file(bundle.path(WEIGHTS))  # half precision where it is exact (export/half_weights.py)
         model.load_state_dict({name: tensor.float() for name, tensor in tensors.items()}, assign=True)
     except (SafetensorError, RuntimeError) as error:
         reason = " ".join(str(error).split())

@@ -118,7 +118,7 @@ function say(text, alarm = false) {
   find("words").classList.toggle("alarm", alarm);
 }
 
-// Headers list words and known ones: "ocean=sea", as which they were read, and "brench;near=branch", which were left out.
+// Headers list words that were read as known ones, "ocean=sea", and words that were left out, "brench;near=branch".
 function tellWords(headers) {
   const listed = (name, between) =>
     (headers.get(name) ?? "").split(", ").filter(Boolean).map((item) => item.split(between).map(decodeURIComponent));
