@@ -49,14 +49,17 @@ def get(target: str, headers: Mapping[str, str] | None = None) -> bytes:
     return ("\r\n".join(lines) + "\r\n\r\n").encode()
 
 
-def closed_loop(port: int, requests: Sequence[bytes], concurrency: int, seconds: float) -> Load:
-    """`concurrency` clients that each ask again as soon as they have an answer; requests are taken round robin."""
-    return _run(partial(_closed_loop, port, requests, concurrency, lambda sent, elapsed: elapsed < seconds))
+def closed_loop(port: int, requests: Sequence[bytes], concurrency: int, goes_on: Callable[[int, float], bool]) -> Load:
+    """`concurrency` clients that each ask again as soon as they have an answer; requests are taken round robin.
+
+    `goes_on` decides by the number of requests so far and the seconds since the start.
+    """
+    return _run(partial(_closed_loop, port, requests, concurrency, goes_on))
 
 
 def closed_loop_of(port: int, requests: Sequence[bytes], concurrency: int, total: int) -> Load:
     """As `closed_loop`, until `total` requests were sent."""
-    return _run(partial(_closed_loop, port, requests, concurrency, lambda sent, elapsed: sent < total))
+    return closed_loop(port, requests, concurrency, lambda sent, _: sent < total)
 
 
 def open_loop(port: int, requests: Sequence[bytes], rate: float, seconds: float) -> Load:

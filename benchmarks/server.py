@@ -41,7 +41,7 @@ class Server:
 
     def load(self, requests: Sequence[bytes], concurrency: int, seconds: float) -> Load:
         """The load of so many clients."""
-        return closed_loop(self.port, requests, concurrency, seconds)
+        return closed_loop(self.port, requests, concurrency, lambda _, elapsed: elapsed < seconds)
 
     def resources(self) -> Resources:
         """What the process and its replicas hold now."""

@@ -28,7 +28,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from benchmarks.fixtures import make_captions
-from benchmarks.load import Load, closed_loop_of, get, open_loop
+from benchmarks.load import Load, closed_loop, closed_loop_of, get, open_loop
 from benchmarks.machine import LoadMeter, describe_machine
 from benchmarks.server import SECONDS_TO_WAIT, Resources, Server, served
 from t2i_engine.engine import MANY, Engine
@@ -196,7 +196,7 @@ def overload(server: Server, requests: Requests, rate: float, seconds: float) ->
 
 
 def kills(server: Server, requests: Requests, times: int = KILLS, total: int = KILLED_REQUESTS) -> list[Bar]:
-    """Ends a replica `times` times while `total` requests are made."""
+    """Ends a replica `times` times under load, of `total` requests at least."""
     done = threading.Event()
     killed: list[int] = []
 
@@ -209,7 +209,11 @@ def kills(server: Server, requests: Requests, times: int = KILLS, total: int = K
 
     killer = threading.Thread(target=kill)
     killer.start()
-    load = closed_loop_of(server.port, requests.sent, 8, total)
+
+    def goes_on(sent: int, elapsed: float) -> bool:
+        return sent < total or (len(killed) < times and elapsed < SECONDS_TO_WAIT)
+
+    load = closed_loop(server.port, requests.sent, 8, goes_on)
     done.set()
     killer.join()
     failed = sum(answer.status != 200 for answer in load.answers) + requests.wrong(load)

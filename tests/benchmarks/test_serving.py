@@ -83,7 +83,7 @@ def test_a_connection_that_ends_without_an_answer_is_counted() -> None:
 
 def test_a_closed_loop_waits_for_answers_and_an_open_one_does_not() -> None:
     with stub(seconds=0.2) as port:
-        assert 6 <= len(closed_loop(port, [get("/a")], 2, 0.7).answers) <= 8
+        assert 6 <= len(closed_loop(port, [get("/a")], 2, lambda _, elapsed: elapsed < 0.7).answers) <= 8
         load = open_loop(port, [get("/a")], 100, 0.5)
     assert len(load.answers) == 50
     assert load.seconds < 2
@@ -138,5 +138,6 @@ def test_a_server_is_measured(requests: Requests, plain_bundle: Path) -> None:
     assert terminations(plain_bundle, (), requests, times=1)[0].reached
     with served(plain_bundle, "--replicas", 2) as server:
         assert len(server.replicas()) == 2
-        failed, _ = kills(server, requests, 1, 1_000)
-        assert failed.name == "kill −9 of a replica, 1 times in 1,000 requests: failed"
+        failed, _ = kills(server, requests, 1, 100)
+        assert failed.name.startswith("kill −9 of a replica, 1 times in ")
+        assert failed.reached
