@@ -53,17 +53,18 @@ def check(context: click.Context, source: str, as_json: bool) -> None:
     help="Height and width of the packed pictures: what training will load, or more.",
 )  # fmt: skip
 @click.option("--part-size", callback=_size, default="30M", metavar="SIZE", help="Most bytes of a part: 500K, 30M, 1G.")
+@click.option("--train-only", is_flag=True, help="Leave out the test split, which training does not read.")
 @click.option("--out", type=click.Path(path_type=Path), required=True, metavar="DIR", help="Folder to write.")
-def pack(source: str, resolution: int, part_size: int, out: Path) -> None:
+def pack(source: str, resolution: int, part_size: int, train_only: bool, out: Path) -> None:
     """Write SOURCE as a few files, to be read anywhere as packed:DIR.
 
-    Both splits are packed: an index, packed.json, and parts of pictures. Pictures are cropped to a square and resized
-    as SOURCE would be for training, then compressed as JPEGs of quality 95 with full colour resolution, which changes
-    pixels a little: by 44 dB on CUB at 152. Training at another resolution resizes the packed pictures; with
-    data.random_crop it loads 76/64 of data.resolution, 152 for 128. What is broken or without a caption is left out,
-    and counted.
+    It writes an index, packed.json, and parts of pictures. Those are cropped to a square and resized as SOURCE would be
+    for training, then compressed as JPEGs of quality 95 with full colour resolution, which changes pixels a little: by
+    44 dB on CUB at 152. Training at another resolution resizes the packed pictures; with data.random_crop it loads
+    76/64 of data.resolution, 152 for 128. What is broken or without a caption is left out, and counted.
     """
     with needs_extra("t2i-engine data", "train"):
         from training.data.packed import pack
+        from training.data.source import SPLITS
 
-    click.echo(pack(source, resolution, part_size, out, progress))
+    click.echo(pack(source, resolution, part_size, out, progress, ["train"] if train_only else SPLITS))

@@ -209,8 +209,15 @@ def _read_index(path: Path) -> tuple[Index, str]:
         raise DataError(f"'{path}' is no index of a packed data set ({where}: {first['msg']}); {cure}") from None
 
 
-def pack(name: str, resolution: int, part_size: int, folder: Path, on_progress: Callable[[str], None]) -> str:
-    """Packs a data source into a folder, pictures at R = `resolution`; returns a summary.
+def pack(
+    name: str,
+    resolution: int,
+    part_size: int,
+    folder: Path,
+    on_progress: Callable[[str], None],
+    splits: Sequence[Split] = SPLITS,
+) -> str:
+    """Packs a data source into a folder, pictures at R = `resolution`; returns a summary. `splits` has "train".
 
     The index is written last, so that what a killed process leaves is no data set, and may be packed over. Raises
     `UserError` if the source is not usable, the folder is taken, or a picture takes more than `part_size` bytes.
@@ -218,7 +225,7 @@ def pack(name: str, resolution: int, part_size: int, folder: Path, on_progress: 
     if (folder / INDEX).exists():
         raise OutputError(f"'{folder}' already holds a packed data set; choose another --out, or delete it")
     source = open_source(name)
-    listings = {split: source.listing(split) for split in SPLITS}
+    listings = {split: source.listing(split) for split in splits}
     require_usable(name, "train", len(listings["train"].items), listings["train"].problems)
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -227,7 +234,7 @@ def pack(name: str, resolution: int, part_size: int, folder: Path, on_progress: 
     except OSError as error:
         raise OutputError(f"cannot write to '{folder}' ({error.strerror}); choose another --out") from None
     parts = _Parts(folder, part_size)
-    splits: dict[Split, SplitRecord] = {}
+    written: dict[Split, SplitRecord] = {}
     for split, listing in listings.items():
         pictures: list[PictureRecord] = []
         broken: list[Problem] = []
@@ -238,15 +245,15 @@ def pack(name: str, resolution: int, part_size: int, folder: Path, on_progress: 
                 item, example = found
                 pictures.append(parts.add(example, "" if item.unit == example.key else item.unit))
         problems = (*listing.problems, *broken)
-        splits[split] = SplitRecord(
+        written[split] = SplitRecord(
             version=listing.version, units=listing.units, pictures=tuple(pictures), left_out=problems
         )
     parts.close()
-    require_usable(name, "train", len(splits["train"].pictures), splits["train"].left_out)
+    require_usable(name, "train", len(written["train"].pictures), written["train"].left_out)
     origin = source.origin if isinstance(source, Packed) else public_name(name)
     index = Index(
         format=FORMAT, source=origin, resolution=resolution, encoding=ENCODING,
-        parts=tuple(parts.written), splits=splits,
+        parts=tuple(parts.written), splits=written,
     )  # fmt: skip
     content = index.model_dump_json(exclude_defaults=True).encode()
     files.write_atomically(folder / INDEX, content, "choose another --out")

@@ -96,6 +96,16 @@ def test_captions_of_a_group_stay_so(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert divide(listing, 0.4, "").held_out == "1 of 2 groups, 2 pictures"
 
 
+def test_the_test_split_can_be_left_out(cub: Path, data: Path, tmp_path: Path) -> None:
+    arguments = ["data", "pack", str(cub), "--resolution", "38", "--train-only", "--out", str(tmp_path / "train")]
+    result = CliRunner().invoke(main, arguments)
+    assert result.exit_code == 0, result.output
+    assert "test:" not in result.output
+    both, train = Packed(data), Packed(tmp_path / "train")
+    assert [item.key for item in train.listing("train").items] == [item.key for item in both.listing("train").items]
+    assert both.listing("test").items and not train.listing("test").items
+
+
 def test_a_copy_elsewhere_is_the_same_data_but_others_are_not(data: Path, tmp_path: Path) -> None:
     before = open_source(str(data)).listing("train")
     copy = data.rename(tmp_path / "copy")
