@@ -1,5 +1,7 @@
 """Altered captions: the words of a caption, put together so that they do not fit its picture."""
 
+from itertools import islice
+
 import numpy as np
 import pytest
 import torch
@@ -33,11 +35,10 @@ COLOUR_WORDS = {word for spellings in COLOURS for word in spellings}
 PART_WORDS = {word for names in REGIONS for word in names}
 
 
-def versions(caption: str, tokenizer: Tokenizer = TOKENIZER, draws: int = 50) -> set[str]:
+def versions(caption: str, tokenizer: Tokenizer = TOKENIZER, draws: int = 200) -> set[str]:
     """All that many draws make of a caption."""
     rng, alterations = np.random.default_rng(0), HardNegativeCaptions(tokenizer)
-    ids = tokenizer.encode(caption).ids
-    drawn = [version for _ in range(draws) for version in alterations.make(ids, 4, rng)]
+    drawn = islice(alterations.versions(tokenizer.encode(caption).ids, rng), draws)
     return {" ".join(tokenizer.words[i] for i in version) for version in drawn}
 
 
@@ -45,11 +46,11 @@ def versions(caption: str, tokenizer: Tokenizer = TOKENIZER, draws: int = 50) ->
 @settings(max_examples=100, deadline=None)
 def test_colours_parts_and_articles_change_and_nothing_else(words: list[str], seed: int) -> None:
     ids = TOKENIZER.encode(" ".join(words)).ids
-    found = HardNegativeCaptions(TOKENIZER).make(ids, 3, np.random.default_rng(seed))
-    assert len(found) == 3
+    found = list(islice(HardNegativeCaptions(TOKENIZER).versions(ids, np.random.default_rng(seed)), 3))
+    assert len(found) == (3 if any(word in COLOUR_WORDS for word in words) else 0)
     may_change = COLOUR_WORDS | PART_WORDS | {"a", "an"}
     for version in found:
-        assert (tuple(version) != ids) == any(word in COLOUR_WORDS for word in words)
+        assert tuple(version) != ids
         altered = [TOKENIZER.words[i] for i in version]
         assert [word for word in altered if word not in may_change] == [
             word for word in words if word not in may_change
@@ -92,15 +93,15 @@ def test_colours_parts_and_articles_change_and_nothing_else(words: list[str], se
                 *{"a red bird with grey wings", "a red bird with orange wings"},
             },
         ),
-        ("a bird with a belly", {"a bird with a belly"}),
+        ("a bird with a belly", set()),
     ],
 )
 def test_every_way_is_drawn(caption: str, expected: set[str]) -> None:
     assert versions(caption) == expected
 
 
-def test_a_caption_stays_where_no_other_colour_is_known() -> None:
-    assert versions("a gray bird", Tokenizer(build_vocabulary(["a gray or grey bird"]))) == {"a gray bird"}
+def test_there_is_no_version_where_no_other_colour_is_known() -> None:
+    assert not versions("a gray bird", Tokenizer(build_vocabulary(["a gray or grey bird"])))
 
 
 def test_a_batch_brings_them_along() -> None:

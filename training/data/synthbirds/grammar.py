@@ -4,6 +4,7 @@ So none is the negative of a picture that it may be true of.
 """
 
 from collections.abc import Sequence
+from itertools import islice
 
 import numpy as np
 
@@ -12,6 +13,7 @@ from training.data.synthbirds.caption_attributes import ATTRIBUTES, Asked, capti
 from training.data.synthbirds.hard_negatives import HardNegativeCaptions
 
 Masks = tuple[int, ...]
+_BITS = {name: {value: 1 << bit for bit, value in enumerate(values)} for name, values in ATTRIBUTES.items()}
 
 
 class BirdGrammar:
@@ -29,16 +31,16 @@ class BirdGrammar:
         self, ids: Sequence[int], known: Sequence[int], count: int, rng: np.random.Generator
     ) -> list[Sequence[int]]:
         """`count` versions of a caption that contradict what is `known` of its picture; the caption itself for want."""
-        made = self._hard.make(ids, 2 * count, rng)
-        false = [version for version in made if not agree(self.asks(version), known)]
-        return [*false, *[ids] * count][:count]
+        made = islice(self._hard.versions(ids, rng), 2 * count)
+        false = (version for version in made if not agree(self.asks(version), known))
+        return [*islice(false, count), *[ids] * count][:count]
 
 
 def masks(asked: Asked) -> Masks:
     """Attributes as bits, in the order of ATTRIBUTES and of their values."""
     return tuple(
-        sum(1 << bit for bit, value in enumerate(values) if name not in asked or value in asked[name])
-        for name, values in ATTRIBUTES.items()
+        sum(bits[value] for value in asked[name]) if name in asked else sum(bits.values())
+        for name, bits in _BITS.items()
     )
 
 

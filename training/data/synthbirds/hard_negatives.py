@@ -4,7 +4,7 @@ After Yuksekgonul et al., "When and Why Vision-Language Models Behave like Bags-
 pictures mostly describe an altogether different bird, and seldom hinge on whether belly or wings are yellow.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import chain
 
 import numpy as np
@@ -42,11 +42,11 @@ class HardNegativeCaptions:
         self._colour_of = _index(self._colours)
         self._region_of = _index(self._regions)
 
-    def make(self, ids: Sequence[int], count: int, rng: np.random.Generator) -> list[Sequence[int]]:
-        """`count` versions of one caption, each made in a randomly chosen way that the caption allows.
+    def versions(self, ids: Sequence[int], rng: np.random.Generator) -> Iterator[Sequence[int]]:
+        """Endless versions of one caption, each made in a randomly chosen way that the caption allows.
 
-        One colour is replaced; two colours are swapped; or a colour moves to a part of another region. A caption that
-        allows none of these is returned unchanged.
+        One colour is replaced; two colours are swapped; or a colour moves to a part of another region. There is none of
+        a caption that allows none of these.
         """
         words = [self._words[i] for i in ids]
         coloured = [place for place, word in enumerate(words) if word in self._colour_of]
@@ -57,10 +57,9 @@ class HardNegativeCaptions:
             ways.append((self._swapped, coloured))
         if movable := self._movable(words, coloured):
             ways.append((self._moved, movable))
-        if not ways:
-            return [ids] * count
-        chosen = [ways[i] for i in rng.integers(len(ways), size=count)]
-        return [[self._ids[word] for word in change(words, places, rng)] for change, places in chosen]
+        while ways:
+            change, places = ways[rng.integers(len(ways))]
+            yield [self._ids[word] for word in change(words, places, rng)]
 
     def _known(self, groups: tuple[tuple[str, ...], ...]) -> list[tuple[str, ...]]:
         known = (tuple(word for word in group if word in self._ids) for group in groups)
