@@ -197,7 +197,7 @@ def encode(attributes: Iterable[dict[str, str]]) -> Tensor:
 
 
 def _augmented(pixels: Tensor, shift: int, rng: np.random.Generator) -> Tensor:
-    """Pixels uint8 (B, R, R, 3) as an image in [−1, 1], half of it flipped, all of it shifted by the same few pixels."""
+    """Pixels uint8 (B, R, R, 3) as an image in [−1, 1], half of it flipped, all shifted by the same few pixels."""
     flipped = torch.from_numpy(rng.random(len(pixels)) < 0.5).to(pixels.device)
     image = to_image(torch.where(flipped[:, None, None, None], pixels.flip(2), pixels))
     top, left = rng.integers(2 * shift + 1, size=2)
