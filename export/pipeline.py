@@ -23,9 +23,10 @@ from t2i_engine.provenance import data_terms
 from t2i_engine.reference import REFERENCE, make_reference
 from t2i_engine.table import size
 from t2i_engine.tokenizer import Tokenizer, split
-from training.checkpoint import CheckpointError, TrainedModel, load_model
+from training.checkpoint import CheckpointError, TrainedModel
 from training.data.corpus import encode_known
 from training.models.text_to_image import TextToImage, read_model
+from training.state import TRAINED, load_trained
 
 ALL = "all"
 DEFAULT = "onnx"
@@ -209,12 +210,12 @@ def _require_success(bundle: BundleBuilder, rows: Sequence[Format], gate: GateRe
 
 
 def _load_origin(origin: str) -> LoadedModel:
-    """Reads a checkpoint (a file, or a name ending in .pt) or a bundle, by name or folder.
+    """Reads a checkpoint, a state (files, or names that end as theirs) or a bundle, by name or folder.
 
     Raises a `UserError` if it cannot be read.
     """
-    if origin.endswith(".pt") or Path(origin).is_file():
-        trained = load_model(Path(origin))
+    if origin.endswith(TRAINED) or Path(origin).is_file():
+        trained = load_trained(Path(origin))
         return LoadedModel(trained.model, _tokenizer(trained, origin), trained.provenance)
     bundle = Bundle.open(origin)
     return LoadedModel(read_model(bundle), bundle.tokenizer(exact_words=True), bundle.manifest.provenance, bundle)

@@ -22,7 +22,7 @@ from t2i_engine.bundle import ModelSizes
 from t2i_engine.errors import UserError
 from t2i_engine.files import write_atomically
 from t2i_engine.table import size
-from training.checkpoint import State, TrainedModel, is_frozen, load_checkpoint, model_in
+from training.checkpoint import State, TrainedModel, is_frozen, load_checkpoint, load_model, model_in
 from training.models.text_to_image import TextToImage
 from training.provenance import segments_of
 
@@ -30,6 +30,8 @@ FORMAT = "t2i-engine state 1"
 KEY = "t2i-engine"
 """Of the metadata; more than one would be written in any order."""
 SUFFIX = ".safetensors"
+TRAINED = (".pt", SUFFIX)
+"""How the names of files end that `load_trained` reads."""
 MOST = torch.finfo(torch.float16).max
 
 
@@ -114,6 +116,11 @@ def load_state(path: Path) -> RunState:
     except (RuntimeError, AttributeError, TypeError, ValueError, KeyError) as error:
         reason = " ".join(str(error).split())
         raise StateError(f"state '{path}' does not fit its own description ({reason}); write it again") from error
+
+
+def load_trained(path: Path) -> TrainedModel:
+    """The model of a checkpoint, or of a state as it was rounded. Raises `CheckpointError` and `StateError`."""
+    return load_state(path).trained if path.suffix == SUFFIX else load_model(path)
 
 
 def _network(tensors: Mapping[str, Tensor], network: str) -> State:

@@ -8,7 +8,7 @@ from t2i_engine.errors import needs_extra
 
 
 @click.command(epilog="Example:  t2i-engine evaluate birds --data synthbirds --metrics fid,attributes --count 5000")
-@click.argument("model", metavar="BUNDLE|CHECKPOINT")
+@click.argument("model", metavar="BUNDLE|CHECKPOINT|STATE")
 @click.option(
     "--data", default="synthbirds", metavar="SOURCE", help="Test split to compare with: synthbirds, cub:PATH, …"
 )
@@ -55,7 +55,7 @@ def evaluate(
 ) -> None:
     """Measure the quality of a model's pictures.
 
-    Draws pictures for the test split's captions with BUNDLE or CHECKPOINT, and compares them with the real ones.
+    Draws pictures for the test split's captions with the model, and compares them with the real ones.
     """
     with needs_extra("t2i-engine evaluate", "evaluate"):
         from training.evaluation import evaluate as evaluation

@@ -10,7 +10,7 @@ from t2i_engine.errors import ParityError, needs_extra
 
 
 @click.command(epilog="Example:  t2i-engine export runs/birds/checkpoint.pt --out birds")
-@click.argument("source", metavar="CHECKPOINT|BUNDLE")
+@click.argument("source", metavar="CHECKPOINT|STATE|BUNDLE")
 @click.option("--out", type=Path, metavar="DIR", help="Folder of the new bundle; without it, formats go into BUNDLE.")
 @click.option("--name", metavar="NAME", help="The bundle's name.  [default: its folder's]")
 @click.option(

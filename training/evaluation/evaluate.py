@@ -15,7 +15,6 @@ from t2i_engine.files import cache_folder
 from t2i_engine.latents import check_truncation
 from t2i_engine.sampler import Sampler
 from t2i_engine.tokenizer import Tokenizer
-from training.checkpoint import load_model
 from training.data.source import SYNTHBIRDS, open_source, public_name, summary
 from training.distributed import device as training_device
 from training.evaluation import Conditions, Evaluation, Measure
@@ -29,6 +28,7 @@ from training.evaluation.inception import Inception
 from training.evaluation.r_precision import CANDIDATES, RPrecision, load_encoders
 from training.progress import Progress
 from training.sampling import network_sampler
+from training.state import TRAINED, load_trained
 
 METRICS = ("fid", "fid-floor", "kid", "clip-fid", "r-precision", "attributes", "diversity")
 SYNTHBIRDS_METRICS = ("attributes", "diversity")
@@ -47,8 +47,8 @@ class EvaluatedModel:
 
 
 def open_model(model: str, backend: str = AUTO, precision: str = AUTO, device: str = AUTO) -> EvaluatedModel:
-    """Opens a checkpoint (a .pt file) or a bundle (by name or folder). Raises `UserError` on failure."""
-    if not model.endswith(".pt"):
+    """Opens a checkpoint or state (a file) or a bundle (by name or folder). Raises `UserError` on failure."""
+    if not model.endswith(TRAINED):
         # Exact words, so that figures stay those of the words that the model has learnt.
         engine = Engine.open(model, backend, precision, device, exact_words=True)
         return EvaluatedModel(engine.bundle.name, str(engine.selection), engine)
@@ -59,7 +59,7 @@ def open_model(model: str, backend: str = AUTO, precision: str = AUTO, device: s
         )
     if device == AUTO:
         device = "cuda" if torch.cuda.is_available() else "cpu"
-    trained = load_model(Path(model))
+    trained = load_trained(Path(model))
     network = trained.model.to(device)
     runs_as = f"checkpoint, averaged weights (fp32) on {device} with torch {torch.__version__}"
     sampler = network_sampler(network.sizes, Tokenizer(trained.words), network.text_encoder, network.generator)
@@ -186,7 +186,7 @@ def _draw(model: str, source: str, draws: CaptionDraws, measures: Sequence[Measu
 
 def open_writable_bundle(model: str) -> Bundle:
     """A bundle that evaluations can be added to. Raises `OptionError` for a checkpoint, `OutputError` if read-only."""
-    if model.endswith(".pt"):
+    if model.endswith(TRAINED):
         raise OptionError("--update-manifest needs a bundle, and a checkpoint has no manifest; export it first")
     bundle = Bundle.open(model)
     check_target(bundle.folder)
