@@ -145,7 +145,7 @@ def own_cross_entropy(logits: Tensor, related: Tensor, hard_logits: Tensor | Non
     `hard_logits` (B, A) are further negatives of each row.
     """
     own = own_columns(related)
-    others = related.scatter(1, own[:, None], torch.zeros_like(related))
+    others = related & (torch.arange(related.shape[1], device=related.device) != own[:, None])
     logits = logits.masked_fill(others, float("-inf"))
     return F.cross_entropy(logits if hard_logits is None else torch.cat([logits, hard_logits], dim=1), own)
 
