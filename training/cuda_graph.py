@@ -17,6 +17,7 @@ WARM_UP = 3
 """Eager steps before a capture, in which libraries choose their kernels and optimizers create their state."""
 
 Part = TypeVar("Part", bound=tuple[Tensor, ...])
+"""A named tuple."""
 Kind = TypeVar("Kind", bound=Hashable)
 
 
