@@ -1,4 +1,4 @@
-"""TensorRT's runner on real CUDA, around an engine that copies its input; TensorRT is not needed. Never run yet."""
+"""TensorRT's runner on real CUDA, around an engine that copies its input; TensorRT is not needed. Passed on an H200."""
 
 import pytest
 
