@@ -30,6 +30,8 @@ class GeneratedBatch(NamedTuple):
     captions: list[str]
     groups: list[int]
     """Captions of the same group fit each other's pictures (see `Example`)."""
+    described: list[tuple[str, ...]]
+    """All captions of each real picture."""
 
 
 @dataclass(frozen=True)

@@ -47,6 +47,7 @@ class CaptionDraws:
                 np.stack([self.data.pictures[draw.picture] for draw in draws]),
                 [draw.caption for draw in draws],
                 [int(self.data.groups[draw.picture]) for draw in draws],
+                [self.data.captions[draw.picture] for draw in draws],
             )
 
     def drawable(self) -> int:

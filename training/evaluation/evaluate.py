@@ -102,7 +102,7 @@ def evaluate(
     source = open_source(data, count)
     if source.name != SYNTHBIRDS and (foreign := [metric for metric in SYNTHBIRDS_METRICS if metric in wanted]):
         raise OptionError(f"{listed(foreign)}: available for synthbirds only; drop them, or use --data synthbirds")
-    matching = RPrecision(load_encoders(encoders)) if "r-precision" in wanted else None
+    matching = RPrecision(load_encoders(encoders), source) if "r-precision" in wanted else None
     network = instruments.network
     if network is None and wanted & {*DISTANCES, "diversity"}:
         network = Inception(training_device())

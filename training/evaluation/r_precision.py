@@ -4,7 +4,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -12,6 +14,7 @@ from t2i_engine.errors import CaptionError, UserError
 from t2i_engine.pictures import Pixels
 from t2i_engine.tokenizer import Tokenizer, pad
 from training.checkpoint import backbone_of, load_model
+from training.data.source import Source, Understood
 from training.distributed import device
 from training.evaluation import GeneratedBatch, Result, percent, table
 from training.models.image_encoder import ImageEncoder, open_backbone
@@ -66,12 +69,14 @@ def load_encoders(model: str) -> MatchingEncoders:
 class RPrecision:
     """Compares pictures in blocks of 100: the candidates for a picture are the captions of its block.
 
-    Other captions that are equal to its own, or of its group, are left out of its candidates. Real pictures are
-    measured in the same way. The last pictures, fewer than 100, are ignored.
+    Other captions that are equal to its own, or of its group, are left out of its candidates; and, of a data set that
+    knows its captions' grammar, those that may be true of it: of a generated picture, as far as its own caption says
+    what it shows; of a real one, as far as all of its captions do. The last pictures, fewer than 100, are ignored.
     """
 
-    def __init__(self, encoders: MatchingEncoders) -> None:
+    def __init__(self, encoders: MatchingEncoders, source: Source | None = None) -> None:
         self.encoders = encoders
+        self._grammar = source.grammar(encoders.tokenizer) if isinstance(source, Understood) else None
         self.pictures = 0
         self.hits = {"generated": 0, "real": 0}
         self._block: list[_Candidate] = []
@@ -85,7 +90,17 @@ class RPrecision:
         sentences = self.encoders.sentences([encoded[number] for number in known])
         generated, real = (self.encoders.pictures(pixels[known]) for pixels in (batch.pixels, batch.real))
         for row, number in enumerate(known):
-            candidate = _Candidate(encoded[number], batch.groups[number], sentences[row], generated[row], real[row])
+            asked = self._asks(encoded[number])
+            described = [self._asks(self._encode(caption)) for caption in batch.described[number]]
+            candidate = _Candidate(
+                encoded[number],
+                batch.groups[number],
+                asked,
+                np.bitwise_and.reduce([asked, *described]),
+                sentences[row],
+                generated[row],
+                real[row],
+            )
             self._block.append(candidate)
             if len(self._block) == CANDIDATES:
                 self._compare()
@@ -110,12 +125,19 @@ class RPrecision:
         except CaptionError:
             return ()
 
+    def _asks(self, ids: tuple[int, ...]) -> NDArray[np.int64]:
+        """What a caption asks for, int64 (K), as `Grammar` says; K is 0 without a grammar."""
+        return np.array(self._grammar.asks(ids) if self._grammar else (), np.int64)
+
     def _compare(self) -> None:
         block, self._block = self._block, []
         sentences = torch.stack([candidate.sentence for candidate in block])
-        excluded = torch.tensor([[a.group == b.group or a.ids == b.ids for b in block] for a in block])
-        excluded.fill_diagonal_(False)
-        for side in self.hits:
+        equal = np.array([[a.group == b.group or a.ids == b.ids for b in block] for a in block])
+        asked, known = (np.stack([getattr(candidate, name) for candidate in block]) for name in ("asked", "known"))
+        for side, shown in (("generated", asked), ("real", known)):
+            common = shown[:, None] & asked[None]
+            excluded = torch.from_numpy(equal | (common.all(2) & common.any(2)))
+            excluded.fill_diagonal_(False)
             similarities = torch.stack([getattr(candidate, side) for candidate in block]) @ sentences.T
             best = similarities.masked_fill(excluded, float("-inf")).argmax(1)
             self.hits[side] += int((best == torch.arange(len(block))).sum())
@@ -127,6 +149,10 @@ class _Candidate(NamedTuple):
 
     ids: tuple[int, ...]
     group: int
+    asked: NDArray[np.int64]
+    """What the caption asks for."""
+    known: NDArray[np.int64]
+    """What all captions of the real picture say of it."""
     sentence: Tensor
     generated: Tensor
     real: Tensor

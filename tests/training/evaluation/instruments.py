@@ -64,7 +64,12 @@ def noise_pictures(count: int, seed: int, side: int = 8) -> NDArray[np.uint8]:
 
 
 def batch_of(
-    pixels: NDArray[np.uint8], real: NDArray[np.uint8], captions: list[str], groups: list[int] | None = None
+    pixels: NDArray[np.uint8],
+    real: NDArray[np.uint8],
+    captions: list[str],
+    groups: list[int] | None = None,
+    described: list[tuple[str, ...]] | None = None,
 ) -> GeneratedBatch:
-    """A batch; without `groups`, each caption is a group of its own."""
-    return GeneratedBatch(pixels, real, captions, groups or list(range(len(captions))))
+    """A batch; without `groups`, each caption is a group of its own, without `described` its picture's only one."""
+    groups, described = groups or list(range(len(captions))), described or [(caption,) for caption in captions]
+    return GeneratedBatch(pixels, real, captions, groups, described)

@@ -59,7 +59,7 @@ class Matching:
 
     sides: ClassVar[set[int]] = set()
 
-    def __init__(self, encoders: object) -> None:
+    def __init__(self, encoders: object, source: object) -> None:
         self.sides.clear()
 
     def update(self, batch: GeneratedBatch) -> None:

@@ -1,4 +1,5 @@
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from t2i_engine.tokenizer import PADDING, Tokenizer
 from tests.tiny_model import SIZES, WORDS, make_model
 from tests.training.evaluation.instruments import batch_of
 from training.checkpoint import save_checkpoint
+from training.data.source import Source
 from training.evaluation.r_precision import EncoderError, MatchingEncoders, RPrecision, load_encoders
 from training.models.image_encoder import ImageEncoder, InceptionV3, SmallCNN
 from training.models.text_encoder import TextEncoder
@@ -39,6 +41,35 @@ def test_pictures_that_show_their_own_captions_are_found() -> None:
     measure.update(batch_of(np.roll(OWN, 1, axis=0), OWN, CAPTIONS))
     found = measure.result().values["r_precision"]
     assert found == {"generated": 0.0, "real": 100.0, "pictures": 100, "candidates": 100}
+
+
+class Blended(Exact):
+    """Sees the word in a picture's first channel, and half as clearly that in its second."""
+
+    def pictures(self, pixels: NDArray[np.uint8]) -> Tensor:
+        return super().pictures(pixels) + 0.5 * super().pictures(pixels[..., 1:])
+
+
+class Pairs:
+    """A source whose words 0 and 1 ask for the same, as do 2 and 3, …."""
+
+    def grammar(self, tokenizer: Tokenizer) -> "Pairs":
+        return self
+
+    def asks(self, ids: tuple[int, ...]) -> tuple[int, ...]:
+        return (1 << (ids[0] - 1) // 2,)
+
+
+def test_captions_that_may_be_true_of_a_picture_are_not_counted_as_wrong() -> None:
+    pictures = OWN.copy()
+    pictures[..., 0] = np.roll(OWN[..., 0], -1, axis=0)  # the next word, above its own
+    alone, paired = RPrecision(Blended()), RPrecision(Blended(), cast("Source", Pairs()))
+    for measure in (alone, paired):
+        measure.update(batch_of(pictures, pictures, CAPTIONS, described=[(caption, "word4") for caption in CAPTIONS]))
+    assert alone.result().values["r_precision"]["generated"] == 0
+    found = paired.result().values["r_precision"]
+    assert found["generated"] == 50  # of even words, whose pictures show the other of their pair
+    assert found["real"] == 1  # of word 4: nothing else is known of other pictures, whose captions contradict word 4
 
 
 def test_equal_captions_and_captions_of_the_same_group_are_not_counted_as_wrong() -> None:
