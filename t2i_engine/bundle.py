@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from t2i_engine.errors import BundleError, OutputError, listed, quoted, unknown
-from t2i_engine.files import check_file, sha256
+from t2i_engine.files import check_file, is_hub_snapshot, sha256
 from t2i_engine.formats import GENERATOR, TEXT_ENCODER, Differences, Format, all_formats
 from t2i_engine.schema import SchemaError, read_dataclass, read_json
 from t2i_engine.tokenizer import RULE, Tokenizer
@@ -20,6 +20,7 @@ SCHEMA = 2
 MANIFEST = "bundle.json"
 VOCABULARY = "vocabulary.json"
 NEAR_WORDS = "near_words.json"
+HUB = "hf:"
 EMBEDDED = Path(__file__).parent / "bundles"
 
 _LARGEST_MANIFEST = 16 << 20
@@ -214,10 +215,15 @@ class Bundle:
 
     @classmethod
     def open(cls, name_or_folder: str | Path) -> "Bundle":
-        """Opens an embedded bundle by name, or any bundle by folder; a name wins over a folder (write ./NAME for that).
+        """Opens an embedded bundle by name, any by folder, and `hf:OWNER/NAME@REVISION` from the hub (hub.py).
 
-        Raises `BundleError` where there is no bundle, or one whose manifest is broken or of a newer schema.
+        A name wins over a folder (write ./NAME for that). Raises `BundleError` where there is no bundle, or one whose
+        manifest is broken or of a newer schema; from the hub, what `hub.pull` raises.
         """
+        if isinstance(name_or_folder, str) and name_or_folder.startswith(HUB):
+            from t2i_engine.hub import pull
+
+            return pull(name_or_folder)
         folder = _locate(name_or_folder)
         file = folder / MANIFEST
         try:
@@ -285,7 +291,7 @@ class Bundle:
         Raises `BundleError` where vocabulary, near words and model do not fit each other.
         """
         file, near_file = self.manifest.tokenizer.vocabulary, self.manifest.tokenizer.near_words
-        tokenizer = Tokenizer.from_json(self.read(file), str(self.folder / file), self._sample_captions())
+        tokenizer = Tokenizer.from_json(self.read(file), str(self.folder / file), self.sample_captions)
         if len(tokenizer.words) != self.sizes.vocabulary_size:
             raise BundleError(
                 f"{self.folder / file} has {len(tokenizer.words)} words, but the model has "
@@ -295,7 +301,8 @@ class Bundle:
             return tokenizer.with_near_words(self.read(near_file), str(self.folder / near_file))
         return tokenizer
 
-    def _sample_captions(self) -> list[str]:
+    @property
+    def sample_captions(self) -> list[str]:
         """The captions that its training drew samples of, if its provenance says."""
         config = self.manifest.provenance.get("config")
         captions = config.get("sample_captions") if isinstance(config, dict) else None
@@ -316,6 +323,10 @@ def check_target(folder: Path) -> None:
     """Raises `OutputError` if `folder` cannot be written, or if it holds anything but an older bundle."""
     try:
         _restore(folder)
+        if is_hub_snapshot(folder):
+            raise OutputError(
+                f"{folder} belongs to the hub's cache; change a copy: cp -rL {shlex.quote(str(folder))} DIR"
+            )
         if Path.cwd().is_relative_to(folder.resolve()):
             raise OutputError(f"{folder} is the current folder or a parent of it; choose a new folder")
         nearest = next(parent for parent in folder.absolute().parents if parent.exists())

@@ -58,7 +58,7 @@ class Engine(Sampler):
         expect: int = 1,
         exact_words: bool = False,
     ) -> "Engine":
-        """Opens a bundle by name or folder; `threads` is per run on the CPU, by default one per processor.
+        """Opens a bundle as `Bundle.open` does; `threads` is per run on the CPU, by default one per processor.
 
         `expect` is how many pictures the caller expects to draw: on a CPU, `auto` takes the format that draws so many
         soonest, opening included. That is measured the first time, in a few seconds per format (speed.py).

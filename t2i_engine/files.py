@@ -69,7 +69,7 @@ def check_file(path: Path, size: int, digest: str) -> None:
     """Raises `BundleError` where a file of a bundle is missing, truncated or altered, or a link out of the bundle."""
     cure = "copy or export the bundle again"
     try:
-        if path.resolve().parent != path.parent.resolve():
+        if not _is_at_home(path):
             raise BundleError(f"{path} is a link to a file outside the bundle; {cure}")
         if not path.is_file():
             raise BundleError(f"{path} is missing; {cure}")
@@ -80,6 +80,19 @@ def check_file(path: Path, size: int, digest: str) -> None:
             raise BundleError(f"{path} is altered: its SHA-256 does not match the manifest; {cure}")
     except OSError as error:
         raise BundleError(f"{path} cannot be read ({error.strerror}); {cure}") from None
+
+
+def is_hub_snapshot(folder: Path) -> bool:
+    """Whether a folder is a commit in the Hugging Face hub's cache: its files are links, and not ours to change."""
+    above = folder.absolute().parent
+    return above.name == "snapshots" and above.parent.name.startswith("models--")
+
+
+def _is_at_home(path: Path) -> bool:
+    """Whether a file lies in its folder; one of the hub's cache, in the blobs of its repository or of the cache."""
+    target, home = path.resolve().parent, path.parent.resolve()
+    blobs = [above / "blobs" for above in home.parents[1:3]] if is_hub_snapshot(home) else []
+    return target == home or any(target.is_relative_to(folder) for folder in blobs)
 
 
 def cache_folder() -> Path:

@@ -99,7 +99,7 @@ class SystemInfo:
         lines += [f"Embedded bundles: {listed(self.embedded)}"]
         if self.bundle:
             folder = os.fsencode(self.bundle.folder).decode("utf-8", "replace")
-            lines += ["", f"Bundle {self.bundle.name} in {_plain(folder)}", *_table(_bundle_rows(self.bundle), most=19)]
+            lines += ["", f"Bundle {self.bundle.name} in {_plain(folder)}", *_table(bundle_rows(self.bundle), most=19)]
             title = "Formats, with their largest differences from PyTorch (px: levels of 255), and ms to draw here"
             lines += ["", title]
             lines += _table(_format_rows(self.bundle), most=12) + _table(_reasons(self.bundle), most=5, most_lines=2)
@@ -140,7 +140,8 @@ def _backend_rows(statuses: Mapping[str, Status]) -> Iterator[tuple[str, ...]]:
             yield name, precision, f"no: {lacks}"
 
 
-def _bundle_rows(bundle: Bundle) -> Iterator[tuple[str, str]]:
+def bundle_rows(bundle: Bundle) -> Iterator[tuple[str, str]]:
+    """What a manifest says of model, data, training and figures, by name; an empty name goes on from the row before."""
     sizes, files, provenance = bundle.sizes, bundle.manifest.files, bundle.manifest.provenance
     yield "resolution", f"{sizes.resolution} × {sizes.resolution}"
     parts = [
@@ -171,6 +172,13 @@ def _bundle_rows(bundle: Bundle) -> Iterator[tuple[str, str]]:
         if provenance.get(name):
             yield name, _shown(provenance[name])
     yield from _metric_rows(provenance.get("metrics"))
+
+
+def differences(bundle: Bundle, row: Format) -> dict[str, str]:
+    """A format's largest differences from PyTorch by measure, as text; none where it was built and not run."""
+    parity = bundle.manifest.parity.get(row.name)
+    worst = asdict(parity.worst) if parity else {}
+    return {name: text for name, template in _MEASURES.items() if (text := _filled(template, worst.get(name)))}
 
 
 def _run_rows(runs: Sequence[Mapping[str, object]]) -> Iterator[tuple[str, str]]:
@@ -230,10 +238,8 @@ def _metric_rows(metrics: object) -> Iterator[tuple[str, str]]:
 def _format_rows(bundle: Bundle) -> Iterator[tuple[str, ...]]:
     yield "format", "backend", "precision", "sentence", "image", "px", "PSNR", "set", "pairs", "first", "each"
     for row in bundle.formats:
-        parity = bundle.manifest.parity.get(row.name)
-        worst = asdict(parity.worst) if parity else {}
-        cells = [_filled(template, worst.get(name)) or "-" for name, template in _MEASURES.items()]
-        found = speed(bundle, row)
+        worst, found = differences(bundle, row), speed(bundle, row)
+        cells = [worst.get(name, "-") for name in _MEASURES]
         times = (f"{found.first:,.0f}", f"{found.each:.1f}") if found else ("-", "-")
         yield row.name, row.backend, row.precision, *cells, *times
 

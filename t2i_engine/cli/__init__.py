@@ -30,6 +30,7 @@ COMMANDS = (
     "data",
     "export",
     "build",
+    "push",
     "benchmark",
     "convert-dfgan",
     "migrate",
@@ -112,7 +113,9 @@ def engine_options(command: Callable[..., None]) -> Callable[..., None]:
     """Adds the options of commands that draw: which bundle, with which truncation, on which backend."""
     for option in reversed(
         (
-            click.option("--bundle", default="birds", metavar="NAME|DIR", help="An embedded bundle or a folder."),
+            click.option(
+                "--bundle", default="birds", metavar="NAME|DIR|hf:…", help="By name, in a folder, or hf:OWNER/NAME."
+            ),
             click.option(
                 "--truncation",
                 type=float,

@@ -11,7 +11,8 @@ import click
 def info(bundle: str | None, as_json: bool) -> None:
     """Show the backends of this machine, and a bundle.
 
-    Lists each backend, what it lacks to run here, and which one `auto` chooses. BUNDLE is a name or a folder.
+    Lists each backend, what it lacks to run here, and which one `auto` chooses. BUNDLE is a name, a folder
+    or hf:OWNER/NAME.
     """
     from t2i_engine.bundle import Bundle
     from t2i_engine.info import system_info

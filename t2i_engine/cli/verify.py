@@ -12,7 +12,7 @@ from t2i_engine.cli import progress
 @click.option("--json", "as_json", is_flag=True, help="Print the findings as JSON.")
 @click.pass_context
 def verify(context: click.Context, bundle: str, as_json: bool) -> None:
-    """Verify BUNDLE, a name or a folder.
+    """Verify BUNDLE: a name, a folder or hf:OWNER/NAME.
 
     Compares its files with the manifest, and its formats with the stored reference and, if PyTorch is installed, with
     PyTorch. The last line is PASSED, or FAILED with exit code 1.

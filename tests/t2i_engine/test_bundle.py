@@ -143,6 +143,21 @@ def test_file_that_links_out_of_the_bundle_is_refused(copied: Path) -> None:
         Bundle.open(copied).path("generator.onnx")
 
 
+@pytest.mark.parametrize("blobs", ["models--me--tiny/blobs", "blobs/ab"], ids=["of the repository", "shared"])
+def test_file_in_the_hubs_cache_may_link_to_its_blobs(tiny_bundle: Path, tmp_path: Path, blobs: str) -> None:
+    folder, blob = tmp_path / "models--me--tiny" / "snapshots" / "0123", tmp_path / blobs / "4567"
+    shutil.copytree(tiny_bundle, folder)
+    blob.parent.mkdir(parents=True)
+    (folder / "generator.onnx").rename(blob)
+    (folder / "generator.onnx").symlink_to(blob)
+    assert Bundle.open(folder).read("generator.onnx") == blob.read_bytes()
+    elsewhere = blob.rename(tmp_path / "elsewhere")
+    (folder / "generator.onnx").unlink()
+    (folder / "generator.onnx").symlink_to(elsewhere)
+    with pytest.raises(BundleError, match=r"generator\.onnx is a link to a file outside the bundle"):
+        Bundle.open(folder).path("generator.onnx")
+
+
 def test_file_that_is_not_listed_is_refused(tiny_bundle: Path) -> None:
     with pytest.raises(BundleError, match=r"lists no file '\.\./secret'"):
         Bundle.open(tiny_bundle).path("../secret")
