@@ -30,6 +30,7 @@ COMMANDS = (
     "data",
     "export",
     "build",
+    "deploy",
     "benchmark",
     "convert-dfgan",
     "migrate",
