@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -11,6 +12,9 @@ from t2i_engine.bundle import Bundle, write_bundle
 from t2i_engine.formats import find
 from t2i_engine.parity import GateSize
 from tests.tiny_model import CAPTIONS, RUNS_HERE, write_checkpoint
+
+if TYPE_CHECKING:  # machines that test GPUs alone have no playwright
+    from playwright.sync_api import Browser, BrowserContext, Page
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -71,3 +75,33 @@ def plain_bundle(tmp_path_factory: pytest.TempPathFactory, tiny_bundle: Path) ->
     )
     folder = tmp_path_factory.mktemp("bundles") / "plain"
     return write_bundle(folder, plain, {name: tiny_bundle / name for name in plain.files})
+
+
+@pytest.fixture(scope="module")  # its event loop would be in the way of other modules' own
+def browser() -> "Iterator[Browser]":
+    """Chromium, without a GPU."""
+    from tests.chromium import chromium
+
+    with chromium("--disable-gpu") as browser:
+        yield browser
+
+
+@pytest.fixture
+def context(browser: "Browser") -> "Iterator[BrowserContext]":
+    """A browser's context, which has visited nothing."""
+    from tests.chromium import MILLISECONDS
+
+    context = browser.new_context(viewport={"width": 1280, "height": 800})
+    context.set_default_timeout(MILLISECONDS)
+    yield context
+    context.close()
+
+
+@pytest.fixture
+def page(context: "BrowserContext") -> "Iterator[Page]":
+    """An empty page, which must not end in an error of JavaScript's."""
+    page = context.new_page()
+    errors: list[str] = []
+    page.on("pageerror", lambda error: errors.append(str(error)))
+    yield page
+    assert errors == []

@@ -31,6 +31,7 @@ COMMANDS = (
     "export",
     "build",
     "push",
+    "deploy",
     "benchmark",
     "convert-dfgan",
     "migrate",

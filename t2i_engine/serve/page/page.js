@@ -1,58 +1,29 @@
 // A caption as pictures, drawn while it is typed. All state is in the address, so that a page can be shared.
 
+import { AT_ONCE, draw, examples, open } from "./source.js";
+
 const WAIT = 150; // milliseconds after a key, before anything is drawn
-const AT_ONCE = 4;
 const LARGEST_SEED = 2 ** 32 - 1;
 
 const find = (id) => document.getElementById(id);
 const fields = Object.fromEntries(
   ["caption", "model", "seed", "count", "truncation"].map((name) => [name, find(name)]),
 );
+const query = new URLSearchParams(location.search);
+const defaults = { caption: "a yellow bird", seed: 0, truncation: 1 };
 let models = [];
 let timer = 0;
 let running = new AbortController();
 
 const model = () => models.find((one) => one.id === fields.model.value) ?? models[0];
-
-async function get(url, options = {}) {
-  const key = sessionStorage.getItem("key");
-  const headers = key ? { Authorization: `Bearer ${key}` } : {};
-  const answer = await fetch(url, { ...options, headers });
-  if (answer.ok) return answer;
-  const { error } = await answer.json().catch(() => ({ error: { message: answer.statusText } }));
-  if (answer.status === 401) {
-    find("key-field").hidden = false;
-    find("key").focus();
-  }
-  throw Object.assign(new Error(error.message), { status: answer.status, retry: Number(answer.headers.get("retry-after-ms")) });
-}
-
-function pictureUrl(seed) {
-  const query = new URLSearchParams({ caption: fields.caption.value, seed });
-  if (fields.truncation.value !== "1") query.set("truncation", fields.truncation.value);
-  query.set("v", model().digest);
-  return `v1/pictures/${encodeURIComponent(model().id)}.png?${query}`;
-}
+const order = () => ({ model: model(), caption: fields.caption.value, truncation: Number(fields.truncation.value) });
 
 function seeds() {
   const first = Math.min(Math.max(0, Math.floor(Number(fields.seed.value) || 0)), LARGEST_SEED);
   return Array.from({ length: Number(fields.count.value) }, (_, i) => first + i).filter((seed) => seed <= LARGEST_SEED);
 }
 
-// A stopped server or a full queue is tried again for as long as the caption stays.
-async function fetchPicture(url, signal) {
-  for (;;) {
-    try {
-      return await get(url, { signal });
-    } catch (error) {
-      if (error.status !== 429 && error.status !== 503) throw error;
-      await new Promise((done) => setTimeout(done, error.retry || 1000));
-      signal.throwIfAborted();
-    }
-  }
-}
-
-async function draw() {
+async function drawAll() {
   running.abort();
   running = new AbortController();
   const { signal } = running;
@@ -60,7 +31,7 @@ async function draw() {
   remember();
   const list = find("pictures");
   if (!fields.caption.value.trim()) return clear("");
-  const wanted = seeds();
+  const [wanted, asked] = [seeds(), order()];
   list.ariaBusy = true;
   const start = performance.now();
   const timings = [];
@@ -70,25 +41,32 @@ async function draw() {
   const lane = async () => {
     while (next < wanted.length) {
       const number = next++;
-      const url = pictureUrl(wanted[number]);
-      const answer = await fetchPicture(url, signal);
-      if (number === 0) tellWords(answer.headers);
-      timings.push(answer.headers.get("server-timing"));
-      show(list.children[number], await answer.blob(), url, wanted[number]);
+      const picture = await draw(asked, wanted[number], signal);
+      signal.throwIfAborted();
+      if (number === 0) tellWords(picture);
+      timings.push(picture.milliseconds);
+      show(list.children[number], picture, wanted[number]);
     }
   };
   try {
     await Promise.all(Array.from({ length: AT_ONCE }, lane));
     list.ariaBusy = false;
-    const drawing = timings.map((text) => Number(/draw;dur=([\d.]+)/.exec(text)?.[1] ?? NaN)).filter(Number.isFinite);
+    const drawing = timings.filter(Number.isFinite);
     const mean = drawing.reduce((a, b) => a + b, 0) / drawing.length;
     find("timings").textContent =
       `${wanted.length} picture${wanted.length > 1 ? "s" : ""} in ${Math.round(performance.now() - start)} ms, ` +
       `${mean.toFixed(1)} ms of the generator for each`;
   } catch (error) {
-    if (error.name === "AbortError") return;
-    clear(error.message, true);
+    if (error.name !== "AbortError" && !signal.aborted) fail(error);
   }
+}
+
+function fail(error) {
+  if (error.status === 401) {
+    find("key-field").hidden = false;
+    find("key").focus();
+  }
+  clear(error.message, true);
 }
 
 function clear(text, alarm = false) {
@@ -104,10 +82,10 @@ function cell() {
   return item;
 }
 
-function show(item, blob, url, seed) {
+function show(item, { content, url }, seed) {
   const [link, image, text] = [item.firstElementChild, item.querySelector("img"), item.querySelector("span")];
   URL.revokeObjectURL(image.src);
-  image.src = URL.createObjectURL(blob);
+  image.src = URL.createObjectURL(content);
   image.alt = fields.caption.value;
   link.href = url;
   text.textContent = `seed ${seed}`;
@@ -118,12 +96,8 @@ function say(text, alarm = false) {
   find("words").classList.toggle("alarm", alarm);
 }
 
-// Headers list words that were read as known ones, "ocean=sea", and words that were left out, "brench;near=branch".
-function tellWords(headers) {
-  const listed = (name, between) =>
-    (headers.get(name) ?? "").split(", ").filter(Boolean).map((item) => item.split(between).map(decodeURIComponent));
-  const read = listed("t2i-read-as", "=").map(([word, known]) => `“${word}” as “${known}”`);
-  const unknown = listed("t2i-unknown-words", ";near=");
+function tellWords({ readAs, unknown }) {
+  const read = readAs.map(([word, known]) => `“${word}” as “${known}”`);
   say((read.length ? `Read ${read.join(", ")}. ` : "") + (unknown.length ? "Unknown to the model, and left out: " : ""));
   unknown.forEach(([word, ...near], number) => {
     find("words").append(`${number ? ", " : ""}“${word}”`);
@@ -136,7 +110,7 @@ function tellWords(headers) {
         const whole = new RegExp(`(?<![\\p{L}\\p{N}_])${word}(?![\\p{L}\\p{N}_])`, "giu"); // \b is for ASCII alone
         fields.caption.value = fields.caption.value.replace(whole, other);
         fields.caption.focus();
-        draw();
+        drawAll();
       };
       find("words").append(" ", button);
     }
@@ -144,61 +118,29 @@ function tellWords(headers) {
 }
 
 function remember() {
-  const { caption, model: name, seed, count, truncation } = fields;
-  find("shown-truncation").textContent = truncation.value;
-  const query = new URLSearchParams({ caption: caption.value, model: name.value, seed: seed.value, count: count.value, truncation: truncation.value });
-  history.replaceState(null, "", `?${query}`);
-  const body = { model: name.value, prompt: caption.value, n: Math.min(10, seeds().length), seed: seeds()[0], truncation: Number(truncation.value) };
-  const base = new URL("v1", location.href).href;
-  const needsKey = sessionStorage.getItem("key") !== null;
-  const quoted = JSON.stringify(body).replaceAll("'", "'\\''");
-  find("curl").textContent = `curl ${base}/images/generations -H 'Content-Type: application/json'${needsKey ? " -H 'Authorization: Bearer KEY'" : ""} -d '${quoted}'`;
-  const extra = `{"seed": ${body.seed}, "truncation": ${body.truncation}}`;
-  find("python").textContent =
-    `from openai import OpenAI\n\nclient = OpenAI(base_url=${JSON.stringify(base)}, api_key="${needsKey ? "KEY" : "none"}")\n` +
-    `answer = client.images.generate(\n    model=${JSON.stringify(body.model)}, prompt=${JSON.stringify(body.prompt)}, n=${body.n}, extra_body=${extra}\n)`;
-}
-
-async function start() {
-  try {
-    models = (await (await get("v1/models")).json()).data;
-  } catch (error) {
-    return say(error.message, true);
+  find("shown-truncation").textContent = fields.truncation.value;
+  const state = Object.entries(fields).map(([name, field]) => [name, field.value]);
+  history.replaceState(null, "", `?${new URLSearchParams(state)}`);
+  for (const [language, code] of Object.entries(examples(order(), seeds()))) {
+    const id = language.toLowerCase();
+    if (!find(id)) find("code").append(example(id, language));
+    find(id).textContent = code;
   }
-  find("key-field").hidden = true;
-  fields.model.replaceChildren(...models.map((one) => new Option(one.id)));
-  const query = new URLSearchParams(location.search);
-  const defaults = { caption: "a yellow bird", seed: 0, truncation: 1 };
-  for (const [name, field] of Object.entries(fields)) {
-    const value = query.get(name) ?? defaults[name];
-    if (value !== undefined) field.value = value;
-  }
-  fields.model.value ||= models[0].id;
-  describe();
-  draw();
 }
 
-function describe() {
-  const { id, size, runs_as: runsAs, license } = model();
-  find("served").textContent = `${id}: ${size.replace("x", " × ")} pixels, ${runsAs}${license ? `; ${license}` : ""}`;
-}
-
-for (const field of Object.values(fields)) {
-  field.addEventListener("input", () => {
-    clearTimeout(timer);
-    timer = setTimeout(draw, WAIT);
+function example(id, language) {
+  const block = document.createElement("div");
+  block.className = "code";
+  block.innerHTML = `<pre id="${id}"></pre><button type="button" data-copy="${id}">Copy ${language}</button>`;
+  const [code, button] = block.children;
+  button.addEventListener("click", async () => {
+    await copy(code);
+    button.textContent = "Copied";
+    setTimeout(() => (button.textContent = `Copy ${language}`), 1500);
   });
+  return block;
 }
-fields.model.addEventListener("change", describe);
-find("more").addEventListener("click", () => {
-  const after = seeds().at(-1) + 1;
-  fields.seed.value = after + Number(fields.count.value) > LARGEST_SEED ? 0 : after;
-  draw();
-});
-find("key").addEventListener("change", (event) => {
-  sessionStorage.setItem("key", event.target.value);
-  start();
-});
+
 // A page from another machine has no clipboard, unless it came by TLS.
 function copy(element) {
   if (navigator.clipboard) return navigator.clipboard.writeText(element.textContent);
@@ -206,12 +148,48 @@ function copy(element) {
   document.execCommand("copy");
 }
 
-for (const button of document.querySelectorAll("[data-copy]")) {
-  button.addEventListener("click", async () => {
-    await copy(find(button.dataset.copy));
-    const { textContent } = button;
-    button.textContent = "Copied";
-    setTimeout(() => (button.textContent = textContent), 1500);
+function loading(text, share) {
+  find("served").textContent = text;
+  find("loading").hidden = false;
+  find("loading").value = share;
+}
+
+async function start() {
+  try {
+    models = await open(loading);
+  } catch (error) {
+    return fail(error);
+  } finally {
+    find("loading").hidden = true;
+  }
+  find("key-field").hidden = true;
+  fields.model.replaceChildren(...models.map((one) => new Option(one.id)));
+  fields.model.value = query.get("model");
+  fields.model.value ||= models[0].id;
+  describe();
+  drawAll();
+}
+
+function describe() {
+  const { id, size, runs_as: runsAs, license } = model();
+  find("served").textContent = `${id}: ${size.replace("x", " × ")} pixels, ${runsAs}${license ? `; ${license}` : ""}`;
+}
+
+for (const [name, field] of Object.entries(fields)) {
+  field.value = query.get(name) ?? defaults[name] ?? field.value; // at once: loading may take seconds
+  field.addEventListener("input", () => {
+    clearTimeout(timer);
+    timer = setTimeout(drawAll, WAIT);
   });
 }
+fields.model.addEventListener("change", describe);
+find("more").addEventListener("click", () => {
+  const after = seeds().at(-1) + 1;
+  fields.seed.value = after + Number(fields.count.value) > LARGEST_SEED ? 0 : after;
+  drawAll();
+});
+find("key").addEventListener("change", (event) => {
+  sessionStorage.setItem("key", event.target.value);
+  start();
+});
 start();

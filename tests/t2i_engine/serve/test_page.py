@@ -1,10 +1,7 @@
 """The page in Chromium: what it draws, keeps and says, by keyboard, on small and large screens."""
 
 import io
-import os
-import re
 import shlex
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
@@ -13,25 +10,10 @@ import httpx2 as httpx
 import pytest
 from axe_playwright_python.sync_playwright import Axe
 from PIL import Image
-from playwright.sync_api import Browser, BrowserContext, Page, Route, expect, sync_playwright
+from playwright.sync_api import Browser, Page, Route, expect
 
+from tests.chromium import links, shown, wait_for_pictures, write
 from tests.t2i_engine.serve.processes import Server, served
-
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-ARGUMENTS = [
-    "--no-sandbox",  # which root has none of
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-    "--host-resolver-rules=MAP page.example 127.0.0.1",
-]
-MILLISECONDS = 30_000
-
-if not CHROMIUM and os.environ.get("CI") != "true":
-    pytest.skip("Chromium is not installed: apt-get install chromium", allow_module_level=True)
 
 
 @pytest.fixture(scope="module")
@@ -41,56 +23,9 @@ def both(plain_bundle: Path) -> Iterator[Server]:
         yield server
 
 
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    assert CHROMIUM, "Chromium is not installed: apt-get install chromium"
-    expect.set_options(timeout=MILLISECONDS)
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
-        yield browser
-        browser.close()
-
-
-@pytest.fixture
-def context(browser: Browser) -> Iterator[BrowserContext]:
-    context = browser.new_context(viewport={"width": 1280, "height": 800})
-    context.set_default_timeout(MILLISECONDS)
-    yield context
-    context.close()
-
-
-@pytest.fixture
-def page(context: BrowserContext) -> Iterator[Page]:
-    """An empty page, which must not end in an error of JavaScript's."""
-    page = context.new_page()
-    errors: list[str] = []
-    page.on("pageerror", lambda error: errors.append(str(error)))
-    yield page
-    assert errors == []
-
-
-def wait_for_pictures(page: Page, count: int = 8) -> None:
-    """Waits until as many pictures are drawn."""
-    expect(page.get_by_role("list", name="Pictures").get_by_role("listitem")).to_have_count(count)
-    expect(page.locator("#pictures")).to_have_attribute("aria-busy", "false")
-    expect(page.locator("#timings")).to_have_text(
-        re.compile(rf"^{count} pictures? in \d+ ms, [\d.]+ ms of the generator for each$")
-    )
-
-
-def links(page: Page) -> list[str]:
-    return [str(link.evaluate("link => link.href")) for link in page.locator("#pictures a").all()]
-
-
 def side(page: Page) -> int:
     image = page.locator("#pictures img").first
     return int(image.evaluate("image => image.decode().then(() => image.naturalWidth)"))
-
-
-def write(page: Page, caption: str) -> None:
-    """Types a caption over the one that is there, key by key."""
-    page.get_by_label("Caption").press("Control+a")
-    page.keyboard.type(caption)
 
 
 def test_pictures_are_drawn_while_a_caption_is_typed_and_each_is_a_permalink(page: Page, both: Server) -> None:
@@ -105,10 +40,7 @@ def test_pictures_are_drawn_while_a_caption_is_typed_and_each_is_a_permalink(pag
         assert f"/v1/pictures/tiny.png?caption=a+red+bird&seed={seed}&v=" in url
     fetched = httpx.get(links(page)[3])
     assert fetched.headers["cache-control"].endswith("immutable")
-    shown = page.locator("#pictures img").nth(3).evaluate(
-        "async image => [...new Uint8Array(await (await fetch(image.src)).arrayBuffer())]"
-    )  # fmt: skip
-    assert pixels(bytes(shown)) == pixels(fetched.content)
+    assert pixels(shown(page, 3)) == pixels(fetched.content)
 
 
 def pixels(content: bytes) -> bytes:

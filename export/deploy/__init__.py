@@ -1,0 +1,1 @@
+"""Deploy: a bundle to a folder that another platform serves."""
