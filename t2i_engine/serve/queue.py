@@ -23,7 +23,7 @@ class Ask:
     seed: int
     truncation: float
     kind: str
-    """PNG, JPEG or WEBP."""
+    """png, jpeg or webp."""
     quality: int
     side: int | None = None
     """Resized to this side; None: as drawn."""

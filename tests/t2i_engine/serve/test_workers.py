@@ -11,7 +11,7 @@ from t2i_engine.serve.workers import EngineOptions
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
 def test_every_precision_that_passed_the_gate_is_served(tiny_bundle: Path, precision: str) -> None:
-    options = EngineOptions({"tiny": tiny_bundle}, "onnxruntime", precision, "cpu", threads=1)
+    options = EngineOptions({"tiny": tiny_bundle}, "onnxruntime", precision, "cpu")
     assert options.open()["tiny"].selection.format.precision == precision
 
 
@@ -26,7 +26,7 @@ def test_auto_chooses_for_many_pictures_and_measures_before_replicas_start(
         return select(*arguments)
 
     monkeypatch.setattr(Engine, "select", noted)
-    options = EngineOptions({"tiny": plain_bundle}, "auto", "auto", "cpu", threads=1)
+    options = EngineOptions({"tiny": plain_bundle}, "auto", "auto", "cpu")
     options.measure()
     options.open()
     assert expected == [MANY, MANY]
