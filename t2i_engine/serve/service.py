@@ -44,6 +44,8 @@ class Settings:
     api_key: str | None = None
     allow_origin: tuple[str, ...] = ()
     log_captions: bool = False
+    exact_words: bool = False
+    """Leaves unknown words out; otherwise, those that are near to a known word are read as it."""
 
 
 class Service:
@@ -86,7 +88,7 @@ class Service:
             for drawer in drawers:
                 runs_as = drawer.runs_as()
             models = {
-                name: Model(bundle, bundle.tokenizer(), _digest(bundle), runs_as[name])
+                name: Model(bundle, bundle.tokenizer(settings.exact_words), _digest(bundle), runs_as[name])
                 for name, bundle in opened.items()
             }
             return cls(Catalogue(models, settings.resizes), drawers, settings, stack.pop_all())

@@ -122,6 +122,14 @@ def test_unknown_words_are_told(client: TestClient) -> None:
     assert near.headers["T2I-Unknown-Words"] == "with, winds;near=wings"
 
 
+def test_with_exact_words_none_is_read_as_another(plain_bundle: Path) -> None:
+    with TestClient(build_app(plain_bundle, settings=Settings(exact_words=True))) as client:
+        answer = client.get("/v1/pictures/tiny.png", params={"caption": "a crimson bird with yelow winds"})
+        assert "T2I-Read-As" not in answer.headers
+        assert answer.headers["T2I-Unknown-Words"] == "crimson, with, yelow;near=yellow, winds;near=wings"
+        assert generate(client, prompt="crimson").json()["error"]["code"] == "unknown_caption"
+
+
 BAD = [
     ({"prompt": ""}, 400, "prompt", "unknown_caption"),
     ({"prompt": "x" * 1001}, 400, "prompt", "invalid_value"),
