@@ -25,7 +25,7 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from t2i_engine.serve.metrics import CONTENT_TYPE
-from t2i_engine.serve.queue import Ask, Drawn
+from t2i_engine.serve.queue import Ask, Drawn, QueueFull
 from t2i_engine.serve.requests import VERSION, ApiError, Model, Order, parse_json
 from t2i_engine.serve.service import Service
 
@@ -74,7 +74,7 @@ def make_app(service: Service) -> Starlette:
     if origins := service.settings.allow_origin:  # outermost: browsers ask without a key whether they may send one
         cors = Middleware(CORSMiddleware, origins, allow_methods="*", allow_headers="*", expose_headers="*")
         middleware.insert(0, cors)
-    handlers: dict[Any, Any] = {ApiError: _api_error, HTTPException: _http_error, Exception: _fault}
+    handlers: dict[Any, Any] = {ApiError: _api_error, QueueFull: _full, HTTPException: _http_error, Exception: _fault}
     handlers[ClientDisconnect] = _left  # by itself: what Exception handles is raised again, and logged
     return Starlette(routes=routes, middleware=middleware, exception_handlers=handlers, lifespan=lifespan)
 
@@ -87,7 +87,10 @@ class _Endpoints:
         self._started = int(time.time())
 
     async def generate(self, request: Request) -> Response:
-        order = self.catalogue.generation(parse_json(await _read(request)))
+        body = parse_json(await _read(request))
+        if body.get("response_format") != "url":  # soonest: refusals take time from those that draw
+            self.service.queue.check_room()
+        order = self.catalogue.generation(body)
         first = order.asks[0]
         request.scope["caption"], headers = first.caption, _origin(order)
         if order.as_url:  # drawn when it is fetched
@@ -110,6 +113,8 @@ class _Endpoints:
         name, suffix = request.path_params["name"], request.path_params["suffix"]
         if suffix not in PICTURE_TYPES:
             raise ApiError(HTTPStatus.NOT_FOUND, f"pictures are .png, .jpg or .webp, not .{suffix[:20]}", "not_found")
+        if "if-none-match" not in request.headers:
+            self.service.queue.check_room()
         order = self.catalogue.picture(name, PICTURE_TYPES[suffix], request.query_params)
         request.scope["caption"], tag = order.asks[0].caption, _tag(order)
         headers = _origin(order) | {
@@ -237,6 +242,12 @@ def _timing(drawn: Sequence[Drawn]) -> dict[str, str]:
 
 async def _api_error(_: Request, error: ApiError) -> Response:
     return JSONResponse(error.body(), error.status, error.headers)
+
+
+async def _full(request: Request, error: QueueFull) -> Response:
+    headers = {"Retry-After": "1", "retry-after-ms": "500"}
+    message = f"{error}; try again in a second"
+    return await _api_error(request, ApiError(HTTPStatus.TOO_MANY_REQUESTS, message, "queue_full", headers=headers))
 
 
 async def _http_error(request: Request, error: HTTPException) -> Response:

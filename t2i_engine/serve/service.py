@@ -16,7 +16,7 @@ from t2i_engine.bundle import Bundle
 from t2i_engine.engine import DEFAULT_BUNDLE
 from t2i_engine.errors import OptionError, quoted
 from t2i_engine.serve.metrics import Metrics
-from t2i_engine.serve.queue import Drawn, Queue, QueueFull
+from t2i_engine.serve.queue import Drawn, Queue
 from t2i_engine.serve.requests import ApiError, Catalogue, Model, Order
 from t2i_engine.serve.workers import Drawer, EngineOptions, InProcess, Replica, Worker
 
@@ -100,14 +100,9 @@ class Service:
         return None if any(worker.able for worker in self._workers) else "the workers are being replaced"
 
     async def draw(self, order: Order, deadline: float | None) -> list[Drawn]:
-        """Draws an order's pictures; `deadline` in seconds from now. Raises `ApiError`."""
+        """Draws an order's pictures; `deadline` in seconds from now. Raises `QueueFull` or `ApiError`."""
         seconds = self.settings.deadline if deadline is None else deadline
-        try:
-            waiting = self.queue.put(order.asks)
-        except QueueFull:
-            code, message = "queue_full", f"{self.settings.queue} pictures are waiting; try again in a second"
-            headers = {"Retry-After": "1", "retry-after-ms": "500"}
-            raise ApiError(HTTPStatus.TOO_MANY_REQUESTS, message, code, headers=headers) from None
+        waiting = self.queue.put(order.asks)
         try:
             async with asyncio.timeout(seconds):
                 drawn = await asyncio.gather(*map(asyncio.wrap_future, waiting))

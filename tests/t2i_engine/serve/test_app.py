@@ -307,6 +307,8 @@ def test_a_full_queue_and_a_passed_deadline_say_so(plain_bundle: Path, monkeypat
         body = {"prompt": "a red bird"}
         bad = client.post("/v1/images/generations", json=body, headers={"T2I-Deadline-Ms": "x"})
         assert bad.status_code == 400
+        url = "/v1/pictures/tiny.png?caption=a+red+bird&seed=1"
+        tag = client.get(url).headers["etag"]
         released = threading.Event()
         drawing = InProcess.draw
 
@@ -315,9 +317,17 @@ def test_a_full_queue_and_a_passed_deadline_say_so(plain_bundle: Path, monkeypat
             return drawing(drawer, asks)
 
         monkeypatch.setattr(InProcess, "draw", stuck)
-        late = client.post("/v1/images/generations", json=body, headers={"T2I-Deadline-Ms": "50"})
-        assert (late.status_code, late.json()["error"]["code"]) == (504, "deadline_passed")
+        for _ in range(3):  # one that is drawn, and two that wait
+            late = client.post("/v1/images/generations", json=body, headers={"T2I-Deadline-Ms": "50"})
+            assert (late.status_code, late.json()["error"]["code"]) == (504, "deadline_passed")
+        refused = [client.get(url), client.get("/v1/pictures/tiny.png?caption=xylophone"), generate(client)]
+        assert [answer.status_code for answer in refused] == [429] * 3
+        assert refused[0].headers["Retry-After"] == "1"
+        assert client.get(url, headers={"If-None-Match": tag}).status_code == 304  # as it takes no drawing
+        assert generate(client, response_format="url").status_code == 200
         released.set()
+        while generate(client).status_code == 429:
+            pass
         assert generate(client).status_code == 200
 
 
