@@ -131,7 +131,7 @@ class _Endpoints:
         return JSONResponse({"object": "list", "data": list(models)})
 
     async def model(self, request: Request) -> Response:
-        return JSONResponse(self._described(self._find(request)))
+        return JSONResponse(self._described(self.catalogue.find(request.path_params["name"])))
 
     def _described(self, model: Model) -> dict[str, Any]:
         return {
@@ -145,20 +145,17 @@ class _Endpoints:
             "license": model.bundle.license,
         }
 
-    def _find(self, request: Request) -> Model:
-        return self.catalogue.find(request.path_params["name"])
-
     async def ready(self, _: Request) -> Response:
         if reason := self.service.not_ready():
             raise ApiError(HTTPStatus.SERVICE_UNAVAILABLE, reason, "not_ready", headers={"Connection": "close"})
         return JSONResponse({"ready": True})
 
     async def model_ready(self, request: Request) -> Response:
-        self._find(request)
+        self.catalogue.find(request.path_params["name"])
         return await self.ready(request)
 
     async def inference_model(self, request: Request) -> Response:
-        model = self._find(request)
+        model = self.catalogue.find(request.path_params["name"])
         inputs = [("caption", "BYTES"), ("seed", "UINT32")]
         return JSONResponse(
             {

@@ -61,19 +61,15 @@ class Order:
     as_url: bool = False
 
 
+@dataclass(eq=False)
 class ApiError(Exception):
     """An answer other than pictures; every one has OpenAI's shape."""
 
-    def __init__(
-        self,
-        status: int,
-        message: str,
-        code: str,
-        param: str | None = None,
-        headers: Mapping[str, str] | None = None,
-    ) -> None:
-        super().__init__(message)
-        self.status, self.message, self.code, self.param, self.headers = status, message, code, param, headers
+    status: int
+    message: str
+    code: str
+    param: str | None = None
+    headers: Mapping[str, str] | None = None
 
     def body(self) -> dict[str, Any]:
         """The body, which the `openai` client reads `message`, `code` and `param` from."""
