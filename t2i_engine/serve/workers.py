@@ -34,6 +34,7 @@ SECONDS_TO_DRAW = 60.0
 SECONDS_TO_STOP = 5.0
 SECONDS_BETWEEN_STARTS = 1.0
 NICENESS = 5
+"""Of threads that draw, above the server's own: only root may lower it."""
 
 
 class WorkerDied(Exception):  # noqa: N818
@@ -179,7 +180,8 @@ Drawer = InProcess | Replica
 def _give_way() -> None:
     """Lets requests come before drawing: one that must be refused is refused at once, however many there are."""
     if sys.platform == "linux":  # elsewhere threads have no priority of their own
-        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICENESS)
+        thread = threading.get_native_id()
+        os.setpriority(os.PRIO_PROCESS, thread, os.getpriority(os.PRIO_PROCESS, thread) + NICENESS)
 
 
 class Worker(threading.Thread):
