@@ -18,6 +18,7 @@ from PIL import Image
 from starlette.testclient import TestClient
 
 from t2i_engine.engine import Engine
+from t2i_engine.latents import LARGEST_SEED
 from t2i_engine.serve import build_app
 from t2i_engine.serve.queue import Ask, Drawn
 from t2i_engine.serve.service import Settings
@@ -331,8 +332,13 @@ def test_a_full_queue_and_a_passed_deadline_say_so(plain_bundle: Path, monkeypat
         assert generate(client).status_code == 200
 
 
-def test_the_document_describes_every_route(client: TestClient) -> None:
+def test_the_document_describes_every_route_and_what_is_served(client: TestClient) -> None:
     document = client.get("/openapi.json").json()
     assert document["openapi"] == "3.1.0"
     paths = {route.path for route in client.app.routes if route.path.startswith("/v")}  # type: ignore[attr-defined]
     assert paths == set(document["paths"])
+    schemas = document["components"]["schemas"]
+    assert schemas["Model"]["enum"] == [schemas["Generation"]["properties"]["model"]["default"]] == ["tiny"]
+    assert schemas["Version"]["enum"] == [client.get("/v1/models/tiny").json()["digest"]]
+    assert schemas["Size"]["enum"] == ["auto", "32x32"]
+    assert schemas["Seed"]["maximum"] == schemas["Generation"]["properties"]["seed"]["maximum"] == LARGEST_SEED
