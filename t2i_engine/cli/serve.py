@@ -26,6 +26,7 @@ LONGEST_KEY = 1_000
 @click.option("--queue", type=click.IntRange(1, 100_000), default=256, metavar="N", help="Pictures that may wait.")
 @click.option("--deadline", type=click.FloatRange(0.001, 600), default=30.0, metavar="S", help="Longest wait, seconds.")
 @click.option("--resize", is_flag=True, help="Resize pictures to the size that a request asks for.")
+@click.option("--exact-words", is_flag=True, help="Leave unknown words out; read none as a near one.")
 @click.option("--api-key-file", type=Path, metavar="FILE", help="A key that requests must carry.")
 @click.option("--allow-origin", multiple=True, metavar="URL", help="Web pages from there may use the API; repeatable.")
 @click.option("--log-format", type=click.Choice(["text", "json"]), default="text", help="One line a request.")
@@ -42,6 +43,7 @@ def serve(
     queue: int,
     deadline: float,
     resize: bool,
+    exact_words: bool,
     api_key_file: Path | None,
     allow_origin: tuple[str, ...],
     log_format: str,
@@ -53,9 +55,8 @@ def serve(
         from t2i_engine.serve.service import Service, Settings
 
     key = None if api_key_file is None else _read_key(api_key_file)
-    settings = Settings(
-        backend, precision, device, workers, replicas, queue, deadline, resize, key, allow_origin, log_captions
-    )
+    limits = workers, replicas, queue, deadline
+    settings = Settings(backend, precision, device, *limits, resize, key, allow_origin, log_captions, exact_words)
     with bind(host, port) as bound:
         service = Service.open(bundles or ("birds",), settings)
         for model in service.catalogue.models.values():

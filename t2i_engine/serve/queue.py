@@ -23,7 +23,7 @@ class Ask:
     seed: int
     truncation: float
     kind: str
-    """PNG, JPEG or WEBP."""
+    """png, jpeg or webp."""
     quality: int
     side: int | None = None
     """Resized to this side; None: as drawn."""
@@ -65,14 +65,18 @@ class Queue:
     def __len__(self) -> int:
         return len(self._jobs)
 
+    def check_room(self, pictures: int = 1) -> None:
+        """Raises `QueueFull` if so many may not join."""
+        if self.closed or len(self._jobs) + pictures > self.limit:
+            raise QueueFull(f"{self.limit} pictures are waiting")
+
     def put(self, asks: Sequence[Ask]) -> list[Future[Drawn]]:
         """Enqueues all pictures of a request or, if they do not all fit, none. Raises `QueueFull`.
 
         A picture whose future is cancelled before a worker takes it is not drawn.
         """
         with self._changed:
-            if self.closed or len(self._jobs) + len(asks) > self.limit:
-                raise QueueFull
+            self.check_room(len(asks))
             jobs = [Job(ask) for ask in asks]
             self._jobs.extend(jobs)
             self._changed.notify(len(jobs))

@@ -183,7 +183,7 @@ class _Lines(logging.Formatter):
 def _log_as(log_format: str) -> None:
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(_Lines(log_format == "json"))
-    for name in ("t2i_engine", "uvicorn.error"):
+    for name, level in (("t2i_engine", logging.INFO), ("uvicorn.error", logging.WARNING)):
         logger = logging.getLogger(name)
         logger.handlers, logger.propagate = [handler], False
-        logger.setLevel(logging.INFO if name == "t2i_engine" else logging.WARNING)
+        logger.setLevel(level)

@@ -4,21 +4,21 @@ import asyncio
 import hashlib
 import os
 import shutil
-import tempfile
 from collections.abc import Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from http import HTTPStatus
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from t2i_engine.backend_selection import AUTO
 from t2i_engine.bundle import Bundle
 from t2i_engine.engine import DEFAULT_BUNDLE
 from t2i_engine.errors import OptionError, quoted
 from t2i_engine.serve.metrics import Metrics
-from t2i_engine.serve.queue import Drawn, Queue, QueueFull
+from t2i_engine.serve.queue import Drawn, Queue
 from t2i_engine.serve.requests import ApiError, Catalogue, Model, Order
-from t2i_engine.serve.workers import Drawer, EngineOptions, InProcess, Replica, Workers
+from t2i_engine.serve.workers import Drawer, EngineOptions, InProcess, Replica, Worker
 
 DIGEST_DIGITS = 12
 MOST_WORKERS = 256
@@ -44,17 +44,21 @@ class Settings:
     api_key: str | None = None
     allow_origin: tuple[str, ...] = ()
     log_captions: bool = False
+    exact_words: bool = False
+    """Leaves unknown words out; otherwise, those that are near to a known word are read as it."""
 
 
 class Service:
     """Opened bundles and the workers that draw them."""
 
-    def __init__(self, catalogue: Catalogue, workers: Workers, settings: Settings, resources: ExitStack) -> None:
-        self.catalogue, self.settings = catalogue, settings
+    def __init__(self, catalogue: Catalogue, drawers: Sequence[Drawer], settings: Settings, held: ExitStack) -> None:
+        """Starts a worker for each drawer; `held` is freed when the service closes."""
+        self.catalogue, self.settings, self._held = catalogue, settings, held
         self.draining = False
-        self._workers, self._resources = workers, resources
+        self.queue = queue = Queue(settings.queue, len(drawers))
+        self._workers = workers = [Worker(queue, drawer) for drawer in drawers]
         self.metrics = Metrics(
-            lambda: len(workers.queue), lambda: workers.restarts, lambda: float(self.not_ready() is None)
+            lambda: len(queue), lambda: sum(worker.restarts for worker in workers), lambda: self.not_ready() is None
         )
 
     @classmethod
@@ -63,54 +67,42 @@ class Service:
         count = settings.replicas or (settings.workers if settings.workers is not None else os.cpu_count() or 1)
         if not 1 <= count <= MOST_WORKERS:
             raise OptionError(f"{count} workers are out of range; 1 to {MOST_WORKERS} expected")
+        opened: dict[str, Bundle] = {}
+        for bundle in map(Bundle.open, bundles):
+            if bundle.name in opened:
+                raise OptionError(f"two bundles are called {quoted(bundle.name)}; serve one of them")
+            opened[bundle.name] = bundle
+        folders = {name: bundle.folder for name, bundle in opened.items()}
         with ExitStack() as stack:
-            opened: dict[str, Bundle] = {}
-            for bundle in map(Bundle.open, bundles):
-                if bundle.name in opened:
-                    raise OptionError(f"two bundles are called {quoted(bundle.name)}; serve one of them")
-                opened[bundle.name] = bundle
-            folders = {name: bundle.folder for name, bundle in opened.items()}
             if settings.replicas:  # a replica may be started long after a bundle was changed
-                kept = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="t2i-engine-")))
+                kept = Path(stack.enter_context(TemporaryDirectory(prefix="t2i-engine-")))
                 folders = {name: Path(shutil.copytree(folder, kept / name)) for name, folder in folders.items()}
-            options = EngineOptions(folders, settings.backend, settings.precision, settings.device, threads=1)
-            drawers: list[Drawer] = []
+            options = EngineOptions(folders, settings.backend, settings.precision, settings.device)
+            drawers: list[Drawer]
             if settings.replicas:
                 options.measure()
-                replicas = [Replica(options) for _ in range(count)]
-                for replica in replicas:
-                    stack.callback(replica.close)
-                for replica in replicas:
-                    runs_as = replica.ready()
-                drawers += replicas
+                drawers = [stack.enter_context(closing(Replica(options))) for _ in range(count)]
             else:
                 engines = options.open()
-                for engine in engines.values():
-                    stack.callback(engine.close)
-                drawers += [InProcess(engines) for _ in range(count)]
-                runs_as = {name: str(engine.selection) for name, engine in engines.items()}
+                drawers = [InProcess({name: stack.enter_context(engine) for name, engine in engines.items()})] * count
+            for drawer in drawers:
+                runs_as = drawer.runs_as()
             models = {
-                name: Model(name, bundle, bundle.tokenizer(), _digest(bundle), runs_as[name])
+                name: Model(bundle, bundle.tokenizer(settings.exact_words), _digest(bundle), runs_as[name])
                 for name, bundle in opened.items()
             }
-            workers = Workers(Queue(settings.queue, count), drawers)
-            return cls(Catalogue(models, settings.resizes), workers, settings, stack.pop_all())
+            return cls(Catalogue(models, settings.resizes), drawers, settings, stack.pop_all())
 
     def not_ready(self) -> str | None:
         """Why no requests are accepted; None if they are."""
         if self.draining:
             return "the server is stopping"
-        return None if self._workers.able else "the workers are being replaced"
+        return None if any(worker.able for worker in self._workers) else "the workers are being replaced"
 
     async def draw(self, order: Order, deadline: float | None) -> list[Drawn]:
-        """Draws an order's pictures; `deadline` in seconds from now. Raises `ApiError`."""
+        """Draws an order's pictures; `deadline` in seconds from now. Raises `QueueFull` or `ApiError`."""
         seconds = self.settings.deadline if deadline is None else deadline
-        try:
-            waiting = self._workers.queue.put(order.asks)
-        except QueueFull:
-            code, message = "queue_full", f"{self.settings.queue} pictures are waiting; try again in a second"
-            headers = {"Retry-After": "1", "retry-after-ms": "500"}
-            raise ApiError(HTTPStatus.TOO_MANY_REQUESTS, message, code, headers=headers) from None
+        waiting = self.queue.put(order.asks)
         try:
             async with asyncio.timeout(seconds):
                 drawn = await asyncio.gather(*map(asyncio.wrap_future, waiting))
@@ -126,8 +118,10 @@ class Service:
 
     def close(self) -> None:
         """Draws what waits, then frees everything."""
-        self._workers.close()
-        self._resources.close()
+        self.queue.close()
+        for worker in self._workers:
+            worker.join()
+        self._held.close()
 
 
 def _digest(bundle: Bundle) -> str:

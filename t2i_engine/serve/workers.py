@@ -8,12 +8,13 @@ import threading
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Protocol, cast
+from typing import cast
 
 import numpy as np
+from PIL import Image
 
 from t2i_engine.engine import MANY, Engine
 from t2i_engine.errors import BundleError, UserError
@@ -26,11 +27,14 @@ from t2i_engine.serve.queue import Ask, Drawn, Queue
 
 _log = logging.getLogger(__name__)
 
+THREADS = 1
+"""Of each run: several run at once."""
 SECONDS_TO_START = 60.0
 SECONDS_TO_DRAW = 60.0
 SECONDS_TO_STOP = 5.0
 SECONDS_BETWEEN_STARTS = 1.0
 NICENESS = 5
+"""Of threads that draw, above the server's own: only root may lower it."""
 
 
 class WorkerDied(Exception):  # noqa: N818
@@ -45,7 +49,6 @@ class EngineOptions:
     backend: str
     precision: str
     device: str
-    threads: int
 
     def measure(self) -> None:
         """Lets `auto` measure which formats are fastest, before several processes do so at once.
@@ -53,7 +56,7 @@ class EngineOptions:
         Raises a `UserError` if a bundle cannot be opened.
         """
         for folder in self.folders.values():
-            Engine.select(folder, self.backend, self.precision, self.device, self.threads, MANY)
+            Engine.select(folder, self.backend, self.precision, self.device, THREADS, MANY)
 
     def open(self) -> dict[str, Engine]:
         """Opens every bundle and compares it with its own reference, which also warms it up.
@@ -62,7 +65,7 @@ class EngineOptions:
         """
         engines = {}
         for name, folder in self.folders.items():
-            engine = Engine.open(folder, self.backend, self.precision, self.device, self.threads, MANY)
+            engine = Engine.open(folder, self.backend, self.precision, self.device, THREADS, MANY)
             runners = {TEXT_ENCODER: engine.text_encoder, GENERATOR: engine.generator}
             opened = OpenFormat(engine.selection.format, runners)
             reach = sentence_reach(needed_picture_reference(engine.bundle, opened.row))
@@ -74,98 +77,79 @@ class EngineOptions:
         return engines
 
 
-class Drawer(Protocol):
-    """Draws batches, one at a time."""
-
-    def draw(self, asks: Sequence[Ask]) -> list[Drawn]:
-        """Draws and encodes pictures of one bundle and truncation. Raises `WorkerDied` if they must be drawn again."""
-
-    def restart(self) -> None:
-        """Makes it able to draw again. Raises a `UserError` if that fails."""
-
-    def close(self) -> None:
-        """Frees what it holds."""
-
-
 class InProcess:
-    """Draws in the calling thread; several may share engines."""
+    """Draws in the calling thread; several may share one."""
 
     def __init__(self, engines: Mapping[str, Engine]) -> None:
         self.engines = engines
 
+    def runs_as(self) -> dict[str, str]:
+        """What runs each bundle."""
+        return {name: str(engine.selection) for name, engine in self.engines.items()}
+
     def draw(self, asks: Sequence[Ask]) -> list[Drawn]:
-        """As `Drawer`."""
+        """Draws and encodes pictures of one bundle and truncation."""
         engine, start = self.engines[asks[0].bundle], time.perf_counter()
         sentences = engine.encode_tokens([ask.ids for ask in asks])
         pixels = engine.draw(sentences, [ask.seed for ask in asks], asks[0].truncation)
         milliseconds = (time.perf_counter() - start) * 1000
         return [_encoded(ask, image, milliseconds) for ask, image in zip(asks, pixels, strict=True)]
 
-    def restart(self) -> None:
-        """As `Drawer`."""
-
-    def close(self) -> None:
-        """As `Drawer`."""
-
 
 class Replica:
-    """Draws in a process of its own, which is started anew if it dies."""
+    """Draws in a process of its own, which can be started anew if it dies."""
 
     def __init__(self, options: EngineOptions) -> None:
-        """Starts the process; `ready` waits for it."""
+        """Starts the process; `runs_as` waits for it."""
         self._options = options
         self._start()
 
     def _start(self) -> None:
         context = multiprocessing.get_context("spawn")
         self._connection, theirs = context.Pipe()
-        self.process = context.Process(target=_serve, args=(theirs, self._options), daemon=True)
-        self.process.start()
+        self._process = context.Process(target=_serve, args=(theirs, self._options), daemon=True)
+        self._process.start()
         theirs.close()  # so that the end of the process ends the connection
 
-    def ready(self) -> dict[str, str]:
+    def runs_as(self) -> dict[str, str]:
         """Waits until its engines are open, and says what runs each. Raises a `UserError` if they cannot be opened."""
         try:
-            found = self._reply(SECONDS_TO_START)
+            return cast("dict[str, str]", self._reply(SECONDS_TO_START))
         except WorkerDied as error:
             raise UserError("a replica ended before its bundles were open; see its messages above") from error
-        if isinstance(found, Exception):
-            raise found
-        return cast("dict[str, str]", found)
 
     def draw(self, asks: Sequence[Ask]) -> list[Drawn]:
-        """As `Drawer`."""
+        """As `InProcess`. Raises `WorkerDied` if they must be drawn again."""
         try:
             self._connection.send(asks)
         except OSError as error:
             raise WorkerDied from error
-        found = self._reply(SECONDS_TO_DRAW)
-        if isinstance(found, Exception):
-            raise found
-        return cast("list[Drawn]", found)
+        return cast("list[Drawn]", self._reply(SECONDS_TO_DRAW))
 
     def _reply(self, seconds: float) -> object:
         try:
-            if self._connection.poll(seconds):
-                found: object = self._connection.recv()
-                return found
+            if not self._connection.poll(seconds):
+                raise WorkerDied  # it hangs
+            found: object = self._connection.recv()
         except (EOFError, OSError) as error:
             raise WorkerDied from error
-        raise WorkerDied  # it hangs
+        if isinstance(found, Exception):
+            raise found
+        return found
 
     def restart(self) -> None:
-        """As `Drawer`."""
+        """Makes it able to draw again. Raises a `UserError` if that fails."""
         self.close()
         self._start()
-        self.ready()
+        self.runs_as()
 
     def close(self) -> None:
-        """As `Drawer`."""
+        """Ends the process."""
         self._connection.close()
-        self.process.join(SECONDS_TO_STOP)
-        if self.process.is_alive():
-            self.process.kill()
-            self.process.join()
+        self._process.join(SECONDS_TO_STOP)
+        if self._process.is_alive():
+            self._process.kill()
+            self._process.join()
 
 
 def _serve(connection: Connection, options: EngineOptions) -> None:
@@ -181,7 +165,7 @@ def _serve(connection: Connection, options: EngineOptions) -> None:
             connection.send(UserError(error.message))  # other classes take other arguments, and cannot be unpickled
             return
         _give_way()
-        connection.send({name: str(engine.selection) for name, engine in drawer.engines.items()})
+        connection.send(drawer.runs_as())
         while True:
             asks = connection.recv()
             try:
@@ -190,48 +174,35 @@ def _serve(connection: Connection, options: EngineOptions) -> None:
                 connection.send(RuntimeError(f"{type(error).__name__}: {error}"))
 
 
+Drawer = InProcess | Replica
+
+
 def _give_way() -> None:
     """Lets requests come before drawing: one that must be refused is refused at once, however many there are."""
     if sys.platform == "linux":  # elsewhere threads have no priority of their own
-        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICENESS)
+        thread = threading.get_native_id()
+        os.setpriority(os.PRIO_PROCESS, thread, os.getpriority(os.PRIO_PROCESS, thread) + NICENESS)
 
 
-class Workers:
-    """Threads that empty a queue, each with a drawer."""
+class Worker(threading.Thread):
+    """A thread that draws what waits in a queue until it closes, and replaces its drawer if that dies."""
 
-    def __init__(self, queue: Queue, drawers: Sequence[Drawer]) -> None:
-        self.queue, self.drawers = queue, drawers
-        self.restarts = 0
-        self._lock, self._able = threading.Lock(), len(drawers)
-        self._threads = [
-            threading.Thread(target=self._work, args=(drawer,), name=f"worker-{number}", daemon=True)
-            for number, drawer in enumerate(drawers)
-        ]
-        for thread in self._threads:
-            thread.start()
+    def __init__(self, queue: Queue, drawer: Drawer) -> None:
+        super().__init__(daemon=True)
+        self.queue, self.drawer = queue, drawer
+        self.able, self.restarts = True, 0
+        self.start()
 
-    @property
-    def able(self) -> bool:
-        """Whether at least one can draw."""
-        return self._able > 0
-
-    def close(self) -> None:
-        """Finishes what waits, then frees all drawers."""
-        self.queue.close()
-        for thread in self._threads:
-            thread.join()
-        for drawer in self.drawers:
-            drawer.close()
-
-    def _work(self, drawer: Drawer) -> None:
+    def run(self) -> None:
+        """The thread's work."""
         _give_way()
         while jobs := self.queue.take():
             started = time.monotonic()
             try:
-                drawn = drawer.draw([job.ask for job in jobs])
+                drawn = self.drawer.draw([job.ask for job in jobs])
             except WorkerDied:
                 self.queue.put_back(jobs, RuntimeError("the worker died"))
-                self._replace(drawer)
+                self._replace()
             except Exception as error:
                 _log.exception("cannot draw")
                 for job in jobs:
@@ -240,32 +211,25 @@ class Workers:
                 for job, picture in zip(jobs, drawn, strict=True):
                     job.future.set_result(picture._replace(queue=(started - job.asked) * 1000))
 
-    def _replace(self, drawer: Drawer) -> None:
+    def _replace(self) -> None:
         """Tries until it succeeds or the queue is closed."""
-        with self._lock:
-            self._able -= 1
-        while not self.queue.closed:
-            with self._lock:
-                self.restarts += 1
+        assert isinstance(self.drawer, Replica)  # no other dies
+        self.able = False
+        while not (self.able or self.queue.closed):
+            self.restarts += 1
             _log.warning("a worker died and is replaced; its pictures are drawn again")
             try:
-                drawer.restart()
+                self.drawer.restart()
+                self.able = True
             except UserError as error:
                 _log.error("%s", error.message)
                 time.sleep(SECONDS_BETWEEN_STARTS)
-            else:
-                with self._lock:
-                    self._able += 1
-                return
 
 
 def _encoded(ask: Ask, pixels: Pixels, drawn: float) -> Drawn:
-    from PIL import Image
-
     start = time.perf_counter()
-    picture = Picture(pixels, ask.caption, ask.seed, ask.bundle, truncation=ask.truncation)
     if ask.side is not None and ask.side != len(pixels):
-        resized = Image.fromarray(pixels).resize((ask.side, ask.side), Image.Resampling.LANCZOS)
-        picture = replace(picture, pixels=np.asarray(resized))
-    content = picture.encoded(ask.kind, ask.quality)
+        pixels = np.asarray(Image.fromarray(pixels).resize((ask.side, ask.side), Image.Resampling.LANCZOS))
+    picture = Picture(pixels, ask.caption, ask.seed, ask.bundle, truncation=ask.truncation)
+    content = picture.encoded(ask.kind.upper(), ask.quality)
     return Drawn(content, 0.0, drawn, (time.perf_counter() - start) * 1000)

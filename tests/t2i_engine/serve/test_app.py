@@ -18,6 +18,7 @@ from PIL import Image
 from starlette.testclient import TestClient
 
 from t2i_engine.engine import Engine
+from t2i_engine.latents import LARGEST_SEED
 from t2i_engine.serve import build_app
 from t2i_engine.serve.queue import Ask, Drawn
 from t2i_engine.serve.service import Settings
@@ -122,6 +123,14 @@ def test_unknown_words_are_told(client: TestClient) -> None:
     assert near.headers["T2I-Unknown-Words"] == "with, winds;near=wings"
 
 
+def test_with_exact_words_none_is_read_as_another(plain_bundle: Path) -> None:
+    with TestClient(build_app(plain_bundle, settings=Settings(exact_words=True))) as client:
+        answer = client.get("/v1/pictures/tiny.png", params={"caption": "a crimson bird with yelow winds"})
+        assert "T2I-Read-As" not in answer.headers
+        assert answer.headers["T2I-Unknown-Words"] == "crimson, with, yelow;near=yellow, winds;near=wings"
+        assert generate(client, prompt="crimson").json()["error"]["code"] == "unknown_caption"
+
+
 BAD = [
     ({"prompt": ""}, 400, "prompt", "unknown_caption"),
     ({"prompt": "x" * 1001}, 400, "prompt", "invalid_value"),
@@ -169,7 +178,7 @@ def test_errors_name_what_there_is(client: TestClient) -> None:
 
     assert "'auto' or '32x32'" in message(size="512x512")
     assert message(model="tin").endswith("(did you mean 'tiny'?); there are: tiny")
-    assert message(sede=1).endswith("did you mean 'seed'?")
+    assert "did you mean 'seed'?" in message(sede=1)
     assert "wings" in message(prompt="winds")
 
 
@@ -299,6 +308,8 @@ def test_a_full_queue_and_a_passed_deadline_say_so(plain_bundle: Path, monkeypat
         body = {"prompt": "a red bird"}
         bad = client.post("/v1/images/generations", json=body, headers={"T2I-Deadline-Ms": "x"})
         assert bad.status_code == 400
+        url = "/v1/pictures/tiny.png?caption=a+red+bird&seed=1"
+        tag = client.get(url).headers["etag"]
         released = threading.Event()
         drawing = InProcess.draw
 
@@ -307,14 +318,27 @@ def test_a_full_queue_and_a_passed_deadline_say_so(plain_bundle: Path, monkeypat
             return drawing(drawer, asks)
 
         monkeypatch.setattr(InProcess, "draw", stuck)
-        late = client.post("/v1/images/generations", json=body, headers={"T2I-Deadline-Ms": "50"})
-        assert (late.status_code, late.json()["error"]["code"]) == (504, "deadline_passed")
+        for _ in range(3):  # one that is drawn, and two that wait
+            late = client.post("/v1/images/generations", json=body, headers={"T2I-Deadline-Ms": "50"})
+            assert (late.status_code, late.json()["error"]["code"]) == (504, "deadline_passed")
+        refused = [client.get(url), client.get("/v1/pictures/tiny.png?caption=xylophone"), generate(client)]
+        assert [answer.status_code for answer in refused] == [429] * 3
+        assert refused[0].headers["Retry-After"] == "1"
+        assert client.get(url, headers={"If-None-Match": tag}).status_code == 304  # as it takes no drawing
+        assert generate(client, response_format="url").status_code == 200
         released.set()
+        while generate(client).status_code == 429:
+            pass
         assert generate(client).status_code == 200
 
 
-def test_the_document_describes_every_route(client: TestClient) -> None:
+def test_the_document_describes_every_route_and_what_is_served(client: TestClient) -> None:
     document = client.get("/openapi.json").json()
     assert document["openapi"] == "3.1.0"
     paths = {route.path for route in client.app.routes if route.path.startswith("/v")}  # type: ignore[attr-defined]
     assert paths == set(document["paths"])
+    schemas = document["components"]["schemas"]
+    assert schemas["Model"]["enum"] == [schemas["Generation"]["properties"]["model"]["default"]] == ["tiny"]
+    assert schemas["Version"]["enum"] == [client.get("/v1/models/tiny").json()["digest"]]
+    assert schemas["Size"]["enum"] == ["auto", "32x32"]
+    assert schemas["Seed"]["maximum"] == schemas["Generation"]["properties"]["seed"]["maximum"] == LARGEST_SEED

@@ -9,7 +9,7 @@ from t2i_engine.serve.queue import LARGEST_BATCH, MOST_ATTEMPTS, Ask, Drawn, Job
 
 
 def ask(seed: int, bundle: str = "tiny", truncation: float = 1.0) -> Ask:
-    return Ask(bundle, "a bird", (1,), seed, truncation, "PNG", 95)
+    return Ask(bundle, "a bird", (1,), seed, truncation, "png", 95)
 
 
 def seeds(jobs: list[Job]) -> list[int]:

@@ -113,6 +113,12 @@ def test_requests_are_logged_in_one_line_without_captions(plain_bundle: Path) ->
     assert any("a red bird" in line for line in server.lines)
 
 
+def test_exact_words_are_an_option_of_the_command(plain_bundle: Path) -> None:
+    with served(plain_bundle, "--exact-words") as server:
+        answer = httpx.get(f"{server.url}/v1/pictures/tiny.png?caption=a+crimson+bird")
+    assert answer.headers["T2I-Unknown-Words"] == "crimson"
+
+
 def test_a_stopped_server_answers_what_it_accepted(plain_bundle: Path) -> None:
     with served(plain_bundle, "--workers", 1) as server:
         statuses: list[int] = []
