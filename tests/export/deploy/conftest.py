@@ -62,7 +62,9 @@ def deploy(*arguments: object) -> Path:
 def birds(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The page of birds, with the runtime that npm fetched; not to be written to."""
     if not shutil.which("npm"):
-        (pytest.fail if os.environ.get("CI") == "true" else pytest.skip)("npm, which fetches ONNX Runtime Web, is not installed")
+        (pytest.fail if os.environ.get("CI") == "true" else pytest.skip)(
+            "npm, which fetches ONNX Runtime Web, is not installed"
+        )
     return deploy("birds", "--out", tmp_path_factory.mktemp("sites") / "birds")
 
 
