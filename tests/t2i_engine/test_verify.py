@@ -115,7 +115,7 @@ def add(output: str, shift: float) -> Callable[[Reference], Reference]:
 @pytest.mark.parametrize(
     ("change", "named"),
     [
-        (add("image", 2e-4), "output image"),
+        (add("image", 1e-3), "output image"),
         (add("pixels", 3), "output pixels"),
         (add("image", np.nan), "NaN"),
         (lambda reference: replace(reference, image=reference.image[:, :, 1:]), "another model"),
