@@ -97,6 +97,7 @@ function say(text, alarm = false) {
 }
 
 function tellWords({ readAs, unknown }) {
+  const focused = find("words").contains(document.activeElement) && document.activeElement.ariaLabel;
   const read = readAs.map(([word, known]) => `“${word}” as “${known}”`);
   say((read.length ? `Read ${read.join(", ")}. ` : "") + (unknown.length ? "Unknown to the model, and left out: " : ""));
   unknown.forEach(([word, ...near], number) => {
@@ -105,7 +106,7 @@ function tellWords({ readAs, unknown }) {
       const button = document.createElement("button");
       button.type = "button";
       button.textContent = other;
-      button.setAttribute("aria-label", `Write ${other} instead of ${word}`);
+      button.ariaLabel = `Write ${other} instead of ${word}`;
       button.onclick = () => {
         const whole = new RegExp(`(?<![\\p{L}\\p{N}_])${word}(?![\\p{L}\\p{N}_])`, "giu"); // \b is for ASCII alone
         fields.caption.value = fields.caption.value.replace(whole, other);
@@ -113,6 +114,7 @@ function tellWords({ readAs, unknown }) {
         drawAll();
       };
       find("words").append(" ", button);
+      if (button.ariaLabel === focused) button.focus(); // pictures that come must not take it from the keyboard
     }
   });
 }

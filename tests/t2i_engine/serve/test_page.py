@@ -94,6 +94,21 @@ def test_an_unknown_word_is_told_and_replaced_by_a_near_one(page: Page, both: Se
     expect(words).to_have_text("Unknown to the model, and left out: “shirts”, “on”")
 
 
+def test_pictures_that_come_leave_the_focus_where_it_is(page: Page, both: Server) -> None:
+    page.goto(both.url)
+    wait_for_pictures(page)
+    write(page, "a bird with winds")
+    button = page.get_by_role("button", name="Write wings instead of winds")
+    button.focus()
+    for seed in ("7", "8"):
+        page.get_by_label("First seed").evaluate(
+            "(field, seed) => { field.value = seed; field.dispatchEvent(new Event('input')); }", seed
+        )
+        expect(page.locator(f'#pictures a[href*="seed={seed}&"]')).to_have_count(1)
+        wait_for_pictures(page)
+        expect(button).to_be_focused()
+
+
 def test_a_word_that_is_read_as_another_is_told(page: Page, both: Server) -> None:
     page.goto(both.url)
     wait_for_pictures(page)
