@@ -10,8 +10,9 @@ from http import HTTPStatus
 from types import FrameType
 from typing import Any, ClassVar
 
+import httptools
 import uvicorn
-from uvicorn.protocols.http.h11_impl import H11Protocol
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from t2i_engine.errors import OptionError
 from t2i_engine.serve.app import log, make_app
@@ -60,7 +61,6 @@ def run(service: Service, bound: socket.socket, log_format: str) -> None:
         access_log=False,
         server_header=False,
         timeout_graceful_shutdown=SECONDS_TO_DRAIN,
-        h11_max_incomplete_event_size=MOST_HEADERS,
     )
     _Server(config, service).run([bound])
 
@@ -86,11 +86,10 @@ class _Server(uvicorn.Server):
         self.should_exit = True
 
 
-class _Protocol(H11Protocol):
-    """Cuts off clients that send no headers in time and, where there are too many, the one that was idle longest.
+class _Protocol(HttpToolsProtocol):
+    """Bounds headers in size and time and, where there are too many clients, cuts off the one that was idle longest.
 
     A flood of idle connections thus pushes itself out, neither new clients nor those that made requests before.
-    h11 bounds the size of headers; httptools, which is faster, does not.
     """
 
     _new: ClassVar[dict["_Protocol", None]] = {}
@@ -98,6 +97,11 @@ class _Protocol(H11Protocol):
     """Connections that wait for their first request, and for a further one: sets in order."""
     _timer: asyncio.TimerHandle | None = None
     _reading: asyncio.TimerHandle | None = None
+    _unfinished = 0
+    """Bytes received of headers that are not complete."""
+    _in_headers = False
+    _data = b""
+    """Received last."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -108,6 +112,48 @@ class _Protocol(H11Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self._stop_waiting()
         super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        self._data = data
+        super().data_received(data)
+        self._unfinished = self._unfinished + len(data) if self._in_headers else 0
+        if self._unfinished > MOST_HEADERS and not self.transport.is_closing():
+            self.send_400_response("")
+
+    def on_message_begin(self) -> None:
+        self._in_headers = True
+        super().on_message_begin()
+
+    def on_headers_complete(self) -> None:
+        """Raises `ValueError`, which ends the connection, as the parser's own errors do."""
+        self._in_headers = False
+        if self.parser.should_upgrade():
+            return  # for _unsupported_upgrade_warning
+        if self.parser.get_http_version() == "1.1" and sum(name == b"host" for name, _ in self.headers) != 1:
+            raise ValueError("RFC 9112, section 3.2")
+        if len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers) > MOST_HEADERS:
+            raise ValueError("too large")
+        super().on_headers_complete()
+
+    def on_message_complete(self) -> None:
+        if not self.parser.should_upgrade():
+            super().on_message_complete()
+
+    def _unsupported_upgrade_warning(self) -> None:
+        """Declines an upgrade, such as Java's client offers with every request, by reading the request without it.
+
+        uvicorn itself would lose the body (https://github.com/Kludex/uvicorn/issues/2722).
+        """
+        method, offer = self.parser.get_method(), sys.exception()
+        if method == b"CONNECT":
+            self.send_400_response("")
+            return
+        assert isinstance(offer, httptools.HttpParserUpgrade)
+        rest = self._data[offer.args[0] :]
+        kept = [header for header in self.headers if header[0] not in (b"connection", b"upgrade")]
+        head = [b"%s %s HTTP/1.1" % (method, self.url), *(b"%s: %s" % header for header in kept)]
+        self.parser = httptools.HttpRequestParser(self)
+        self.data_received(b"\r\n".join([*head, b"", rest]))
 
     def on_response_complete(self) -> None:
         super().on_response_complete()

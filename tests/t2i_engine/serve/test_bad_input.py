@@ -79,7 +79,10 @@ def test_the_official_client_is_told_that_a_body_is_too_large(server: Server) ->
         b"hello\r\n\r\n",
         bytes.fromhex("160301020001000001fc0303"),  # TLS
         GET + b"X: " + b"x" * 100_000,
+        GET + b"X: " + b"x" * 20_000 + b"\r\n\r\n",
+        GET + b"X: a\r\n" * 3_000 + b"\r\n",
         b"GET /v2 HTTP/1.1\r\n\r\n",  # no host
+        GET + b"Host: y\r\n\r\n",
         b"GET /\xff HTTP/1.1\r\nHost: x\r\n\r\n",
         GET + b"X: a\x00b\r\n\r\n",
         GET + b"X\xff: a\r\n\r\n",
@@ -88,6 +91,7 @@ def test_the_official_client_is_told_that_a_body_is_too_large(server: Server) ->
         POST + b"Content-Length: " + b"9" * 50 + b"\r\n\r\nhello",
         POST + b"Transfer-Encoding: chunked\r\n\r\nzz\r\n",
         POST + b"Transfer-Encoding: gzip\r\n\r\nhello",
+        b"CONNECT x:80 HTTP/1.1\r\nHost: x\r\n\r\n",
     ],
 )
 def test_what_is_no_http_gets_an_error_of_openais_shape(server: Server, request_: bytes) -> None:
@@ -96,6 +100,33 @@ def test_what_is_no_http_gets_an_error_of_openais_shape(server: Server, request_
     assert refused.split()[1] in (b"400", b"501"), refused
     assert error(refused)["type"] == "invalid_request_error"
     assert is_ready(server)
+
+
+def test_headers_that_never_end_are_refused(server: Server) -> None:
+    with connect(server) as connection:
+        connection.sendall(GET + b"X: ")
+        for _ in range(16):
+            connection.sendall(b"x" * 1_000)
+            time.sleep(0.01)
+        assert error(answer(connection, b"x" * 1_000))["code"] == "invalid_http"
+
+
+@pytest.mark.parametrize("at_once", [True, False])
+def test_an_offer_of_http_2_is_declined_and_the_request_answered(server: Server, at_once: bool) -> None:
+    offer = b"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAEAAEAAAAIAAAAB\r\n"  # Java's
+    body = b'{"prompt": "a red bird", "size": "9x9"}'
+    with connect(server) as connection:
+        for length in (
+            b"Content-Length: %d\r\n\r\n" % len(body),
+            b"Transfer-Encoding: chunked\r\n\r\n%x\r\n" % len(body),
+        ):
+            assert b" 200 " in answer(connection, GET + offer + b"\r\n")
+            head, rest = POST + offer + length, body + (b"\r\n0\r\n\r\n" if b"chunked" in length else b"")
+            if not at_once:
+                connection.sendall(head)
+                time.sleep(0.05)
+                head = b""
+            assert error(answer(connection, head + rest))["param"] == "size"
 
 
 def test_what_follows_an_answer_must_be_http_too(server: Server) -> None:
