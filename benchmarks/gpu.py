@@ -74,7 +74,8 @@ def as_markdown(bundle: str, outcomes: Sequence[Outcome]) -> str:
     versions = ", ".join(f"{name} {version}" for name, version in machine.versions.items())
     lines = [f"# TensorRT formats of `{bundle}`", "", "`python -m benchmarks.gpu`", "", *gpus, ""]
     lines += [
-        f"{machine.identity}; {machine.system}; Python {machine.python}; {versions}; commit {working_commit() or 'unknown'}."
+        f"{machine.identity}; {machine.system}; Python {machine.python}; {versions}; "
+        f"commit {working_commit() or 'unknown'}."
     ]
     lines += ["", "| step | result | seconds |", "| --- | --- | --- |"]
     lines += [f"| `{one.command}` | {one.result} | {one.seconds:.0f} |" for one in outcomes]
