@@ -26,7 +26,7 @@ from t2i_engine.tokenizer import Tokenizer, split
 from training.checkpoint import CheckpointError, TrainedModel
 from training.data.corpus import encode_known
 from training.models.text_to_image import TextToImage, read_model
-from training.state import TRAINED, load_trained
+from training.state import is_trained, load_trained
 
 ALL = "all"
 DEFAULT = "onnx"
@@ -214,7 +214,7 @@ def _load_origin(origin: str) -> LoadedModel:
 
     Raises a `UserError` if it cannot be read.
     """
-    if origin.endswith(TRAINED) or Path(origin).is_file():
+    if is_trained(origin) or Path(origin).is_file():
         trained = load_trained(Path(origin))
         return LoadedModel(trained.model, _tokenizer(trained, origin), trained.provenance)
     bundle = Bundle.open(origin)

@@ -26,7 +26,7 @@ from training.data.corpus import Batches
 from training.models.generator import Generator
 from training.models.text_to_image import TextToImage, read_model
 from training.provenance import Segment, segments_of
-from training.state import SUFFIX, load_state
+from training.state import SUFFIX, is_trained, load_state
 
 EMBEDDING = "text_encoder.encoder.weight"
 ENCODER_SIZES = ("sentence_width", "embedding_width", "vocabulary_size")
@@ -146,10 +146,10 @@ def starting_model(config: RunConfig) -> InitialModel | None:
     if path is None:
         return None
     encoders_only = not config.init_from
-    state = load_state(Path(path)) if path.endswith(SUFFIX) else None
+    state = load_state(Path(path)) if is_trained(path) and path.endswith(SUFFIX) else None
     if state:
         trained = state.trained
-    elif path.endswith(".pt"):
+    elif is_trained(path):
         trained = load_model(Path(path))
     else:
         bundle = Bundle.open(path)  # a bundle has no auxiliary networks

@@ -18,7 +18,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save
 from torch import Tensor
 
-from t2i_engine.bundle import ModelSizes
+from t2i_engine.bundle import HUB, ModelSizes
 from t2i_engine.errors import UserError
 from t2i_engine.files import write_atomically
 from t2i_engine.table import size
@@ -30,8 +30,6 @@ FORMAT = "t2i-engine state 1"
 KEY = "t2i-engine"
 """Of the metadata; more than one would be written in any order."""
 SUFFIX = ".safetensors"
-TRAINED = (".pt", SUFFIX)
-"""How the names of files end that `load_trained` reads."""
 MOST = torch.finfo(torch.float16).max
 
 
@@ -51,6 +49,11 @@ class RunState:
     """Completed steps of each phase."""
     plan: dict[str, Any]
     """The fields of the run's `Plan`."""
+
+
+def is_trained(name: str) -> bool:
+    """Whether a name is that of a file that `load_trained` reads, and not of a bundle."""
+    return name.endswith((".pt", SUFFIX)) and not name.startswith(HUB)
 
 
 def write_state(checkpoint: Path, out: Path) -> Path:

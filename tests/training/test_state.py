@@ -12,8 +12,10 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from export.pipeline import export_bundle
+from t2i_engine.bundle import Bundle
 from t2i_engine.cli import main as command_line
-from t2i_engine.errors import OutputError
+from t2i_engine.errors import BundleError, OutputError
 from t2i_engine.table import size
 from tests.training.runs import config_file, train
 from training.checkpoint import load_checkpoint, load_model, save_checkpoint
@@ -22,6 +24,7 @@ from training.evaluation.evaluate import open_model
 from training.initial import InitialError, InitialModel, starting_model
 from training.models.discriminator import Discriminator
 from training.models.image_encoder import EfficientNetLite0, ImageEncoder, SmallCNN
+from training.models.text_to_image import read_model
 from training.state import KEY, StateError, load_state, main, write_state
 
 
@@ -31,7 +34,7 @@ def state(straight: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_state(straight / "checkpoint.pt", tmp_path_factory.mktemp("states") / "tiny.safetensors")
 
 
-def start(config: Path, initial: Path) -> InitialModel:
+def start(config: Path, initial: Path | str) -> InitialModel:
     model = starting_model(load_config(config, [f"init_from={initial}", "gan.steps=9"]))
     assert model is not None
     return model
@@ -76,11 +79,25 @@ def test_a_state_has_all_networks_of_the_run_in_half_precision_and_half_its_size
 
 def test_export_and_evaluate_read_a_state_as_a_checkpoint(state: Path, tmp_path: Path) -> None:
     assert open_model(str(state)).name == state.name
+    exported = export_bundle(str(state), tmp_path / "whole", "whole", lambda _: None, "pytorch")
+    weights = load_state(state).trained.model.state_dict()
+    for name, tensor in read_model(Bundle.open(exported.folder)).state_dict().items():
+        torch.testing.assert_close(tensor, weights[name], rtol=0, atol=0)
     half = tmp_path / "half.safetensors"
     half.write_bytes(state.read_bytes()[: state.stat().st_size // 2])
     for command in (["export", str(half), "--out", str(tmp_path / "bundle")], ["evaluate", str(half)]):
         result = CliRunner().invoke(command_line, command)
         assert (result.exit_code, "is truncated or no safetensors file" in result.output) == (2, True), result.output
+
+
+@pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
+def test_a_bundle_on_the_hub_is_no_file_whatever_its_name(suffix: str, tmp_path: Path) -> None:
+    name = f"hf:not a name{suffix}"
+    for command in (["export", name, "--out", str(tmp_path / "bundle")], ["evaluate", name]):
+        result = CliRunner().invoke(command_line, command)
+        assert (result.exit_code, "is no bundle on the hub" in result.output) == (2, True), result.output
+    with pytest.raises(BundleError, match="is no bundle on the hub"):
+        start(config_file(tmp_path), name)
 
 
 def test_a_run_starts_from_a_state_as_the_run_it_was(straight: Path, state: Path, tmp_path: Path) -> None:

@@ -28,7 +28,7 @@ from training.evaluation.inception import Inception
 from training.evaluation.r_precision import CANDIDATES, RPrecision, load_encoders
 from training.progress import Progress
 from training.sampling import network_sampler
-from training.state import TRAINED, load_trained
+from training.state import is_trained, load_trained
 
 METRICS = ("fid", "fid-floor", "kid", "clip-fid", "r-precision", "attributes", "diversity")
 SYNTHBIRDS_METRICS = ("attributes", "diversity")
@@ -48,7 +48,7 @@ class EvaluatedModel:
 
 def open_model(model: str, backend: str = AUTO, precision: str = AUTO, device: str = AUTO) -> EvaluatedModel:
     """Opens a checkpoint or state (a file) or a bundle (by name or folder). Raises `UserError` on failure."""
-    if not model.endswith(TRAINED):
+    if not is_trained(model):
         # Exact words, so that figures stay those of the words that the model has learnt.
         engine = Engine.open(model, backend, precision, device, exact_words=True)
         return EvaluatedModel(engine.bundle.name, str(engine.selection), engine)
@@ -186,7 +186,7 @@ def _draw(model: str, source: str, draws: CaptionDraws, measures: Sequence[Measu
 
 def open_writable_bundle(model: str) -> Bundle:
     """A bundle that evaluations can be added to. Raises `OptionError` for a checkpoint, `OutputError` if read-only."""
-    if model.endswith(TRAINED):
+    if is_trained(model):
         raise OptionError("--update-manifest needs a bundle, and a checkpoint has no manifest; export it first")
     bundle = Bundle.open(model)
     check_target(bundle.folder)
