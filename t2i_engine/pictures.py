@@ -143,19 +143,22 @@ class Strip:
 def in_threads(pictures: Iterable[Picture], make: Callable[[Picture], Made]) -> Iterator[tuple[Picture, Made]]:
     """Yields each picture with what `make` gives, in order: several are encoded at once, while the next are drawn.
 
-    The last one is encoded in the caller's thread, so that a request for one picture waits for no other thread.
+    The last one is encoded in the caller's thread, so that a request for one picture waits for no other thread. If
+    drawing fails, `make` still gets every picture that was drawn.
     """
     waiting: deque[tuple[Picture, Future[Made]]] = deque()
     latest: Picture | None = None
     with ThreadPoolExecutor(_THREADS) as pool:
-        for picture in pictures:
-            if latest:
-                waiting.append((latest, pool.submit(make, latest)))
-            latest = picture
-            while waiting and (waiting[0][1].done() or len(waiting) > _AHEAD):
-                done, made = waiting.popleft()
-                yield done, made.result()
-        last = [(latest, make(latest))] if latest else []
+        try:
+            for picture in pictures:
+                if latest:
+                    waiting.append((latest, pool.submit(make, latest)))
+                latest = picture
+                while waiting and (waiting[0][1].done() or len(waiting) > _AHEAD):
+                    done, made = waiting.popleft()
+                    yield done, made.result()
+        finally:
+            last = [(latest, make(latest))] if latest else []
         yield from ((done, made.result()) for done, made in waiting)
         yield from last
 

@@ -101,6 +101,18 @@ def test_what_fails_in_a_thread_is_raised() -> None:
         list(in_threads([_picture()], fail))
 
 
+@pytest.mark.parametrize("drawn", [1, 2, 9])
+def test_what_was_drawn_is_not_lost_when_drawing_fails(drawn: int) -> None:
+    def draw() -> Iterator[Picture]:
+        yield from (_picture(seed=seed) for seed in range(drawn))
+        raise OutputError("out of memory")
+
+    made: list[int] = []
+    with pytest.raises(OutputError, match="out of memory"):
+        list(in_threads(draw(), lambda picture: made.append(picture.seed)))
+    assert sorted(made) == list(range(drawn))
+
+
 @pytest.mark.parametrize("name", ["bird.gif", "bird", "bird.png.txt"])
 def test_another_suffix_is_an_error_that_names_those_there_are(tmp_path: Path, name: str) -> None:
     with pytest.raises(OptionError, match=r"one of \.png, \.jpg, \.jpeg, \.webp expected"):
