@@ -13,12 +13,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from benchmarks.bars import Bar, Requests
 from benchmarks.load import Answer, Load, closed_loop, closed_loop_of, get, open_loop
 from benchmarks.server import served
 from benchmarks.serving import (
     CONCURRENCIES,
-    Bar,
-    Requests,
     Round,
     as_markdown,
     kills,
