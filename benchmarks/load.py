@@ -9,6 +9,7 @@ from functools import partial
 from typing import Any, NamedTuple, cast
 
 _BLANK = b"\r\n\r\n"
+_LAST_CHUNK = b"\r\n0\r\n\r\n"
 
 
 class Answer(NamedTuple):
@@ -21,6 +22,7 @@ class Answer(NamedTuple):
     milliseconds: float
     headers: Mapping[str, str]
     content: bytes
+    """In chunks, if it came so."""
 
 
 @dataclass(frozen=True)
@@ -164,13 +166,18 @@ class _Connection(asyncio.Protocol):
         """As `asyncio.Protocol`."""
         self._received += data
         if not self._size and (end := self._received.find(_BLANK)) >= 0:
-            length = re.search(rb"(?i)content-length: (\d+)", self._received[:end])
-            self._size = end + len(_BLANK) + (int(length[1]) if length else 0)
+            head = self._received[:end]
+            if length := re.search(rb"(?i)content-length: (\d+)", head):
+                self._size = end + len(_BLANK) + int(length[1])
+            elif not re.search(rb"(?i)transfer-encoding: chunked", head) or self._received.endswith(_LAST_CHUNK):
+                self._size = len(self._received)
         if self._answer and self._size and len(self._received) >= self._size and not self._answer.done():
             self._answer.set_result(bytes(self._received))
 
     def connection_lost(self, exc: Exception | None) -> None:
         """As `asyncio.Protocol`."""
+        if not (self._transport and self._transport.is_closing()):
+            return  # a former connection, which was closed here
         self._transport = None
         if self._answer and not self._answer.done():
             self._answer.set_exception(ConnectionResetError())

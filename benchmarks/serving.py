@@ -20,14 +20,12 @@ from contextlib import ExitStack, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import median
-from urllib.parse import urlencode
 
 import numpy as np
 import psutil
 from matplotlib.figure import Figure
-from PIL import Image
 
-from benchmarks.fixtures import make_captions
+from benchmarks.bars import Bar, Requests
 from benchmarks.load import Load, closed_loop, closed_loop_of, get, open_loop
 from benchmarks.machine import LoadMeter, describe_machine
 from benchmarks.server import SECONDS_TO_WAIT, Resources, Server, served
@@ -38,23 +36,12 @@ from t2i_engine.serve.queue import LARGEST_BATCH
 from training.provenance import working_commit
 
 CONCURRENCIES = (1, 8, 32)
-CAPTIONS, SEEDS = 16, 8
 STARTS = 5
 OVERLOAD, QUEUE = 4, 256
 KILLS, KILLED_REQUESTS = 5, 2_000
 STOPS = 5
 SAMPLES = 60
 """Of a soak."""
-
-
-@dataclass(frozen=True)
-class Bar:
-    """A figure and what it should be."""
-
-    name: str
-    found: str
-    bar: str
-    reached: bool
 
 
 @dataclass(frozen=True)
@@ -67,30 +54,6 @@ class Round:
     """Median of one request."""
     loads: dict[str, dict[int, Load]]
     """By server and concurrency."""
-
-
-class Requests:
-    """The pictures that are asked for, and what the engine draws."""
-
-    def __init__(self, engine: Engine) -> None:
-        captions = make_captions(engine.bundle.tokenizer(), CAPTIONS)
-        self.pictures = [(caption, seed) for seed in range(SEEDS) for caption in captions]
-        path = f"/v1/pictures/{engine.bundle.name}.png"
-        self.targets = [f"{path}?{urlencode({'caption': caption, 'seed': seed})}" for caption, seed in self.pictures]
-        self.sent = [get(target) for target in self.targets]
-        self._expected = [engine.generate(caption, seed).pixels for caption, seed in self.pictures]
-        self._checked: dict[tuple[int, bytes], bool] = {}
-
-    def wrong(self, load: Load) -> int:
-        """Pictures that differ from the engine's by more than a level: batches round differently."""
-        return sum(not self._right(answer.request, answer.content) for answer in load.answers if answer.status == 200)
-
-    def _right(self, number: int, content: bytes) -> bool:
-        if (number, content) not in self._checked:
-            with Image.open(io.BytesIO(content)) as picture:
-                difference = np.abs(np.asarray(picture).astype(int) - self._expected[number]).max()
-            self._checked[number, content] = bool(difference <= 1)
-        return self._checked[number, content]
 
 
 def bare(engine: Engine, requests: Requests, threads: int, batch: int, seconds: float) -> float:

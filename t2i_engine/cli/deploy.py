@@ -12,6 +12,40 @@ def deploy() -> None:
     """Write a folder that serves a bundle elsewhere."""
 
 
+@deploy.command(epilog="Example:  t2i-engine deploy ray birds --out cluster && cd cluster && serve run serve.yaml")
+@click.argument("bundle", metavar="BUNDLE")
+@click.option("--out", type=Path, required=True, metavar="DIR", help="Folder to write; new or empty.")
+@click.option("--min-replicas", type=click.IntRange(0), default=1, metavar="N", help="0: none while nobody asks.")
+@click.option("--max-replicas", type=click.IntRange(1), default=4, metavar="N", help="Under load.")
+@click.option(
+    "--cpus", type=click.IntRange(1, 256), default=1, metavar="N", help="Of each replica; it draws in N threads."
+)
+@click.option("--gpus", type=click.FloatRange(0), default=0.0, metavar="X", help="Of each replica; 0.5: two share one.")
+@click.option(
+    "--queue", type=click.IntRange(1, 100_000), default=256, metavar="N", help="Pictures that may wait in each."
+)
+@click.option("--health-period", type=click.IntRange(1, 3600), default=10, metavar="S", help="Seconds between checks.")
+def ray(
+    bundle: str,
+    out: Path,
+    min_replicas: int,
+    max_replicas: int,
+    cpus: int,
+    gpus: float,
+    queue: int,
+    health_period: int,
+) -> None:
+    """Write a config and a module by which Ray Serve serves BUNDLE on a cluster.
+
+    A bundle in a folder is copied; one on the hub is pinned, and fetched where it runs. Everything can be changed
+    in the files afterwards. Prints the folder's path.
+    """
+    from export.deploy.ray import Scale, deploy_ray
+
+    scale = Scale(min_replicas, max_replicas, cpus, gpus, queue, health_period)
+    click.echo(bytes(deploy_ray(bundle, out, scale)))
+
+
 @deploy.command(epilog="Example:  t2i-engine deploy web birds --out site && python -m http.server --directory site")
 @click.argument("bundle", metavar="BUNDLE")
 @click.option("--out", type=Path, required=True, metavar="DIR", help="Folder to write; new or empty.")

@@ -13,12 +13,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from benchmarks.bars import Bar, Requests
 from benchmarks.load import Answer, Load, closed_loop, closed_loop_of, get, open_loop
 from benchmarks.server import served
 from benchmarks.serving import (
     CONCURRENCIES,
-    Bar,
-    Requests,
     Round,
     as_markdown,
     kills,
@@ -32,7 +31,7 @@ from t2i_engine.engine import Engine
 
 @contextmanager
 def stub(seconds: float = 0.0) -> Iterator[int]:
-    """The port of a server that answers with the path, or, asked for /end, ends the connection."""
+    """The port of a server that answers with the path. /last ends the connection; so does /end, without an answer."""
     port, started = 0, threading.Event()
     stop: Callable[[], object]
 
@@ -43,7 +42,16 @@ def stub(seconds: float = 0.0) -> Iterator[int]:
             await asyncio.sleep(seconds)
             if path == b"/end":
                 break
-            writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\nX-Path: %s\r\n\r\n%s" % (len(path), path, path))
+            ends = b"Connection: close\r\n" * (path == b"/last")
+            if path == b"/chunks":
+                writer.write(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nX-Path: %s\r\n\r\n" % path)
+                await writer.drain()
+                writer.write(b"%x\r\n%s\r\n0\r\n\r\n" % (len(path), path))
+                continue
+            head = b"HTTP/1.1 200 OK\r\n%sContent-Length: %d\r\nX-Path: %s\r\n\r\n" % (ends, len(path), path)
+            writer.write(head + path)
+            if ends:
+                break
         writer.close()
 
     async def serve() -> None:
@@ -79,6 +87,12 @@ def test_a_connection_that_ends_without_an_answer_is_counted() -> None:
         load = closed_loop_of(port, [get("/a"), get("/end")], 1, 10)
     assert [answer.status for answer in load.answers] == [200, 0] * 5
     assert len(load.milliseconds()) == 5
+
+
+def test_answers_are_kept_apart_however_they_end() -> None:
+    with stub() as port:
+        load = closed_loop_of(port, [get("/a"), get("/last"), get("/chunks")], 2, 40)
+    assert all(answer.status == 200 and answer.headers["x-path"].encode() in answer.content for answer in load.answers)
 
 
 def test_a_closed_loop_waits_for_answers_and_an_open_one_does_not() -> None:

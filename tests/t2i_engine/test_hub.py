@@ -186,6 +186,15 @@ def test_pinned_bundle_in_the_cache_needs_no_request(hub: HubStub, name: str) ->
     assert hub.requests == []
 
 
+def test_deployed_bundle_is_pinned_to_its_commit(hub: HubStub, name: str, tmp_path: Path) -> None:
+    commit = hub.repositories[name].head
+    for address in (f"hf:{name}", f"hf:{name}@main"):
+        out = tmp_path / address[-4:]
+        assert run("deploy", "ray", address, "--out", str(out)).exit_code == 0
+        assert f'Pictures.bind("hf:{name}@{commit}", ' in (out / "app.py").read_text("utf-8")
+        assert not (out / "bundle").exists()
+
+
 def test_bundle_in_the_cache_opens_offline(hub: HubStub, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     Bundle.open(f"hf:{name}")
     offline(monkeypatch)
