@@ -18,10 +18,11 @@ from benchmarks.fixtures import Fixtures
 from benchmarks.measurement import Worker, WorkerError, open_case
 from benchmarks.report import Roofline, StaticMetrics
 from benchmarks.targets import EAGER, Case, find_target
+from t2i_engine.backends.openvino import in_8_bits
 from t2i_engine.bundle import Bundle, ModelSizes, graphs_of
 from t2i_engine.formats import GENERATOR, Differences, Form
 
-_WIDTHS = {"bf16": 2, "fp16": 2}  # bytes that a float32 of the file, or of PyTorch, takes in computation
+_WIDTHS = {"bf16": 2, "fp16": 2, "int8": 2}  # bytes that a float32 of the file, or of PyTorch, takes, at least
 
 
 @dataclass(frozen=True)
@@ -58,7 +59,7 @@ def measure_static(case: Case, fixtures: Fixtures, on_progress: Callable[[str], 
         work, form = count_pytorch(bundle.sizes, 1, width), Form.TRAINED
     else:
         file = bundle.folder / target.format.files[GENERATOR]
-        work, form = count_work(file, {"B": 1}, width), form_of(file)
+        work, form = count_work(file, {"B": 1}, width, case.precision == "int8"), form_of(file)
     return StaticMetrics(
         target=case.target,
         title=target.title,
@@ -79,10 +80,11 @@ def measure_static(case: Case, fixtures: Fixtures, on_progress: Callable[[str], 
 def roofline_time(static: StaticMetrics, case: Case, roofline: Roofline) -> float | None:
     """Milliseconds that the generator's products take at peak rates, or their bytes at peak bandwidth, if longer.
 
-    ONNX Runtime computes FP16 graphs on a CPU in fp32. None where a rate is not known.
+    ONNX Runtime computes FP16 graphs on a CPU in fp32; what int8 leaves over is bf16 where the CPU has it. None where a
+    rate is not known.
     """
-    fp32 = case.precision == "int8" or (case.precision, case.device) == ("fp16", "cpu")
-    rate: float | None = getattr(roofline, "fp32" if fp32 else case.precision)
+    precision = "fp32" if (case.precision, case.device) == ("fp16", "cpu") else case.precision
+    rate: float | None = (roofline.bf16 or roofline.fp32) if precision == "int8" else getattr(roofline, precision)
     if not rate or not roofline.bandwidth or (static.int8_gflop and not roofline.int8):
         return None
     seconds = case.batch * (static.gflop - static.int8_gflop) / rate
@@ -91,10 +93,11 @@ def roofline_time(static: StaticMetrics, case: Case, roofline: Roofline) -> floa
     return 1000 * max(seconds, static.moved(case.batch) / 1000 / roofline.bandwidth)
 
 
-def count_work(file: Path, sizes: Mapping[str, int], float_bytes: int = 4) -> Work:
+def count_work(file: Path, sizes: Mapping[str, int], float_bytes: int = 4, int8: bool = False) -> Work:
     """Counts a graph with its symbolic dimensions set, such as `{"B": 1}`. Raises `UncountedError`.
 
-    `float_bytes` is what a float32 takes where the file is computed in fewer bits.
+    `float_bytes` is what a float32 takes where the file is computed in fewer bits; with `int8`, operands of the
+    convolutions that OpenVINO rounds to 8 bits take one byte.
     """
     graph = _sized(onnx.load(file), sizes)
     weights = {tensor.name for tensor in graph.initializer}
@@ -103,26 +106,26 @@ def count_work(file: Path, sizes: Mapping[str, int], float_bytes: int = 4) -> Wo
     shapes |= {tensor.name: tuple(tensor.dims) for tensor in graph.initializer}
     kinds = {name: kind.elem_type for name, kind in values.items()}
     kinds |= {tensor.name: tensor.data_type for tensor in graph.initializer}
-    quantized = {node.output[0]: node.input[0] for node in graph.node if node.op_type == "DequantizeLinear"}
-    constants = weights | {output for output, source in quantized.items() if source in weights}
 
     def shape(name: str) -> tuple[int, ...]:
         if 0 in shapes.get(name, (0,)):
             raise UncountedError(f"the shape of {name!r} is unknown")
         return shapes[name]
 
-    def moved(name: str) -> float:
-        width = helper.tensor_dtype_to_np_dtype(kinds.get(quantized.get(name, name), onnx.TensorProto.FLOAT)).itemsize
-        return prod(shape(name)) * (float_bytes if width == 4 else width)
+    def moved(name: str, rounded: bool) -> float:
+        width = helper.tensor_dtype_to_np_dtype(kinds.get(name, onnx.TensorProto.FLOAT)).itemsize
+        return prod(shape(name)) * (1 if rounded else float_bytes if width == 4 else width)
 
-    flop = int8 = moving = constant = 0.0
+    flop = int8_flop = moving = constant = 0.0
     for node in graph.node:
         if products := _flop(node, shape):
+            convolves = int8 and node.op_type == "Conv"
+            rounded = node.input[:2] if convolves and in_8_bits(shape(node.input[1]), shape(node.input[0])[2]) else ()
             flop += products
-            int8 += products if all(name in quantized for name in node.input[:2]) else 0
-            moving += sum(map(moved, filter(None, (*node.input, *node.output))))
-            constant += sum(moved(name) for name in node.input if name in constants)
-    return Work(flop, int8, moving, constant)
+            int8_flop += products if rounded else 0
+            moving += sum(moved(name, name in rounded) for name in (*node.input, *node.output) if name)
+            constant += sum(moved(name, name in rounded) for name in node.input if name in weights)
+    return Work(flop, int8_flop, moving, constant)
 
 
 def count_pytorch(sizes: ModelSizes, batch: int, float_bytes: int = 4) -> Work:

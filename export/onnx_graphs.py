@@ -113,19 +113,6 @@ def phase_kernels(generator: Generator) -> dict[str, Array]:
     return {f"generator.{layer}": generator.get_parameter(f"{layer}.weight").detach().numpy() for layer in layers}
 
 
-def convolution_nodes(proto: onnx.ModelProto, layer: str) -> list[str]:
-    """The nodes of a `GeneratorGraph` that compute a convolution of its generator, given by the layer's name there.
-
-    In phases they are four.
-    """
-    return [
-        node.name
-        for node in proto.graph.node
-        if node.op_type in ("Conv", "ConvTranspose")
-        and any(name.startswith(f"generator.{layer}.") for name in node.input)
-    ]
-
-
 def to_artifact(
     proto: onnx.ModelProto, row: Format, graph: str, notes: Mapping[str, object] = MappingProxyType({})
 ) -> Artifact:

@@ -39,11 +39,6 @@ def optimize(generator: Generator, form: Form) -> Generator:
     return optimized
 
 
-def block_convolutions(generator: Generator) -> list[tuple[str, str]]:
-    """The names of each block's two 3×3 convolutions, by which they are found in every form."""
-    return [(f"GBlocks.{i}.c1", f"GBlocks.{i}.c2") for i in range(len(generator.GBlocks))]
-
-
 class OptimizedUpBlock(nn.Module):
     """An UpBlock whose layers before the second convolution, and whose shortcut, stay on the small map."""
 

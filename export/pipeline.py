@@ -15,7 +15,7 @@ from export.near_words import near_words_file
 from t2i_engine.backend_selection import backend_status, row_lacks
 from t2i_engine.backends.pytorch import exact_runners
 from t2i_engine.bundle import NEAR_WORDS, VOCABULARY, Bundle, Manifest, TokenizerSpec, check_target, is_name
-from t2i_engine.errors import BackendError, CaptionError, OptionError, ParityError, needs_extra, quoted
+from t2i_engine.errors import BackendError, OptionError, ParityError, needs_extra, quoted
 from t2i_engine.formats import Form, Format, all_formats, find, load
 from t2i_engine.parity import GATE, GateSize, verification_device
 from t2i_engine.picture_reference import PICTURES
@@ -24,14 +24,12 @@ from t2i_engine.reference import REFERENCE, make_reference
 from t2i_engine.table import size
 from t2i_engine.tokenizer import Tokenizer, split
 from training.checkpoint import CheckpointError, TrainedModel
-from training.data.corpus import encode_known
 from training.models.text_to_image import TextToImage, read_model
 from training.state import is_trained, load_trained
 
 ALL = "all"
 DEFAULT = "onnx"
 WEIGHTS = "pytorch"  # in every bundle: the others are verified against it, and further formats made from it
-CALIBRATION_BIRDS = 64  # of synthbirds, with ten captions each
 TOOLS = ("t2i-engine", "torch", "onnx", "onnxscript", "safetensors")
 
 
@@ -51,22 +49,6 @@ class LoadedModel:
         """The bundle's, or the terms of the data that the model has learned from."""
         return (self.bundle.license if self.bundle else None) or data_terms(self.provenance)
 
-    def calibration_ids(self, captions: Sequence[str]) -> list[tuple[int, ...]]:
-        """Token ids of `captions`; without any, of synthbirds' captions if the model was trained on synthbirds.
-
-        Raises `CaptionError` if there are none.
-        """
-        if not captions:
-            if "synthbirds" not in str(self.provenance.get("dataset")):
-                raise CaptionError("int8 needs captions of the model's data set to calibrate: give a --captions-file")
-            from training.data.synthbirds import SynthBirds
-
-            birds = SynthBirds("train", CALIBRATION_BIRDS, 32)
-            captions = [caption for number in range(CALIBRATION_BIRDS) for caption in birds.captions(number)]
-        if not (ids := encode_known(captions, self.tokenizer)):
-            raise CaptionError("no calibration caption has a word that the model knows; give others")
-        return ids
-
 
 @dataclass(frozen=True)
 class Exported:
@@ -84,14 +66,13 @@ def export_bundle(
     on_progress: Callable[[str], None],
     formats: str = DEFAULT,
     folded: bool = True,
-    captions: Sequence[str] = (),
     gate_size: GateSize = GATE,
     half_weights: bool = False,
 ) -> Exported:
     """Makes a bundle from a checkpoint or a bundle's weights; without a folder, adds formats to that bundle.
 
-    `on_progress` gets a line per step; int8 is calibrated on `captions`. With `half_weights`, a new bundle's weights
-    are rounded to half precision first, and take half the room.
+    `on_progress` gets a line per step. With `half_weights`, a new bundle's weights are rounded to half precision first,
+    and take half the room.
 
     Formats outside their tolerance are rejected: the manifest says so, the others are written. If none is left, it
     raises `ParityError` and leaves the folder as it was. Raises a `UserError` if the origin, the folder or this machine
@@ -121,11 +102,9 @@ def export_bundle(
     to_build = [builder_row(row) for row in rows if not bundle.has(row)]
     if not folded:
         rows, to_build = ([replace(row, form=Form.TRAINED) for row in table] for table in (rows, to_build))
-    calibration = loaded.calibration_ids(captions) if any(row.calibrated for row in to_build) else []
     for row in to_build:
         if not bundle.has(row):  # formats share files
-            arguments = [calibration, bundle.files] if row.calibrated else []
-            _add(bundle, row, builders[row.builder](loaded.model, row, *arguments), on_progress)
+            _add(bundle, row, builders[row.builder](loaded.model, row), on_progress)
 
     with tempfile.TemporaryDirectory(prefix="t2i-engine-") as staging:
         # Files of a bundle, opened through their backends: what the gate runs is what the user's engine will run.

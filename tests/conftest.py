@@ -11,7 +11,7 @@ from export.pipeline import export_bundle
 from t2i_engine.bundle import Bundle, write_bundle
 from t2i_engine.formats import find
 from t2i_engine.parity import GateSize
-from tests.tiny_model import CAPTIONS, RUNS_HERE, write_checkpoint
+from tests.tiny_model import RUNS_HERE, write_checkpoint
 
 if TYPE_CHECKING:  # machines that test GPUs alone have no playwright
     from playwright.sync_api import Browser, BrowserContext, Page
@@ -41,21 +41,12 @@ def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def captions_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Captions in the tiny model's words, to calibrate it with."""
-    file = tmp_path_factory.mktemp("captions") / "captions.txt"
-    file.write_text("\n".join(CAPTIONS), encoding="utf-8")
-    return file
-
-
-@pytest.fixture(scope="session")
 def tiny_bundle(tmp_path_factory: pytest.TempPathFactory, tiny_checkpoint: Path) -> Path:
     """The folder of the tiny model's bundle, exported and verified; not to be written to."""
     folder = tmp_path_factory.mktemp("bundles") / "tiny"
     names = ",".join(row.name for row in RUNS_HERE)
-    # Ten pictures: of 120 with random weights, one is further off in int8 than any of a trained model.
     size = GateSize(rounds=1, pairs=64, emulated=8)
-    exported = export_bundle(tiny_checkpoint, folder, "tiny", lambda _: None, names, captions=CAPTIONS, gate_size=size)
+    exported = export_bundle(tiny_checkpoint, folder, "tiny", lambda _: None, names, gate_size=size)
     assert exported.rejected == {}
     return exported.folder
 

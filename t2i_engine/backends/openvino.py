@@ -14,7 +14,7 @@ from t2i_engine.files import cache, cached_file, processor
 from t2i_engine.formats import GENERATOR, Format
 
 if TYPE_CHECKING:
-    from openvino import CompiledModel, InferRequest, Model
+    from openvino import CompiledModel, Core, InferRequest, Model
 
 TITLE = "OpenVINO"
 PACKAGES = IMPORTS = ("openvino",)
@@ -22,7 +22,10 @@ PACKAGES = IMPORTS = ("openvino",)
 TOKENS, LENGTHS = "tokens", "lengths"
 
 _DEVICE = "CPU"
-_REWRITING = "3"  # raised with every change of `rewrite`, so that no graph compiled before it is used
+_REWRITING = "5"  # raised with every change of `quantize` or `rewrite`, so that no graph compiled before it is used
+_VECTOR = 16  # sums of 32 bits in a vector of AVX-512
+_SMALLEST_SIDE = 16  # of a map: smaller ones take little time, and their errors show most
+_BELOW, _ABOVE = 30, 225  # levels below and above zero: LeakyReLU, twice, leaves little below
 
 
 class OpenVinoRunner:
@@ -39,8 +42,9 @@ class OpenVinoRunner:
         self._file, self._graph = bundle.path(row.files[graph]), bundle.graphs[graph]
         self._sha256 = bundle.manifest.files[row.files[graph]].sha256
         self._core = openvino.Core()
-        # The text encoder does a thousandth of the work, not worth a difference; what int8 leaves over is fp32, too.
-        hint = "bf16" if row.precision == "bf16" and graph == GENERATOR else "f32"
+        # The text encoder does a thousandth of the work, not worth a difference.
+        self._precision = row.precision if graph == GENERATOR else "fp32"
+        hint = _hint(self._core, self._precision)
         threads = threads or available_threads()
         # Captions vary in length. Compiling a small fp32 graph for one shape and one thread crashes OpenVINO 2026.4.
         fixed = graph == GENERATOR and (threads > 1 or hint == "bf16")
@@ -84,7 +88,9 @@ class OpenVinoRunner:
         options = {"INFERENCE_PRECISION_HINT": hint, "INFERENCE_NUM_THREADS": threads, "PERFORMANCE_HINT": "LATENCY"}
         if profiled:
             return self._core.compile_model(self._read(fixed), _DEVICE, {**options, "PERF_COUNT": True})
-        cached = cached_file("openvino", self._sha256, openvino.__version__, hint, str(fixed), _REWRITING, processor())
+        cached = cached_file(
+            "openvino", self._sha256, openvino.__version__, self._precision, str(fixed), _REWRITING, processor()
+        )
         try:
             return self._core.import_model(cached.read_bytes(), _DEVICE, options)
         except (OSError, RuntimeError):
@@ -103,6 +109,8 @@ class OpenVinoRunner:
             for tensor in model.inputs
         }
         check_contract(self._graph, self._file, inputs, (tensor.any_name for tensor in model.outputs))
+        if self._precision == "int8":
+            quantize(model)
         rewrite(model)
         if fixed:
             model.reshape({tensor.name: tensor.sized({"B": 1}) for tensor in self._graph.inputs})
@@ -144,13 +152,22 @@ def status() -> Status:
     try:
         import openvino
 
-        capabilities = openvino.Core().get_property(_DEVICE, "OPTIMIZATION_CAPABILITIES")
+        bf16 = _has_bf16(openvino.Core())
     except (ImportError, RuntimeError) as error:
         return Status(number, f"openvino {number} is damaged ({error}): pip install --force-reinstall openvino")
     precisions = {}
-    if "BF16" not in capabilities:
+    if not bf16:
         precisions["bf16"] = "this CPU has no bf16 instructions: use --precision fp32"
     return Status(f"openvino {number}", devices={"cpu": None}, precisions=precisions)
+
+
+def _has_bf16(core: "Core") -> bool:
+    return "BF16" in core.get_property(_DEVICE, "OPTIMIZATION_CAPABILITIES")
+
+
+def _hint(core: "Core", precision: str) -> str:
+    """The precision that OpenVINO is asked for: what int8 leaves over is bf16 where the CPU has it."""
+    return "bf16" if precision == "bf16" or (precision == "int8" and _has_bf16(core)) else "f32"
 
 
 def _parts(feeds: Mapping[str, Array]) -> Iterator[tuple[Array, Mapping[str, Array]]]:
@@ -187,30 +204,56 @@ def _kept_signal_stack() -> Iterator[None]:
         sigaltstack(before, None)
 
 
+def in_8_bits(kernel: Sequence[int], side: int) -> bool:
+    """Whether int8 rounds the operands of a convolution, by its kernel's shape (out, in, H, W) and its map's side.
+
+    Those are a block's two, where the map is large enough and they fill a vector. Shortcuts are 1×1; the last
+    convolution is narrow.
+    """
+    return tuple(kernel[2:]) in ((2, 2), (3, 3)) and kernel[0] >= _VECTOR and side >= _SMALLEST_SIDE
+
+
+def quantize(model: "Model") -> None:
+    """Rounds what the blocks' convolutions multiply to 8 bits, in place: weights per channel, maps by their own range.
+
+    A map is divided by its largest value, and the sums are multiplied by it. So each picture has all levels of its
+    own, and nothing is calibrated. To be called before `rewrite`.
+    """
+    from openvino import opset8 as ops
+
+    rounded: dict[tuple[str, int], tuple[Any, Any]] = {}
+    for convolution in _nodes(model, "Convolution"):
+        source = convolution.input_value(0)
+        if not in_8_bits(convolution.input(1).get_shape(), source.get_partial_shape()[2].get_length()):
+            continue
+        key = source.get_node().get_friendly_name(), source.get_index()  # phases share their map
+        levels, largest = rounded[key] = rounded.get(key) or _by_own_range(source)
+        users = convolution.output(0).get_target_inputs()
+        sums = ops.multiply(convolution, largest)
+        for user in users:
+            user.replace_source_output(sums.output(0))
+        convolution.input(0).replace_source_output(levels.output(0))
+        weight = _constant(_sources(convolution)[1])
+        top = np.maximum(np.abs(weight).max(axis=(1, 2, 3), keepdims=True), np.float32(1e-30))
+        rounded_weight = ops.fake_quantize(ops.constant(weight), -top, top, -top, top, 255)
+        convolution.input(1).replace_source_output(rounded_weight.output(0))
+
+
+def _by_own_range(source: Any) -> tuple[Any, Any]:  # noqa: ANN401  (OpenVINO's Output)
+    """A map (B, C, H, W) divided by its largest value and rounded to 256 levels, and that value (B, 1, 1, 1)."""
+    from openvino import opset8 as ops
+
+    largest = ops.maximum(ops.reduce_max(source, np.array([1, 2, 3]), keep_dims=True), np.float32(1e-30))
+    low, high = np.float32(-_BELOW / _ABOVE), np.float32(1)
+    return ops.fake_quantize(ops.divide(source, largest), low, high, low, high, _BELOW + _ABOVE + 1), largest
+
+
 def rewrite(model: "Model") -> None:
-    """Rewrites a graph in place into the form that OpenVINO runs fastest: equal within rounding, more precise in int8.
+    """Rewrites a graph in place into the form that OpenVINO runs fastest: equal within rounding.
 
     The files hold what ONNX Runtime prefers: four 2×2 convolutions whose results are interleaved along rows and
     columns. OpenVINO keeps channels last, and would transpose every map to interleave them.
     """
-    _keep_sums(model)
-    _join_phases(model)
-
-
-def _keep_sums(model: "Model") -> None:
-    """Removes the rounding of a convolution's sums to 8 bits: ONNX Runtime needs it, OpenVINO keeps them in fp32."""
-    for rounding in _nodes(model, "FakeQuantize"):
-        biased = _sources(rounding)[0]
-        if _kinds(biased) != ["Add"] or _sources(biased)[0].get_type_name() != "Convolution":
-            continue
-        last = rounding
-        while last.get_type_name() in ("FakeQuantize", "Convert", "Subtract"):
-            last = next(iter(last.output(0).get_target_inputs())).get_node()
-        if last.get_type_name() == "Multiply":
-            last.output(0).replace(rounding.input_value(0))
-
-
-def _join_phases(model: "Model") -> None:
     from openvino import opset8 as ops
 
     for result in _nodes(model, "Reshape"):

@@ -14,11 +14,10 @@ from t2i_engine.errors import ParityError, needs_extra
 @click.option("--out", type=Path, metavar="DIR", help="Folder of the new bundle; without it, formats go into BUNDLE.")
 @click.option("--name", metavar="NAME", help="The bundle's name.  [default: its folder's]")
 @click.option(
-    "--formats", default="onnx", metavar="NAMES", help="onnx,onnx-int8,… or `all`: every format this machine can make."
+    "--formats", default="onnx", metavar="NAMES", help="onnx,openvino,… or `all`: every format this machine can make."
 )
 @click.option("--no-fold", is_flag=True, help="Keep upsample + convolution as trained: same pictures, but slower.")
 @click.option("--half-weights", is_flag=True, help="Round weights to half precision: every file takes half the room.")
-@click.option("--captions-file", type=Path, metavar="FILE", help="Captions to calibrate int8: UTF-8, one per line.")
 @click.pass_context
 def export(
     context: click.Context,
@@ -28,7 +27,6 @@ def export(
     formats: str,
     no_fold: bool,
     half_weights: bool,
-    captions_file: Path | None,
 ) -> None:
     """Make a bundle, or add formats to one.
 
@@ -38,12 +36,10 @@ def export(
     with needs_extra("t2i-engine export", "export"):
         from export.pipeline import export_bundle
 
-    from t2i_engine.cli.files import read_captions
     from t2i_engine.parity import GATE, GateSize
 
-    captions = read_captions(captions_file) if captions_file else ()
     size = context.find_object(GateSize) or GATE
-    exported = export_bundle(source, out, name, progress, formats, not no_fold, captions, size, half_weights)
+    exported = export_bundle(source, out, name, progress, formats, not no_fold, size, half_weights)
     click.echo(bytes(exported.folder))
     bundle = shlex.quote(str(exported.folder))
     progress(f'Try:  t2i-engine verify {bundle}\n      t2i-engine generate "a yellow bird" --bundle {bundle}')

@@ -176,7 +176,7 @@ def test_bad_input_is_one_line(tmp_path: Path, plain_bundle: Path, outcome: Outc
     assert "cannot be read" in bad(bundle, "--batch-sizes", "1;4")
     assert "out of range" in bad(bundle, "--threads", "5000")
     assert "exceeds tensorrt-fp16's maximum, 16" in bad(bundle, "--formats", "tensorrt-fp16", "--batch-sizes", "1,32")
-    assert "not in the bundle" in bad(bundle, "--formats", "onnx-int8")
+    assert "not in the bundle" in bad(bundle, "--formats", "onnx-fp16")
     assert "cannot write" in bad(bundle, "--out", str(file))
     assert "cannot be read" in bad(bundle, "--baseline", str(file))
     assert "cannot be read" in bad(bundle, "--baseline", str(tmp_path / "none.json"))

@@ -58,11 +58,17 @@ def test_the_graph_as_trained_has_the_work_that_pytorch_counts(tmp_path: Path) -
     assert form_of(file) == Form.TRAINED
 
 
-def test_the_fold_saves_work_and_int8_is_told_apart(tiny_bundle: Path) -> None:
-    folded = count_work(tiny_bundle / "generator.onnx", {"B": 1})
-    quantized = count_work(tiny_bundle / "generator.int8.onnx", {"B": 1})
-    assert folded.flop < count_pytorch(SIZES, 1).flop
-    assert folded.int8_flop == 0
-    assert 0 < quantized.int8_flop < quantized.flop == folded.flop
-    assert quantized.bytes < folded.bytes
-    assert form_of(tiny_bundle / "generator.onnx") == Form.PHASES
+def test_the_fold_saves_work(tiny_bundle: Path) -> None:
+    file = tiny_bundle / "generator.onnx"
+    assert count_work(file, {"B": 1}).flop < count_pytorch(SIZES, 1).flop
+    assert form_of(file) == Form.PHASES
+
+
+def test_what_int8_rounds_is_told_apart_and_moves_a_byte_a_value(tmp_path: Path) -> None:
+    node = helper.make_node("Conv", ["x", "w"], ["y"], pads=[1, 1, 1, 1])
+    for side, share in ((16, 1), (8, 0)):
+        file = graph_of(tmp_path, node, ["B", 4, side, side], {"w": (16, 4, 3, 3)})
+        floats, rounded = (count_work(file, {"B": 1}, 2, int8=int8) for int8 in (False, True))
+        assert floats.int8_flop == 0
+        assert rounded.int8_flop == share * rounded.flop == share * floats.flop
+        assert floats.bytes - rounded.bytes == share * (4 * side**2 + 16 * 4 * 9)

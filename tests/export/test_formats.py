@@ -37,8 +37,7 @@ def graphs_as_before(tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None
         for graph, name in row.files.items():
             yield Artifact(name, (tiny_bundle / name).read_bytes(), row, graph, 18)
 
-    for module in ("onnx_graphs", "int8"):
-        monkeypatch.setattr(f"export.{module}.build", build)
+    monkeypatch.setattr("export.onnx_graphs.build", build)
 
 
 @pytest.fixture
@@ -52,9 +51,9 @@ def names(folder: Path) -> list[str]:
 
 
 def test_a_misspelt_format_gets_the_nearest_name(tiny_checkpoint: Path, tmp_path: Path) -> None:
-    result = export(tiny_checkpoint, "--out", tmp_path / "new", "--formats", "onnx,onnx-int9")
+    result = export(tiny_checkpoint, "--out", tmp_path / "new", "--formats", "onnx,openvino-int9")
     assert result.exit_code == 2
-    assert "unknown format 'onnx-int9' (did you mean 'onnx-int8'?)" in result.stderr
+    assert "unknown format 'openvino-int9' (did you mean 'openvino-int8'?)" in result.stderr
     assert not (tmp_path / "new").exists()
 
 
@@ -94,54 +93,27 @@ def test_a_format_that_the_bundle_lacks_is_an_error_with_the_command_that_adds_i
 
 def shift_image(proto: onnx.ModelProto) -> None:
     bias = next(tensor for tensor in proto.graph.initializer if tensor.name == "generator.to_rgb.1.bias")
-    bias.CopyFrom(onnx.numpy_helper.from_array(onnx.numpy_helper.to_array(bias) + np.float32(0.5), bias.name))
+    bias.CopyFrom(onnx.numpy_helper.from_array(onnx.numpy_helper.to_array(bias) + np.float16(0.5), bias.name))
 
 
 def test_a_format_outside_its_tolerance_is_rejected_with_the_reason(
-    tiny_bundle: Path, plain: Path, captions_file: Path, monkeypatch: pytest.MonkeyPatch
+    tiny_bundle: Path, plain: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def build(_: TextToImage, row: Format, *__: object) -> Iterator[Artifact]:
-        proto = onnx.load(tiny_bundle / row.files[GENERATOR])
-        shift_image(proto)
-        yield Artifact(row.files[GENERATOR], proto.SerializeToString(), row, GENERATOR, 18)
+        for graph, name in row.files.items():
+            proto = onnx.load(tiny_bundle / name)
+            if graph == GENERATOR:
+                shift_image(proto)
+            yield Artifact(name, proto.SerializeToString(), row, graph, 18)
 
-    monkeypatch.setattr("export.int8.build", build)
-    result = export(plain, "--formats", "onnx-int8", "--captions-file", captions_file)
+    monkeypatch.setattr("export.fp16.build", build)
+    result = export(plain, "--formats", "onnx-fp16")
     assert result.exit_code == 1
-    assert "rejected onnx-int8: format onnx-int8, graph generator, output psnr" in result.stderr.splitlines()[-1]
+    assert "rejected onnx-fp16: format onnx-fp16, graph generator, output psnr" in result.stderr.splitlines()[-1]
     bundle = Bundle.open(plain)
     assert names(plain) == ["onnx", "pytorch"]
-    assert "20 allowed" in bundle.manifest.rejected["onnx-int8"]
-    assert not (plain / "generator.int8.onnx").exists()
-
-
-def test_int8_asks_for_captions_where_the_data_set_is_not_known(plain: Path) -> None:
-    result = export(plain, "--formats", "onnx-int8")
-    assert result.exit_code == 2
-    assert "--captions-file" in result.stderr
-
-
-def test_missing_captions_are_found_before_anything_is_built(tiny_checkpoint: Path, tmp_path: Path) -> None:
-    result = export(tiny_checkpoint, "--out", tmp_path / "new", "--formats", "onnx,onnx-int8")
-    assert result.exit_code == 2
-    assert len(result.stderr.splitlines()) == 1
-    assert "--captions-file" in result.stderr
-
-
-def test_int8_quantizes_convolutions_per_channel_and_leaves_the_text_encoder(tiny_bundle: Path) -> None:
-    graph = onnx.load(tiny_bundle / "generator.int8.onnx").graph
-    arrays = {tensor.name: tensor for tensor in graph.initializer}
-    quantized = [
-        tensor for tensor in arrays.values() if tensor.data_type == onnx.TensorProto.INT8 and len(tensor.dims) == 4
-    ]
-    assert quantized
-    scales = [
-        arrays[node.input[1]] for node in graph.node if node.input and node.input[0] in {one.name for one in quantized}
-    ]
-    assert sorted(list(scale.dims) for scale in scales) == sorted([tensor.dims[0]] for tensor in quantized)
-    files = Bundle.open(tiny_bundle).manifest.files
-    assert find("onnx-int8").files["text_encoder"] == "text_encoder.onnx"
-    assert (files["text_encoder.onnx"].precision, files["generator.int8.onnx"].precision) == ("fp32", "int8")
+    assert "20 allowed" in bundle.manifest.rejected["onnx-fp16"]
+    assert not (plain / "generator.fp16.onnx").exists()
 
 
 def test_fp16_graphs_are_half_between_fp32_borders(tiny_bundle: Path) -> None:

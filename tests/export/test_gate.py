@@ -19,7 +19,9 @@ from tests.export.damage import Damage, keep_gates_in_pytorchs_order, leave_alon
 from tests.tiny_model import SMALL_GATE, make_model
 
 FP16 = replace(find("onnx-fp16"), emulator=None)
-LAXEST = replace(FP16, name="laxest", tolerance=replace(find("onnx-int8").tolerance, sentence=None, sentence_share=0.1))
+LAXEST = replace(
+    FP16, name="laxest", tolerance=replace(find("openvino-int8").tolerance, sentence=None, sentence_share=0.1)
+)
 
 Gate = Callable[[str, Damage, Format], set[str]]
 
@@ -78,8 +80,8 @@ def test_fp32_itself_passes_as_any_format(gate: Gate) -> None:
 
 
 def test_nothing_passes_unjudged(plain_bundle: Path) -> None:
-    with pytest.raises(ValueError, match="onnx-int8 cannot be judged without pictures"):
-        run_gate(make_model(), Bundle.open(plain_bundle), [find("onnx-int8")], lambda _: None, SMALL_GATE)
+    with pytest.raises(ValueError, match="openvino-int8 cannot be judged without pictures"):
+        run_gate(make_model(), Bundle.open(plain_bundle), [find("openvino-int8")], lambda _: None, SMALL_GATE)
 
 
 @pytest.mark.parametrize("row", [FP16, LAXEST], ids=lambda row: row.name)

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from benchmarks.fixtures import paper_sizes
-from export.onnx_graphs import GeneratorGraph, build_generator, convolution_nodes, traced
-from export.optimized_generator import block_convolutions, optimize
+from export.onnx_graphs import GeneratorGraph, build_generator, traced
+from export.optimized_generator import optimize
 from t2i_engine.bundle import ModelSizes, graphs_of
 from t2i_engine.formats import GENERATOR, Form
 from tests.tiny_model import SIZES, make_model
@@ -69,19 +69,6 @@ def test_optimizing_leaves_the_generator_as_it_is(form: Form) -> None:
     optimize(generator, form)
     assert generator.folded
     assert [name for name, _ in generator.named_modules()] == names
-
-
-@pytest.mark.parametrize("form", list(Form))
-def test_both_convolutions_of_a_block_are_found_by_name_in_every_form(form: Form) -> None:
-    generator = make_model().generator
-    graph = onnx.load_from_string(build_generator(make_model(), form).content)
-    found = {name: convolution_nodes(graph, name) for block in block_convolutions(generator) for name in block}
-    assert len(block_convolutions(generator)) == 3
-    for name, nodes in found.items():
-        assert optimize(generator, form).get_submodule(name) is not None
-        assert len(nodes) == (4 if form == Form.PHASES and name.endswith("c1") else 1)
-    names = [name for nodes in found.values() for name in nodes]
-    assert len(set(names)) == len(names)
 
 
 def operators(proto: onnx.ModelProto) -> set[str]:

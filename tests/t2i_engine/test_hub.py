@@ -116,14 +116,14 @@ def test_push_is_one_commit_and_the_same_bundle_makes_none(hub: HubStub, plain_b
 
 
 def test_a_bundle_replaces_the_former_one_and_nothing_else(hub: HubStub, plain_bundle: Path) -> None:
-    former = {MANIFEST: b"{}", "generator.int8.onnx": b"former", "notes.txt": b"mine"}
+    former = {MANIFEST: b"{}", "generator.fp16.onnx": b"former", "notes.txt": b"mine"}
     hub.repositories["me/grown"] = Repository()
     hub.repositories["me/grown"].commit(former)
     push(Bundle.open(plain_bundle), "me/grown")
     files = hub.repositories["me/grown"].files
     assert files["notes.txt"] == b"mine"
     assert files[MANIFEST] == (plain_bundle / MANIFEST).read_bytes()
-    assert "generator.int8.onnx" not in files
+    assert "generator.fp16.onnx" not in files
 
 
 def test_card_tells_what_the_manifest_does(hub: HubStub, plain_bundle: Path, tmp_path: Path) -> None:

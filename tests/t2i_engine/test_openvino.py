@@ -2,6 +2,7 @@
 
 import sys
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,7 @@ import pytest
 
 from t2i_engine.backends import openvino
 from t2i_engine.backends.base import Array, Status
-from t2i_engine.backends.openvino import OpenVinoRunner, open_runner, rewrite
+from t2i_engine.backends.openvino import OpenVinoRunner, open_runner, quantize, rewrite
 from t2i_engine.bundle import Bundle
 from t2i_engine.errors import BackendError
 from t2i_engine.formats import GENERATOR, find
@@ -19,6 +20,8 @@ from training.models.generator import channel_widths
 
 if openvino.status().lacks:
     pytest.skip(openvino.status().lacks or "", allow_module_level=True)
+
+from openvino import Core, Model, opset8
 
 FEEDS = {
     "noise": draw(range(3), SIZES.noise_width, SIZES.sentence_width).noise,
@@ -65,36 +68,50 @@ def test_a_picture_is_the_same_alone_and_in_a_batch(tiny_bundle: Path, name: str
     np.testing.assert_array_equal(together[1:2], alone)
 
 
-def kinds_and_image(file: Path, rewritten: bool) -> tuple[Counter[str], Array]:
-    from openvino import Core
-
+def kinds_and_image(file: Path, *changes: Callable[[Model], None]) -> tuple[Counter[str], Array]:
     core = Core()
     model = core.read_model(file)
-    if rewritten:
-        rewrite(model)
+    for change in changes:
+        change(model)
     kinds = Counter(node.get_type_name() for node in model.get_ordered_ops())
     compiled = core.compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": 1})
     return kinds, compiled(FEEDS)["image"]
 
 
 def test_phases_are_transposed_without_changing_the_picture(tiny_bundle: Path) -> None:
-    (before, image), (after, rewritten) = (
-        kinds_and_image(tiny_bundle / "generator.onnx", rewritten) for rewritten in (False, True)
-    )
+    before, image = kinds_and_image(tiny_bundle / "generator.onnx")
+    after, rewritten = kinds_and_image(tiny_bundle / "generator.onnx", rewrite)
     blocks = len(channel_widths(SIZES.resolution, SIZES.base_channels)) - 1
     assert (before["ConvolutionBackpropData"], after["ConvolutionBackpropData"]) == (0, blocks)
     assert before["Convolution"] - after["Convolution"] == 4 * blocks
     np.testing.assert_allclose(rewritten, image, atol=1e-5)
 
 
-def test_int8_joins_phases_and_rounds_no_sums(tiny_bundle: Path) -> None:
-    (before, rounded), (after, rewritten) = (
-        kinds_and_image(tiny_bundle / "generator.int8.onnx", rewritten) for rewritten in (False, True)
-    )
-    assert after["DepthToSpace"] > before["DepthToSpace"]
-    assert after["FakeQuantize"] < before["FakeQuantize"]
-    _, exact = kinds_and_image(tiny_bundle / "generator.onnx", rewritten=False)
-    assert np.square(rewritten - exact).mean() < np.square(rounded - exact).mean()
+def test_int8_rounds_what_fills_a_vector(tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(openvino, "_SMALLEST_SIDE", 4)  # in so small a model, only small maps are wide
+    before, exact = kinds_and_image(tiny_bundle / "generator.onnx", rewrite)
+    after, image = kinds_and_image(tiny_bundle / "generator.onnx", quantize, rewrite)
+    wide = [width for width in channel_widths(SIZES.resolution, SIZES.base_channels)[1:] if width >= 16]
+    maps = 2 * len(wide)  # of a block's two convolutions; the first has a kernel for each of four phases
+    assert after["ReduceMax"] - before["ReduceMax"] == maps
+    assert after["FakeQuantize"] == maps + 5 * len(wide)
+    assert after["DepthToSpace"] == len(wide)
+    assert 0 < np.square(image - exact).mean(axis=(1, 2, 3)).max() < 1e-4
+
+
+def test_int8_is_as_precise_for_faint_maps_and_takes_a_map_of_zeros() -> None:
+    random = np.random.default_rng(0)
+    given = opset8.parameter([1, 4, 16, 16], np.float32)
+    kernel = opset8.constant(random.standard_normal((16, 4, 3, 3), dtype=np.float32))
+    model = Model([opset8.convolution(given, kernel, [1, 1], [0, 0], [0, 0], [1, 1])], [given])
+    exact = Core().compile_model(model.clone(), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    quantize(model)
+    rounded = Core().compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    features = np.abs(random.standard_normal((1, 4, 16, 16), dtype=np.float32))
+    for scale in map(np.float32, (1e-3, 1, 1e3)):
+        difference = np.abs(rounded(scale * features)[0] - exact(scale * features)[0]).max()
+        assert 0 < difference < 0.2 * scale
+    assert not np.any(rounded(0 * features)[0])
 
 
 def test_bf16_on_a_cpu_without_it_is_an_error_with_the_cure(tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:

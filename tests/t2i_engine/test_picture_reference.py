@@ -23,7 +23,7 @@ from tests.t2i_engine.painters import Encoder, Painter, paint
 from tests.tiny_model import SIZES, WORDS
 
 PAIRS = 1000
-FP16, INT8 = find("onnx-fp16"), find("onnx-int8")
+FP16, INT8 = find("onnx-fp16"), find("openvino-int8")
 
 
 @pytest.fixture(scope="module")
