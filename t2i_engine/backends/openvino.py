@@ -48,7 +48,7 @@ class OpenVinoRunner:
         threads = threads or available_threads()
         # Captions vary in length. Compiling a small fp32 graph for one shape and one thread crashes OpenVINO 2026.4.
         fixed = graph == GENERATOR and (threads > 1 or hint == "bf16")
-        with _kept_signal_stack():
+        with kept_signal_stack():
             self._model = self._compiled(hint, threads, fixed, profiled)
         found = self._model.get_property("INFERENCE_PRECISION_HINT").to_string()
         if found != hint:
@@ -185,7 +185,7 @@ def _parts(feeds: Mapping[str, Array]) -> Iterator[tuple[Array, Mapping[str, Arr
 
 
 @contextlib.contextmanager
-def _kept_signal_stack() -> Iterator[None]:
+def kept_signal_stack() -> Iterator[None]:
     """Restores this thread's alternate signal stack.
 
     OpenVINO 2026.4 replaces it while compiling, and frees its own with the graph: the next signal that Python handles,

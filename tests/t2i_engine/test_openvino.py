@@ -10,7 +10,7 @@ import pytest
 
 from t2i_engine.backends import openvino
 from t2i_engine.backends.base import Array, Status
-from t2i_engine.backends.openvino import OpenVinoRunner, open_runner, quantize, rewrite
+from t2i_engine.backends.openvino import OpenVinoRunner, kept_signal_stack, open_runner, quantize, rewrite
 from t2i_engine.bundle import Bundle
 from t2i_engine.errors import BackendError
 from t2i_engine.formats import GENERATOR, find
@@ -68,6 +68,7 @@ def test_a_picture_is_the_same_alone_and_in_a_batch(tiny_bundle: Path, name: str
     np.testing.assert_array_equal(together[1:2], alone)
 
 
+@kept_signal_stack()
 def kinds_and_image(file: Path, *changes: Callable[[Model], None]) -> tuple[Counter[str], Array]:
     core = Core()
     model = core.read_model(file)
@@ -99,6 +100,7 @@ def test_int8_rounds_what_fills_a_vector(tiny_bundle: Path, monkeypatch: pytest.
     assert 0 < np.square(image - exact).mean(axis=(1, 2, 3)).max() < 1e-4
 
 
+@kept_signal_stack()
 def test_int8_is_as_precise_for_faint_maps_and_takes_a_map_of_zeros() -> None:
     random = np.random.default_rng(0)
     given = opset8.parameter([1, 4, 16, 16], np.float32)

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from t2i_engine.backends.openvino import kept_signal_stack
 from t2i_engine.errors import needs_extra
 from t2i_engine.pictures import Pixels
 from training.evaluation.features import FeatureError, packaged_file
@@ -132,5 +133,6 @@ def _compiled(network: nn.Module) -> Callable[[Tensor], Tensor]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # tracing is deprecated, and timm checks sizes that are constant here
         model = openvino.convert_model(network, example_input=example, input=[-1, 3, RESOLUTION, RESOLUTION])
-    compiled = openvino.Core().compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "bf16"})
+    with kept_signal_stack():
+        compiled = openvino.Core().compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "bf16"})
     return lambda image: torch.from_numpy(compiled(image.numpy())[0])

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from t2i_engine.backends.openvino import kept_signal_stack
 from t2i_engine.errors import MissingExtra
 from t2i_engine.pictures import Pixels
 from training.evaluation.features import packaged_file
@@ -55,7 +56,8 @@ def _compiled(network: torch.jit.ScriptModule) -> Callable[[Tensor], Tensor]:
 
     example = torch.zeros(2, 3, RESOLUTION, RESOLUTION)
     model = openvino.convert_model(network, example_input=example, input=[-1, 3, RESOLUTION, RESOLUTION])
-    compiled = openvino.Core().compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    with kept_signal_stack():
+        compiled = openvino.Core().compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
     return lambda image: torch.from_numpy(compiled(image.numpy())[0])
 
 

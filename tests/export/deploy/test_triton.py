@@ -16,6 +16,7 @@ from click.testing import CliRunner
 
 from export.deploy.triton_config import BACKENDS, configs, drawn
 from t2i_engine import latents
+from t2i_engine.backends.openvino import kept_signal_stack
 from t2i_engine.bundle import Bundle, FileEntry, write_bundle
 from t2i_engine.cli import main
 from t2i_engine.engine import Engine
@@ -231,6 +232,7 @@ def test_openvino_draws_the_engines_pictures_from_what_tritons_backend_makes_of_
     deployed = deploy("birds", tmp_path / "birds", "--backend", "openvino")
     [feeds], _ = ask(deployed, [(["a small red bird"], [7], None)], tmp_path)
 
+    @kept_signal_stack()
     def run(name: str, *inputs: str) -> Any:  # noqa: ANN401
         """As that backend does: the first dimension is the batch, which is fixed to the largest."""
         core = openvino.Core()
