@@ -6,6 +6,7 @@ the others run all the same.
 
 import argparse
 import contextlib
+import io
 import os
 import shlex
 import shutil
@@ -22,6 +23,7 @@ from benchmarks.machine import describe_machine
 from t2i_engine.backend_selection import backend_status
 from t2i_engine.bundle import Bundle
 from t2i_engine.errors import BackendError, OutputError, UserError, quoted
+from t2i_engine.files import write_atomically
 from t2i_engine.formats import FORMATS
 from t2i_engine.tensorrt.engines import cached_records
 from training.provenance import working_commit
@@ -105,12 +107,14 @@ def run(name: str, out: Path) -> bool:
             ended = run_step([sys.executable, "-m", "t2i_engine", *arguments], shown)
             outcomes.append(replace(ended, output=ended.output.replace(f"{folder}/", "")))
             print(f"  {outcomes[-1].result}, {outcomes[-1].seconds:.0f} s", file=sys.stderr)
-        with zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED) as report:
+        content = io.BytesIO()
+        with zipfile.ZipFile(content, "w", zipfile.ZIP_DEFLATED) as report:
             report.writestr("report.md", as_markdown(bundle.name, outcomes))
             for file in sorted(measured.glob("*")):
                 report.write(file, f"benchmark/{file.name}")
             for engine, record in cached_records(Bundle.open(copy)):
                 report.writestr(f"engines/{Path(engine).name}.json", record.to_json())
+    write_atomically(out, content.getvalue(), "choose another --out")
     return all(one.code == 0 for one in outcomes)
 
 

@@ -101,7 +101,7 @@ class _Protocol(HttpToolsProtocol):
     """Bytes received of headers that are not complete."""
     _in_headers = False
     _data = b""
-    """Received last."""
+    """Being parsed."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -116,6 +116,7 @@ class _Protocol(HttpToolsProtocol):
     def data_received(self, data: bytes) -> None:
         self._data = data
         super().data_received(data)
+        self._data = b""
         self._unfinished = self._unfinished + len(data) if self._in_headers else 0
         if self._unfinished > MOST_HEADERS and not self.transport.is_closing():
             self.send_400_response("")
