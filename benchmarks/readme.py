@@ -14,7 +14,10 @@ ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
 REPORT = ROOT / "docs" / "benchmarks" / FILE
 BEGIN, END = "<!-- benchmark: python -m benchmarks.readme -->", "<!-- /benchmark -->"
-NO_GPU = "**GPU formats have not been measured yet.**"
+NO_GPU = (
+    "**No GPU is in this report**: ONNX Runtime [has been measured on an "
+    "H200](docs/lab/graphs.md#onnx-runtime-on-an-h200), TensorRT not yet."
+)
 ROWS = 5
 
 

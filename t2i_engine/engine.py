@@ -105,8 +105,9 @@ class Engine(Sampler):
         batch_size: int = 16,
         skip_unknown: bool = False,
     ) -> Iterator[Picture]:
-        """Draws each caption once per seed, lazily and in that order; a picture does not depend on its batch.
+        """Draws each caption once per seed, lazily and in that order.
 
+        In a batch of another size, a few values of a picture may differ, by one level of 255.
         Everything is checked before the first picture: raises `CaptionError` for a caption that is empty, too long or
         without a known word, and `OptionError` for what is out of range. With `skip_unknown`, captions without a known
         word are skipped, as long as one is left. Other unknown words are left out; both are logged, and so is every
