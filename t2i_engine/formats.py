@@ -122,7 +122,7 @@ _GUARD = 20
 _FP16 = Differences(psnr=_GUARD, sentence_share=0.05, frechet_share=0.005, mean_share=0.02, worst_share=0.05)
 _FP16_REASON = "11 bits of mantissa in every layer: 0.03 % of the way as a set, 0.9 % in the mean, 1.4 % at worst"
 _BF16 = Differences(_SENTENCE, psnr=_GUARD, frechet_share=0.05, mean_share=0.04, worst_share=0.2)
-_BF16_REASON = "8 bits of mantissa, but for the text encoder: 1 % of the way as a set, 3 % in the mean, 6 % at worst"
+_BF16_REASON = "8 bits of mantissa, except in the text encoder: 1 % of the way as a set, 3 % in the mean, 6 % at worst"
 _INT8 = Differences(_SENTENCE, psnr=_GUARD, frechet_share=0.1, mean_share=0.1, worst_share=0.2)
 _INT8_REASON = (
     "256 levels for each map of a picture, the rest in bf16: 7 % of the way as a set and in the mean, 10 % at worst"

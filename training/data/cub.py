@@ -15,7 +15,9 @@ from training.data.files import Box, PictureFile, list_files, read_caption_file,
 from training.data.source import DataError, Listing, Problem, Split
 from training.safe_pickle import SafePickleError, read_safe_pickle
 
-LAYOUT = "expected CUB_200_2011/images.txt, text/ and train/filenames.pickle below it, as training/data/cub.py says"
+LAYOUT = (
+    "expected CUB_200_2011/images.txt, text/ and train/filenames.pickle in it, as docs/training.md, Data sources, says"
+)
 NAME = r"[\w.-]*\w[\w.-]*/[\w.-]*\w[\w.-]*"
 
 
