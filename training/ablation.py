@@ -2,8 +2,8 @@
 
     python -m training.ablation training/configs/ablations/cub-64.yaml --out runs/ablation
 
-A row that is already trained or evaluated is not repeated, and an interrupted one resumes. What is measured of a run
-lies in its folder: evaluation.json, and fid_by_step.json.
+A row that is already trained or evaluated is not repeated, and an interrupted one resumes; one that was trained with
+other settings is an error. What is measured of a run lies in its folder: evaluation.json, and fid_by_step.json.
 """
 
 import argparse
@@ -13,23 +13,26 @@ import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
+from operator import attrgetter
 from pathlib import Path
 from typing import Annotated, Any
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from t2i_engine.errors import UserError
+from t2i_engine.errors import UserError, listed
 from t2i_engine.files import write_atomically
 from training.ablation_report import Result, write_results
 from training.checkpoint import load_model
 from training.config import ConfigError, RunConfig, load_config
 from training.evaluation import clip
-from training.evaluation.evaluate import evaluate, open_model
+from training.evaluation.evaluate import check_request, evaluate, open_model
 from training.loop import train_files
 
 ENCODERS, EVALUATION_ENCODERS = "encoders", "evaluation-encoders"
 METRICS = ("fid", "kid", "r-precision")
+FIXED = ("gan.generator_learning_rate", "gan.discriminator_learning_rate", "precision")
+"""What a run may resume with changed, but then is no longer the row that the table says it is."""
 
 
 class Row(BaseModel):
@@ -40,6 +43,11 @@ class Row(BaseModel):
     name: Annotated[str, Field(min_length=1)]
     set: dict[str, Any] = {}
     seeds: Annotated[tuple[int, ...], Field(min_length=1)] = (0,)
+
+    @property
+    def slug(self) -> str:
+        """Its name as its folders have it."""
+        return re.sub(r"[^a-z0-9]+", "-", self.name.lower()).strip("-")
 
 
 class Ablation(BaseModel):
@@ -61,7 +69,24 @@ def load_ablation(path: Path) -> Ablation:
         details = error.errors() if isinstance(error, ValidationError) else []
         reason = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in details) or str(error)
         raise ConfigError(f"ablation '{path}' cannot be read: {reason}") from error
+    slugs = [row.slug for row in ablation.rows]
+    if alike := [row.name for row in ablation.rows if not row.slug or slugs.count(row.slug) > 1]:
+        raise ConfigError(
+            f"ablation '{path}': rows are not told apart by the letters and digits of their names: {listed(alike)}; "
+            "rename them"
+        )
     return ablation.model_copy(update={"config": path.parent / ablation.config})
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A run of an ablation: in this folder, with these changes of the config."""
+
+    folder: Path
+    assignments: list[str]
+    config: RunConfig
+    row: str = ""
+    """Its row's name; empty for encoders."""
 
 
 @dataclass(frozen=True)
@@ -82,32 +107,67 @@ class AblationRun:
     def results(self) -> Iterator[Result]:
         """Trains and evaluates every row with its first seed, to compare rows early, then with the other seeds.
 
-        First come the encoders that all rows share, and those for evaluation, each with a single, unused GAN step.
+        Raises `UserError` before anything is trained where a row, a count or a folder cannot be used.
         """
-        if load_config(self.ablation.config, self.assignments).damsm.init_from is None:
-            self._train(ENCODERS, [*self.assignments, "gan.steps=1"])
+        planned = list(self._plan())
+        for one in planned:
+            self._check(one)
+        for one in planned:
+            print(f"training {one.folder}", file=sys.stderr)
+            resume = (one.folder / "config.yaml").exists()
+            checkpoint = train_files(self.ablation.config, one.folder, resume, None, one.assignments)
+            if one.row:
+                yield self._result(one, checkpoint)
+
+    def _plan(self) -> Iterator[Planned]:
+        """The runs in their order.
+
+        First come the encoders that all rows share, unless the config names others, and those for evaluation, which
+        start from neither; each has a single, unused GAN step.
+        """
+        shared = self._planned(ENCODERS, [*self.assignments, "gan.steps=1"])
+        given: list[str] = []
+        if shared.config.damsm.init_from is None:
+            yield shared
+            given = [f"damsm.init_from={json.dumps(str(shared.folder / 'checkpoint.pt'))}"]
         if changes := self.ablation.evaluation_encoders:
-            self._train(EVALUATION_ENCODERS, [*self.assignments, *_assignments(changes), "gan.steps=1"])
+            own = [*self.assignments, "damsm.init_from=null", *_assignments(changes), "gan.steps=1"]
+            yield self._planned(EVALUATION_ENCODERS, own)
         for seeds in zip_longest(*(row.seeds for row in self.ablation.rows)):
             for row, seed in zip(self.ablation.rows, seeds, strict=True):
                 if seed is not None:
-                    yield self._result(row, seed)
+                    changed = [*given, *self.assignments, f"seed={seed}", *_assignments(row.set)]
+                    yield self._planned(f"{row.slug}-{seed}", changed, row.name)
 
-    def _result(self, row: Row, seed: int) -> Result:
-        encoders = json.dumps(str(self.out / ENCODERS / "checkpoint.pt"))
-        assignments = [f"damsm.init_from={encoders}", *self.assignments, f"seed={seed}", *_assignments(row.set)]
-        name = re.sub(r"[^a-z0-9]+", "-", row.name.lower()).strip("-")
-        checkpoint = self._train(f"{name}-{seed}", assignments)
-        config = load_config(self.ablation.config, assignments)
+    def _planned(self, folder: str, assignments: list[str], row: str = "") -> Planned:
+        return Planned(self.out / folder, assignments, load_config(self.ablation.config, assignments), row)
+
+    def _check(self, planned: Planned) -> None:
+        config, stored = planned.config, planned.folder / "config.yaml"
+        real_resolution = self.real_resolution or config.data.resolution
+        check_request(METRICS, self.count, real_resolution)
+        if self.curve_count:
+            check_request(("fid",), self.curve_count, real_resolution)
+        if planned.row and not (self.ablation.evaluation_encoders or config.damsm.init_from):
+            raise ConfigError(f"row {planned.row!r} has no encoders to measure it by; name some in evaluation_encoders")
+        if not stored.exists():
+            return
+        before = load_config(stored)
+        changed = [key for key in FIXED if attrgetter(key)(before) != attrgetter(key)(config)]
+        if config.gan.steps < before.gan.steps:
+            changed.append("gan.steps")
+        if changed:
+            raise ConfigError(
+                f"'{planned.folder}' was trained with another {listed(changed)}; "
+                "rename the row, or remove that folder to train it anew"
+            )
+
+    def _result(self, planned: Planned, checkpoint: Path) -> Result:
+        config, seed = planned.config, planned.config.seed
         figures = self._figures(checkpoint, config)
         logged = map(json.loads, checkpoint.with_name("losses.jsonl").read_text(encoding="utf-8").splitlines())
         log = [line for line in logged if line["phase"] == "gan"]
-        return Result(row.name, seed, checkpoint.parent, figures, [*log, *self._curve(checkpoint.parent, config)])
-
-    def _train(self, folder: str, assignments: list[str]) -> Path:
-        out = self.out / folder
-        print(f"training {out}", file=sys.stderr)
-        return train_files(self.ablation.config, out, out.exists(), None, assignments)
+        return Result(planned.row, seed, planned.folder, figures, [*log, *self._curve(planned.folder, config)])
 
     def _figures(self, checkpoint: Path, config: RunConfig) -> dict[str, Any]:
         """The figures of a trained run: those that were measured in the same way, and what is missing."""

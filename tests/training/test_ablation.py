@@ -10,7 +10,7 @@ import yaml
 from PIL import Image
 
 from tests.training.evaluation.instruments import MeanColours
-from tests.training.runs import TINY
+from tests.training.runs import TINY, config_file
 from training.ablation import load_ablation, main
 from training.ablation_report import Result
 from training.checkpoint import load_checkpoint, load_model
@@ -88,7 +88,7 @@ def test_every_row_is_trained_with_the_same_encoders_and_measured_once(
     run(tmp_path)
     assert (out / "df-gan-0" / "checkpoint.pt").read_bytes() == before
     assert (results / "table.md").read_text(encoding="utf-8") == table
-    for change in (("--set", "gan.steps=7"), ("--real-resolution", "64")):
+    for change in (("--real-resolution", "64"), ("--set", "gan.steps=7")):
         with pytest.raises(AssertionError, match="measured a second time"):
             run(tmp_path, *change)
 
@@ -143,6 +143,106 @@ def test_the_rate_of_a_run_leaves_out_pauses_and_what_is_not_training() -> None:
     assert result.images == 6400
 
 
+def test_a_run_too_short_for_its_log_has_no_rate() -> None:
+    settings = {"batch_size": 4, "gradient_accumulation": 1}
+    provenance = {"steps": {"gan": 8}, "config": {"gan": settings}}
+    quick = [{"step": 4, "seconds": 1.0}, {"step": 5, "seconds": 1.0}, {"step": 8, "seconds": 2.0}]
+    assert Result("DF-GAN", 0, Path(), {"provenance": provenance}, quick).rate == 14
+    nothing = Result("DF-GAN", 0, Path(), {"provenance": provenance}, [{"step": 8, "seconds": 0.0}])
+    assert nothing.rate is None
+    assert nothing.hours is None
+
+
+def refused(folder: Path, capsys: pytest.CaptureFixture[str], *options: str, **further: object) -> str:
+    """The one line that an ablation ends with before anything is trained."""
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as exit_:
+        run(folder, *options, **further)
+    assert exit_.value.code == 2
+    stderr = capsys.readouterr().err
+    assert len(stderr.splitlines()) == 1, stderr
+    return stderr
+
+
+@pytest.mark.parametrize(
+    ("options", "row", "said"),
+    [
+        ((), {"name": "b", "set": {"gan.mismatche": 2}}, "did you mean mismatches"),
+        ((), {"name": "b", "set": {"damsm.init_from": None}}, "row 'b' has no encoders"),
+        (("--count", "50"), {"name": "b"}, "50 pictures are too few"),
+        (("--curve-count", "1"), {"name": "b"}, "1 pictures are too few"),
+        (("--real-resolution", "4096"), {"name": "b"}, "real resolution 4096"),
+    ],
+)
+def test_what_no_row_can_be_trained_or_measured_with_is_refused_before_the_first(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], options: tuple[str, ...], row: dict[str, object], said: str
+) -> None:
+    assert said in refused(tmp_path, capsys, *options, rows=[{"name": "a"}, row])
+    assert not (tmp_path / "out").exists()
+
+
+def trained(folder: Path, *assignments: str) -> None:
+    """Stands for a run that the ablation trained."""
+    folder.mkdir(parents=True)
+    config = load_config(TINY, assignments)
+    (folder / "config.yaml").write_text(yaml.safe_dump(config.model_dump(mode="json")), encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("changed", "key"),
+    [
+        ({"gan.generator_learning_rate": 9e-4}, "gan.generator_learning_rate"),
+        ({"gan.discriminator_learning_rate": 9e-4}, "gan.discriminator_learning_rate"),
+        ({"precision": "fp32"}, "precision"),
+        ({"gan.steps": 5}, "gan.steps"),
+    ],
+)
+def test_a_trained_row_that_was_edited_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], changed: dict[str, object], key: str
+) -> None:
+    trained(tmp_path / "out" / "a-0")
+    said = refused(tmp_path, capsys, rows=[{"name": "a", "set": changed}])
+    assert f"a-0' was trained with another {key}; rename the row" in said
+
+
+def test_a_trained_row_goes_on_with_what_does_not_change_its_results(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Reached(Exception):  # noqa: N818
+        pass
+
+    def reached(config: Path, out: Path, resume: bool, *further: object) -> Path:
+        assert (out.name, resume) == ("encoders", False)
+        raise Reached
+
+    monkeypatch.setattr("training.ablation.train_files", reached)
+    trained(tmp_path / "out" / "a-0", "keep_checkpoints=3", "sample_every=2")
+    with pytest.raises(Reached):
+        run(tmp_path, rows=[{"name": "a", "set": {"gan.steps": 9}}])
+
+
+def test_the_configs_own_encoders_are_the_rows_and_never_measure_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started: dict[str, str | None] = {}
+
+    class Done(Exception):  # noqa: N818
+        pass
+
+    def train(config: Path, out: Path, resume: bool, initial: str | None, assignments: Sequence[str]) -> Path:
+        started[out.name] = load_config(config, assignments).damsm.init_from
+        if len(started) == 2:
+            raise Done
+        return out / "checkpoint.pt"
+
+    monkeypatch.setattr("training.ablation.train_files", train)
+    own = str(tmp_path / "mine.pt")
+    config = config_file(tmp_path, damsm={"init_from": own})
+    with pytest.raises(Done):
+        run(tmp_path, config=str(config), rows=[{"name": "a"}], evaluation_encoders={"seed": 7})
+    assert started == {"evaluation-encoders": None, "a-0": own}
+
+
 def test_separate_encoders_evaluate_the_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     used = []
 
@@ -179,6 +279,8 @@ def test_the_shipped_ablations_fit_their_configs() -> None:
         ("rows: [", "cannot be read"),
         ("config: tiny.yaml", "rows: Field required"),
         ("{config: tiny.yaml, rows: [{name: a, sets: {}}]}", "rows.0.sets"),
+        ("{config: tiny.yaml, rows: [{name: DF-GAN}, {name: DF-GAN +}]}", "DF-GAN, DF-GAN +; rename them"),
+        ("{config: tiny.yaml, rows: [{name: η}]}", "η; rename them"),
     ],
 )
 def test_a_bad_file_of_rows_is_one_line(

@@ -97,7 +97,7 @@ def evaluate(
     """
     resolution = model.sampler.sizes.resolution
     real_resolution = resolution if real_resolution is None else real_resolution
-    wanted = _check(metrics, count, real_resolution)
+    wanted = check_request(metrics, count, real_resolution)
     check_truncation(truncation)
     source = open_source(data, count)
     if source.name != SYNTHBIRDS and (foreign := [metric for metric in SYNTHBIRDS_METRICS if metric in wanted]):
@@ -153,7 +153,8 @@ def evaluate(
     return Evaluation(conditions, results)
 
 
-def _check(metrics: Sequence[str], count: int, real_resolution: int) -> frozenset[str]:
+def check_request(metrics: Sequence[str], count: int, real_resolution: int) -> frozenset[str]:
+    """The metrics, if they can be computed of so many pictures, with real ones so large. Raises `OptionError`."""
     for name in metrics:
         if name not in METRICS:
             raise OptionError(unknown("metric", name, METRICS))
