@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from statistics import mean, median, stdev
@@ -10,7 +11,7 @@ from typing import Any, NamedTuple
 from matplotlib.figure import Figure
 from PIL import Image
 
-from t2i_engine.files import cache_folder
+from t2i_engine.files import cache_folder, write_atomically
 from training.config import load_config
 from training.data.source import open_source
 from training.evaluation import table
@@ -48,14 +49,23 @@ class Result:
         return int(provenance["steps"]["gan"]) * self._images_per_step
 
     @property
-    def rate(self) -> float:
-        """Images per second: the median over the log's reports, which neither a pause nor a resumption affects."""
+    def rate(self) -> float | None:
+        """Images per second: the median over the log's reports, which neither a pause nor a resumption affects.
+
+        None if they are all within the log's 0.1 seconds.
+        """
         reports = [{"step": 0, "seconds": 0.0}, *(line for line in self.log if "seconds" in line)]
-        steps_per_second = median(
+        steps_per_second = [
             (after["step"] - before["step"]) / (after["seconds"] - before["seconds"])
             for before, after in pairwise(reports)
-        )
-        return self._images_per_step * float(steps_per_second)
+            if after["seconds"] > before["seconds"]
+        ]
+        return self._images_per_step * float(median(steps_per_second)) if steps_per_second else None
+
+    @property
+    def hours(self) -> float | None:
+        """What all images take at that rate."""
+        return self.images / self.rate / 3600 if self.rate else None
 
     @property
     def _images_per_step(self) -> int:
@@ -79,7 +89,7 @@ COLUMNS = (
     Column("R-precision, %", "{:.1f}", lambda one: one.figures["r_precision"]["generated"]),
     Column("generator's parameters", "{:,}", lambda one: one.figures["parameters"]["generator"]),
     Column("trained, images/s", "{:.0f}", lambda one: one.rate),
-    Column("hours", "{:.2f}", lambda one: one.images / one.rate / 3600),
+    Column("hours", "{:.2f}", lambda one: one.hours),
 )
 
 
@@ -88,15 +98,18 @@ def write_results(folder: Path, results: Sequence[Result]) -> Path:
 
     The figure shows every row's first seed.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / "table.md"
-    path.write_text(_table(results) + "\n", encoding="utf-8")
-    _curves(results).savefig(folder / "curves.png", dpi=120)
-    _comparison([seeds[0] for seeds in _by_row(results).values()]).savefig(folder / "figure.png", dpi=120)
+    figures = {
+        "curves.png": _curves(results),
+        "figure.png": _comparison([seeds[0] for seeds in _by_row(results).values()]),
+    }
+    for name, figure in figures.items():
+        write_atomically(folder / name, partial(figure.savefig, dpi=120))
     for result in results:
         with Image.open(max((result.folder / "samples").glob("*.png"))) as grid:
-            grid.convert("RGB").save(folder / f"samples-{result.folder.name}.jpg", quality=90)
-    return path
+            write_atomically(
+                folder / f"samples-{result.folder.name}.jpg", partial(grid.convert("RGB").save, quality=90)
+            )
+    return write_atomically(folder / "table.md", (_table(results) + "\n").encode())
 
 
 def _by_row(results: Sequence[Result]) -> dict[str, list[Result]]:
