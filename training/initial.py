@@ -5,7 +5,8 @@ A run that starts from a state (state.py) is the same run continued: it has the 
 Growing adds one block at a time, as in progressive growing (Karras et al., 2018): `base_channels` is halved and
 `max_channel_multiple` doubled, so that everything before the new block stays as it is. The new layers first learn to
 draw the smaller generator's pictures, enlarged; then the whole model goes on training. The discriminator is extended in
-front by the mirror image of that block.
+front by the mirror image of that block; one on pretrained features, which sees at least 128², starts with fresh heads
+where it sees more.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -199,11 +200,11 @@ def grow(model: TextToImage, resolution: int, sentences: Sentences) -> TextToIma
 def grown_discriminator(state: Mapping[str, Tensor], fresh: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The state of a larger discriminator: its last blocks from `state`, everything before them from `fresh`.
 
-    A discriminator without such blocks is the same at every resolution.
+    One on pretrained features has heads instead: those that see larger maps are deeper, and fresh.
     """
     larger, smaller = (len({name.split(".")[1] for name in part if "DBlocks" in name}) for part in (fresh, state))
     if larger == smaller or not (larger and smaller):
-        return dict(state)
+        return _with_fresh_heads(state, fresh)
     grown = dict(fresh)
     for name, tensor in state.items():
         part, number, *rest = name.split(".")
@@ -212,6 +213,16 @@ def grown_discriminator(state: Mapping[str, Tensor], fresh: Mapping[str, Tensor]
         if part != "conv_img":
             grown[name] = tensor
     return grown
+
+
+def _with_fresh_heads(state: Mapping[str, Tensor], fresh: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """`state` with those heads of `fresh` that differ in depth from its own."""
+    kept = dict(state)
+    for head in {name.split(".")[1] for name in fresh if name.startswith("heads.")}:
+        own, new = ({n: t for n, t in one.items() if n.startswith(f"heads.{head}.")} for one in (state, fresh))
+        if own and own.keys() != new.keys():
+            kept = {name: tensor for name, tensor in kept.items() if name not in own} | new
+    return kept
 
 
 def _learn_to_enlarge(larger: Generator, smaller: Generator, kept: set[str], sentences: Sentences) -> None:

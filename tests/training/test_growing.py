@@ -11,9 +11,10 @@ from torch.nn import functional as F
 from t2i_engine.bundle import ModelSizes
 from tests.tiny_model import make_model
 from tests.training.runs import config_file, train
-from training.checkpoint import load_checkpoint, load_model
+from training.checkpoint import load_checkpoint, load_learned, load_model
 from training.initial import grow, grown_discriminator
 from training.models.discriminator import Discriminator
+from training.models.projected_discriminator import ProjectedDiscriminator
 
 SLOW = {"generator_learning_rate": 1e-12, "discriminator_learning_rate": 1e-12}
 
@@ -71,6 +72,25 @@ def test_a_grown_discriminator_judges_maps_as_the_smaller_one_does() -> None:
     for block in large.DBlocks[1:]:
         maps = block(maps)
     torch.testing.assert_close(large.logits(maps, sentence), small.logits(expected, sentence))
+
+
+@pytest.mark.parametrize(("side", "kept"), [(128, True), (256, False)])
+def test_a_grown_discriminator_on_pretrained_features_keeps_its_projections_and_the_heads_that_fit(
+    side: int, kept: bool
+) -> None:
+    small, large = (ProjectedDiscriminator(side, 6, channels=4, pretrained=False) for side in (64, side))
+    fresh = {name: tensor.clone() for name, tensor in large.state_dict().items()}
+    load_learned(large, grown_discriminator(small.state_dict(), large.state_dict()))
+    for name, tensor in large.state_dict().items():
+        before = small.state_dict() if kept or not name.startswith("heads") else fresh
+        assert torch.equal(tensor, before[name]), name
+
+
+def test_a_discriminator_of_another_kind_is_not_grown_into_one_on_pretrained_features() -> None:
+    small, large = Discriminator(64, 4, 6), ProjectedDiscriminator(256, 6, channels=4, pretrained=False)
+    for one, other in ((small, large), (large, small)):
+        with pytest.raises(RuntimeError):
+            load_learned(other, grown_discriminator(one.state_dict(), other.state_dict()))
 
 
 def test_a_run_grows_what_it_starts_from(straight: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
