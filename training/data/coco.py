@@ -3,7 +3,8 @@
     PATH/annotations/captions_train2014.json, captions_val2014.json    or 2017; 2014, the papers' year, if both exist
     PATH/train2014/*.jpg, val2014/*.jpg
 
-COCO's validation pictures are the test split, as in the papers.
+COCO's validation pictures are the test split, as in the papers. Both splits are of one year: train2017 has most of
+val2014.
 """
 
 import json
@@ -41,11 +42,11 @@ class Coco:
 
     def listing(self, split: Split) -> Listing:
         """The captioned pictures of a split that exist."""
-        folders = (f"{FOLDERS[split]}{year}" for year in YEARS)
-        folder = next((name for name in folders if self._annotations(name).is_file()), None)
-        if folder is None:
-            return list_files("coco", split, ())
+        year = max(YEARS, key=lambda year: [self._annotations(f"{name}{year}").is_file() for name in FOLDERS.values()])
+        folder = f"{FOLDERS[split]}{year}"
         file = self._annotations(folder)
+        if not file.is_file():
+            return list_files("coco", split, ())
         files: list[PictureFile] = []
         problems: list[Problem] = []
         captions: dict[int, list[str]] = {}

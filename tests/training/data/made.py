@@ -54,7 +54,7 @@ def make_cub(folder: Path, pictures: int = 4, captioned: tuple[str, ...] = CUB_C
 
 def make_coco(folder: Path, pictures: int = 4, year: str = "2014") -> Path:
     """COCO's captions with so many pictures in each split, two captions each."""
-    (folder / "annotations").mkdir(parents=True)
+    (folder / "annotations").mkdir(parents=True, exist_ok=True)
     for split in ("train", "val"):
         names = [f"COCO_{split}{year}_{number:012d}.jpg" for number in range(pictures)]
         for number, name in enumerate(names):

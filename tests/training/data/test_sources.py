@@ -13,6 +13,7 @@ from PIL import Image
 from tests.training.data.made import CUB_CLASSES, make_coco, make_cub, make_folder, picture, shared
 from training.data.files import Box, PictureFile, read_picture
 from training.data.source import (
+    SPLITS,
     BrokenPictureError,
     DataError,
     Listing,
@@ -122,6 +123,27 @@ def test_coco_has_several_captions_a_picture_and_tests_with_its_validation(
     assert len(test.items) == 4
     assert all(f"/val{year}/" in item.key for item in test.items)
     assert capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize(
+    ("there", "splits"),
+    [
+        (("train2017", "val2014"), ("train2017", None)),
+        (("train2014", "train2017", "val2017"), ("train2017", "val2017")),
+        (("train2014", "val2014", "train2017", "val2017"), ("train2014", "val2014")),
+        (("val2017",), (None, "val2017")),
+    ],
+)
+def test_cocos_splits_are_of_one_year(
+    tmp_path: Path, there: tuple[str, ...], splits: tuple[str | None, str | None]
+) -> None:
+    for year in ("2014", "2017"):
+        make_coco(tmp_path, pictures=1, year=year)
+    for file in (tmp_path / "annotations").iterdir():
+        if file.stem.removeprefix("captions_") not in there:
+            file.unlink()
+    listings = [open_source(f"coco:{tmp_path}").listing(split).items for split in SPLITS]
+    assert [items[0].key.split("/")[1] if items else None for items in listings] == list(splits)
 
 
 def test_coco_names_absent_pictures_and_those_without_captions(tmp_path: Path) -> None:
