@@ -65,7 +65,7 @@ def load_ablation(path: Path) -> Ablation:
     """Reads a YAML file of rows; its config's path is relative to it. Raises `ConfigError`."""
     try:
         ablation = Ablation.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError, yaml.YAMLError) as error:  # ValueError: not UTF-8, or pydantic's
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:  # ValueError: not UTF-8, or pydantic's
         details = error.errors() if isinstance(error, ValidationError) else []
         reason = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in details) or str(error)
         raise ConfigError(f"ablation '{path}' cannot be read: {reason}") from error

@@ -33,12 +33,14 @@ class ConfigError(UserError):
 
 
 class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, strict=True, allow_inf_nan=False, use_attribute_docstrings=True
+    )
 
 
 def _power_of_two_from_32(resolution: int) -> int:
-    if resolution < 32 or resolution & (resolution - 1):
-        raise ValueError("a resolution must be a power of two from 32: 32, 64, 128, 256, …")
+    if not 32 <= resolution <= 4096 or resolution & (resolution - 1):  # as in a bundle, before pictures are rendered
+        raise ValueError("a resolution must be a power of two from 32 to 4096: 32, 64, 128, 256, …")
     return resolution
 
 
@@ -56,7 +58,7 @@ class DataConfig(_Section):
     synthbirds_count: PositiveInt = 20_000
     """Number of synthbirds to draw for training; ignored for other sources."""
     resolution: Resolution = 256
-    """Height and width of the pictures in pixels: a power of two from 32."""
+    """Height and width of the pictures in pixels: a power of two from 32 to 4096."""
     validation_share: Annotated[float, Field(ge=0, lt=0.5)] = 0.0
     """Share of the training split to hold out, for `fid.every` to choose the best checkpoint by: of the classes in CUB,
     of the shards in a webdataset, of the pictures elsewhere."""
@@ -270,7 +272,7 @@ def load_config(path: Path, assignments: Sequence[str] = ()) -> RunConfig:
     """
     try:
         content = yaml.load(path.read_text(encoding="utf-8"), _Loader)
-    except (OSError, ValueError, yaml.YAMLError) as error:  # ValueError: not UTF-8, or a date that is none
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:  # ValueError: not UTF-8, or no date
         reason = " ".join(str(error).split())
         raise ConfigError(f"config '{path}' cannot be read: {reason}; expected a YAML file") from error
     if isinstance(content, dict):
@@ -285,7 +287,7 @@ def _assign(content: dict[Any, Any], assignment: str) -> None:
     *sections, last = keys.strip().split(".")
     try:
         value = yaml.load(text, _Loader)
-    except (ValueError, yaml.YAMLError) as error:
+    except (ValueError, RecursionError, yaml.YAMLError) as error:
         raise ConfigError(
             f"--set {quoted(assignment)}: the value is not YAML ({' '.join(str(error).split())})"
         ) from None

@@ -1,5 +1,6 @@
 """Configs: one schema, errors that name the key, and defaults that are the paper's."""
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +61,11 @@ def test_defaults_are_the_papers() -> None:
         ({"name": "x", "gan": {"steps": "many"}}, ["gan.steps"]),
         ({"name": "x", "gan": {"steps": 0}}, ["gan.steps"]),
         ({"name": "x", "data": {"resolution": 48}}, ["data.resolution", "power of two"]),
+        ({"name": "x", "data": {"resolution": 8192}}, ["data.resolution", "from 32 to 4096"]),
+        ({"name": "x", "gan": {"generator_learning_rate": math.inf}}, ["gan.generator_learning_rate", "finite"]),
+        ({"name": "x", "gan": {"kl_weight": math.inf}}, ["gan.kl_weight", "finite"]),
+        ({"name": "x", "gan": {"contrastive": {"temperature": math.inf}}}, ["temperature", "finite"]),
+        ({"name": "x", "damsm": {"gamma1": math.inf}}, ["damsm.gamma1", "finite"]),
         ({"name": "x", "data": {"source": "cats"}}, ["data.source", "synthbirds"]),
         ({"name": "x", "model": {"sentence_width": 7}}, ["model.sentence_width"]),
         ({"name": "no/slash"}, ["name"]),
@@ -106,6 +112,7 @@ def test_assignments_change_the_file_under_its_schema(tmp_path: Path) -> None:
         ("=7", ["cannot be read"]),
         ("sample_captions=[a", ["--set 'sample_captions=[a'", "not YAML"]),
         ("name=2001-99-99", ["not YAML"]),
+        (f"name={'[' * 3000}", ["not YAML"]),
     ],
 )
 def test_an_assignment_that_does_not_fit_is_named_in_one_line(
@@ -148,7 +155,9 @@ def test_every_key_is_documented() -> None:
     assert [key for key, description in leaves(RunConfig).items() if not description] == []
 
 
-@pytest.mark.parametrize("content", [b"name: [", b"\xff\xfe\x00", b"!!python/object/apply:os.system ['true']"])
+@pytest.mark.parametrize(
+    "content", [b"name: [", b"\xff\xfe\x00", b"!!python/object/apply:os.system ['true']", b"[" * 3000]
+)
 def test_unreadable_files_are_user_errors(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "broken.yaml"
     path.write_bytes(content)
