@@ -153,10 +153,12 @@ def captions_of(sample: Mapping[str, Any], key: str) -> tuple[str, ...] | Proble
             return stripped(sample["txt"].decode("utf-8-sig").splitlines()) or Problem("empty caption file", key)
         content = json.loads(sample.get("json", b"{}"))
         texts = next((content[name] for name in ("captions", "caption", "text") if content.get(name)), ())
+        if isinstance(texts, dict):  # its keys are no captions
+            return Problem("no caption", key)
         return stripped([texts] if isinstance(texts, str) else texts) or Problem("no caption", key)
     except UnicodeDecodeError:
         return Problem("caption not in UTF-8", key)
-    except (ValueError, TypeError, AttributeError):
+    except (ValueError, TypeError, AttributeError, RecursionError):
         return Problem("no caption", key)
 
 

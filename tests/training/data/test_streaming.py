@@ -183,6 +183,8 @@ def test_captions_may_be_json_and_what_lacks_them_is_named(tmp_path: Path) -> No
         "d.jpg": picture(40), "d.txt": b" \n",
         "e.txt": b"five",
         "f.jpg": picture(60), "f.json": b"{",
+        "g.jpg": picture(70), "g.json": json.dumps({"caption": {"en": "seven", "de": "sieben"}}).encode(),
+        "h.jpg": picture(80), "h.json": b"[" * 200_000,
     }  # fmt: skip
     write_shard(tmp_path / "x.tar", members)
     found = open_source(f"webdataset:{tmp_path / 'x.tar'}").listing("train")
@@ -193,6 +195,7 @@ def test_captions_may_be_json_and_what_lacks_them_is_named(tmp_path: Path) -> No
     assert np.array_equal(found.items[1].load(32).image[0, 0], [20, 0, 0])
     assert {(problem.kind, problem.name[-1]) for problem in found.problems} == {
         ("no caption", "c"), ("empty caption file", "d"), ("absent picture", "e"), ("no caption", "f"),
+        ("no caption", "g"), ("no caption", "h"),
     }  # fmt: skip
 
 
