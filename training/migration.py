@@ -22,13 +22,18 @@ def migrate_checkpoint(path: Path, out: Path) -> None:
         raise CheckpointError(f"checkpoint '{path}' is up to date; there is nothing to migrate")
     if content.get("format") not in OLD_FORMATS:
         raise CheckpointError(f"'{path}' is not a checkpoint of t2i-engine; expected one written by `t2i-engine train`")
-    sizes = ModelSizes(**{OLD_SIZES.get(name, name): value for name, value in content["sizes"].items()})
-    provenance, state = dict(content["provenance"]), dict(content["state"])
-    if "config" in provenance:
-        provenance["config"] = migrate_config(provenance["config"])
-    if "damsm" in state:
-        state["damsm"] = state["damsm"] | {"networks": _migrate_networks(state["damsm"]["networks"])}
-    save_checkpoint(out, sizes, tuple(content["words"]), content["weights"], provenance, state)
+    try:
+        sizes = ModelSizes(**{OLD_SIZES.get(name, name): value for name, value in content["sizes"].items()})
+        words, weights = tuple(content["words"]), dict(content["weights"])
+        provenance, state = dict(content["provenance"]), dict(content["state"])
+        if "config" in provenance:
+            provenance["config"] = migrate_config(provenance["config"])
+        if "damsm" in state:
+            state["damsm"] = state["damsm"] | {"networks": _migrate_networks(state["damsm"]["networks"])}
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        reason = " ".join(str(error).split())
+        raise CheckpointError(f"checkpoint '{path}' is damaged ({reason}); migrate another copy of it") from error
+    save_checkpoint(out, sizes, words, weights, provenance, state)
 
 
 def _migrate_networks(networks: Mapping[str, Any]) -> dict[str, Any]:

@@ -37,6 +37,22 @@ def aged(content: dict[str, Any]) -> dict[str, Any]:
     return content | {"format": OLD_FORMATS[-1], "sizes": sizes, "provenance": provenance}
 
 
+@pytest.mark.parametrize(
+    "damage",
+    [{"sizes": None}, {"sizes": {"x": 1}}, {"weights": None}, {"provenance": {"config": 3}}, {"state": {"damsm": {}}}],
+    ids=str,
+)
+def test_a_damaged_old_checkpoint_is_one_line_and_leaves_nothing(
+    straight: Path, tmp_path: Path, damage: dict[str, Any]
+) -> None:
+    old, new = tmp_path / "old.pt", tmp_path / "new.pt"
+    torch.save(aged(load_checkpoint(straight / "checkpoint.pt")) | damage, old)
+    with pytest.raises(CheckpointError, match=r"old\.pt' is damaged \(.*\); migrate another copy") as caught:
+        migrate_checkpoint(old, new)
+    assert "\n" not in caught.value.message
+    assert not new.exists()
+
+
 def draw(path: Path) -> np.ndarray[Any, np.dtype[np.uint8]]:
     trained = load_model(path)
     model = trained.model
