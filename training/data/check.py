@@ -14,6 +14,9 @@ RESOLUTION = 32
 SYNTHBIRDS_COUNT = 500
 """Synthbirds to check, per split."""
 MOST_NAMED = 3
+CURE = (
+    "a folder has captions in metadata.jsonl, or in NAME.txt beside each picture; docs/training.md says where others do"
+)
 REPORT_EVERY = 1000
 
 
@@ -87,7 +90,7 @@ class DataCheck:
                     lines.append(f"  and {len(names) - MOST_NAMED:,} more, listed by --json")
         lines += ["", *(found.trouble for found in self.splits.values() if found.trouble)]
         lines.append("usable for training" if self.usable else "not usable for training")
-        return "\n".join(lines)
+        return "\n".join(lines).encode(errors="backslashreplace").decode()  # names of files may not be UTF-8
 
 
 def check(name: str, on_progress: Callable[[str], None]) -> DataCheck:
@@ -118,7 +121,7 @@ def _check_split(name: str, source: Source, split: Split, on_progress: Callable[
             on_progress(f"{split}: {done:,} of {len(listing.items):,} pictures")
     pictures, trouble = sum(map(bool, counts)), ""
     try:
-        require_usable(name, split, pictures, problems)
+        require_usable(name, split, pictures, problems, CURE)
     except DataError as error:
         trouble = error.message
     named: dict[str, list[str]] = {}

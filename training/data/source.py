@@ -143,8 +143,13 @@ def summary(problems: Sequence[Problem]) -> str:
     return ", ".join(f"{kind}: {count:,}" for kind, count in Counter(problem.kind for problem in problems).items())
 
 
-def require_usable(source: str, split: str, pictures: int, problems: Sequence[Problem]) -> None:
-    """Raises `DataError` for a split without pictures, or with captions in an unknown encoding."""
+def require_usable(
+    source: str, split: str, pictures: int, problems: Sequence[Problem], cure: str | None = None
+) -> None:
+    """Raises `DataError` for a split without pictures, or with captions in an unknown encoding.
+
+    `cure` ends the first; by default, it is the command that names what is missing.
+    """
     foreign = [problem.name for problem in problems if problem.kind == "caption not in UTF-8"]
     if foreign:
         raise DataError(
@@ -154,7 +159,7 @@ def require_usable(source: str, split: str, pictures: int, problems: Sequence[Pr
     if not pictures:
         raise DataError(
             f"{source}: split {split} has no captioned pictures ({summary(problems) or 'it is empty'}); "
-            f"run t2i-engine data check {source}"
+            f"{cure or f'run t2i-engine data check {source}'}"
         )
 
 

@@ -1,6 +1,7 @@
 """`t2i-engine data check` says what is there, names what is wrong, and exits by whether one can train with it."""
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -52,6 +53,14 @@ def test_long_lists_are_cut_for_a_person_but_not_for_a_program(tmp_path: Path) -
     assert len(json.loads(check(folder, "--json").stdout)["splits"]["train"]["problems"]["no caption"]) == 4
 
 
+def test_a_name_that_is_not_utf_8_is_named_all_the_same(tmp_path: Path) -> None:
+    make_folder(tmp_path, ".txt")
+    (tmp_path / "train" / os.fsdecode(b"caf\xe9.png")).touch()
+    result = check(tmp_path)
+    assert result.exit_code == 0
+    assert r"train/caf\udce9.txt" in result.stdout
+
+
 @pytest.mark.parametrize("damage", ["all broken", "no captions", "another encoding"])
 def test_what_cannot_be_trained_with_exits_with_1_and_the_reason(tmp_path: Path, damage: str) -> None:
     folder = make_folder(tmp_path, ".txt")
@@ -65,6 +74,8 @@ def test_what_cannot_be_trained_with_exits_with_1_and_the_reason(tmp_path: Path,
     assert result.stdout.endswith("\nnot usable for training\n")
     expected = {"all broken": "broken picture: 4", "no captions": "no caption: 4", "another encoding": "iconv"}
     assert expected[damage] in result.stdout
+    assert "in metadata.jsonl, or in NAME.txt beside each picture" in result.stdout
+    assert "data check" not in result.stdout
 
 
 @pytest.mark.parametrize("source", ["no/such/path", "cub:no/such/path", "webdataset:none-{0..3}.tar", "kub:x"])
