@@ -61,7 +61,7 @@ class Coco:
                     files.append(PictureFile(picture, texts, f"coco/{folder}/{picture.stem}"))
                 else:
                     problems.append(Problem("no caption", f"{folder}/{picture.name}"))
-        except (ValueError, LookupError, TypeError, AttributeError) as error:
+        except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
             reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
             raise DataError(f"'{file}' is not a COCO captions file ({reason}); download it again") from None
         return list_files("coco", split, files, problems)

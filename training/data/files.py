@@ -131,7 +131,7 @@ def list_files(
     for item in files:
         try:
             found = item.file.stat()
-        except OSError:
+        except (OSError, ValueError):  # ValueError: a name that no file can have
             absent.append(Problem("absent picture", item.key))
             continue
         present.append(item)

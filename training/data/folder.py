@@ -103,7 +103,7 @@ def _metadata(file: Path) -> dict[Path, tuple[str, ...]]:
             texts = text if isinstance(text, list) else [text]
             picture = within(file.parent, name)
             captions[picture] = captions.get(picture, ()) + stripped(texts)
-    except (ValueError, LookupError, TypeError, AttributeError, csv.Error) as error:
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError, csv.Error) as error:
         raise DataError(f"'{file}', after {number} rows: {type(error).__name__} {error}; {expected}") from None
     return captions
 

@@ -163,6 +163,7 @@ def test_coco_names_absent_pictures_and_those_without_captions(tmp_path: Path) -
     [
         (b"[1, 2", "not a COCO captions file"),
         (b"[1, 2]", "not a COCO captions file"),
+        (b"[" * 200_000, "RecursionError"),
         (b'{"images": [{"id": 1}], "annotations": []}', "file_name"),
         (b'{"images": [{"id": 1, "file_name": "../../a.jpg"}], "annotations": []}', "outside"),
         (b'{"images": [{"id": 1, "file_name": "a.jpg"}], "annotations": [{"id": 2, "image_id": 1}]}', "caption"),
@@ -189,14 +190,13 @@ def test_a_folder_has_its_captions_in_metadata_or_beside_the_pictures(tmp_path: 
 def test_a_folder_without_splits_is_to_train_with(tmp_path: Path) -> None:
     picture(tmp_path / "deep" / "a.JPG")
     picture(tmp_path / "b.webp")
-    (tmp_path / "metadata.jsonl").write_text(
-        '{"file_name": "deep/a.JPG", "text": ["one", " two "]}\n\n{"file_name": "c.png", "text": "three"}\n',
-        encoding="utf-8",
-    )
+    rows = [{"file_name": "deep/a.JPG", "text": ["one", " two "]}]
+    rows += [{"file_name": name, "text": "three"} for name in ("c.png", "\ud800.png")]  # no file can have that name
+    (tmp_path / "metadata.jsonl").write_text("\n\n".join(map(json.dumps, rows)), encoding="utf-8")
     found = open_source(str(tmp_path)).listing("train")
     assert captions(found) == {"folder/deep/a.JPG": ("one", "two")}
     assert {(problem.kind, Path(problem.name).name) for problem in found.problems} == {
-        ("no caption", "b.webp"), ("absent picture", "c.png"),
+        ("no caption", "b.webp"), ("absent picture", "c.png"), ("absent picture", "\ud800.png"),
     }  # fmt: skip
     assert not open_source(str(tmp_path)).listing("test").items
 
@@ -217,6 +217,7 @@ def test_metadata_above_the_splits_names_the_pictures_of_each(tmp_path: Path) ->
         ("metadata.jsonl", b'{"file_name": "0.png"}', "after 1 rows"),
         ("metadata.jsonl", b'{"file_name": "0.png", "text": "a"}\n{"file', "after 1 rows"),
         ("metadata.jsonl", b"[1]", "metadata.jsonl"),
+        ("metadata.jsonl", b"[" * 200_000, "RecursionError"),
         ("metadata.jsonl", b'{"file_name": "0.png", "text": [1]}', "metadata.jsonl"),
         ("metadata.jsonl", b'{"file_name": "../../0.png", "text": "a"}', "outside"),
         ("metadata.jsonl", '{"file_name": "0.png", "text": "é"}'.encode("latin-1"), "not UTF-8"),

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image
 
+from training.data.source import DataError
 from training.data.synthbirds import Attributes, SynthBirds
 from training.data.synthbirds.__main__ import main
 from training.data.synthbirds.anatomy import Part
@@ -154,7 +155,7 @@ def test_the_length_is_the_count_and_pictures_end_there() -> None:
 def test_impossible_data_sets_are_refused() -> None:
     with pytest.raises(ValueError, match="train, test"):
         SynthBirds("validation", 1, 64)  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match="at least 32"):
+    with pytest.raises(DataError, match="32 × 32 pixels or more, not at 16 × 16"):
         SynthBirds("train", 1, 16)
 
 

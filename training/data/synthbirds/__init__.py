@@ -3,7 +3,7 @@
 from random import Random
 from typing import Literal
 
-from training.data.source import Example
+from training.data.source import DataError, Example
 from training.data.synthbirds.attributes import Attributes
 from training.data.synthbirds.captions import write_captions
 from training.data.synthbirds.drawing import design, draw
@@ -12,6 +12,7 @@ from training.data.synthbirds.drawing import design, draw
 PICTURES = 7
 # Goes up whenever a picture or a caption changes: renderings that were kept are keyed by it.
 VERSION = 8
+SMALLEST = 32
 
 Split = Literal["train", "test"]
 
@@ -19,7 +20,7 @@ __all__ = ["PICTURES", "VERSION", "Attributes", "SynthBirds"]
 
 
 class SynthBirds:
-    """`count` pictures of `side` x `side` pixels, drawn when they are asked for; any side from 32.
+    """`count` pictures of `side` x `side` pixels, drawn when they are asked for; any side from `SMALLEST`.
 
     A picture's only seed is its key, "synthbirds/SPLIT/NUMBER". The split is part of the key, so no picture to test
     with shares a seed with one to train with. Picture number i is the same for every count, and shows the same bird
@@ -29,8 +30,10 @@ class SynthBirds:
     def __init__(self, split: Split, count: int, side: int) -> None:
         if split not in ("train", "test"):
             raise ValueError(f"split '{split}' not found; there are: train, test")
-        if count < 0 or side < 32:
-            raise ValueError(f"{count} pictures of side {side}; the count must be at least 0 and the side at least 32")
+        if count < 0:
+            raise ValueError(f"{count} pictures; the count must be at least 0")
+        if side < SMALLEST:
+            raise DataError(f"synthbirds are drawn at {SMALLEST} × {SMALLEST} pixels or more, not at {side} × {side}")
         self.split = split
         self.count = count
         self.side = side
