@@ -3,11 +3,10 @@
 import hashlib
 import json
 import warnings
-from collections.abc import Callable, Set
+from collections.abc import Callable, Iterable, Set
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torchmetrics.image.fid import FrechetInceptionDistance
@@ -16,7 +15,7 @@ from torchmetrics.image.kid import KernelInceptionDistance
 from t2i_engine.pictures import Pixels
 from training.distributed import total
 from training.evaluation import GeneratedBatch, Result, cached, table
-from training.evaluation.draws import in_batches
+from training.evaluation.draws import shuffled
 from training.evaluation.features import FeatureNetwork
 
 DISTANCES = frozenset({"fid", "kid", "fid-floor"})
@@ -118,9 +117,8 @@ def real_statistics(
 
     def compute() -> RealStatistics:
         distances = Distances(network.width)
-        order = np.random.default_rng(0).permutation(len(pictures))  # so that the first, for KID, are a fair selection
-        for numbers in in_batches(order):
-            distances.update(network(pictures[np.sort(numbers)]), real=True)
+        for pixels in shuffled(pictures):  # KID takes the first
+            distances.update(network(pixels), real=True)
             on_progress(distances.counts[True])
         return distances.real_statistics()
 
@@ -138,12 +136,12 @@ class DistanceMeasure:
         network: FeatureNetwork,
         real: RealStatistics,
         wanted: Set[str],
-        training: Pixels | None = None,
+        training: Iterable[Pixels] | None = None,
         prefix: str = "",
     ) -> None:
         """Takes statistics of the `real` test pictures, and the metrics `wanted`, whose names begin with the prefix.
 
-        `training`, uint8 (N, R, R, 3), is needed for the floor only.
+        `training`, batches uint8 (B, R, R, 3), is needed for the floor only.
         """
         self._network, self._real, self._wanted, self._training = network, real, wanted, training
         self._prefix = prefix
@@ -164,7 +162,7 @@ class DistanceMeasure:
             rows.append((fid_name.upper(), f"{fid.value:.2f}", f"{fid.pictures:,} against {fid.real:,} real"))
         if self._training is not None:
             of_training = Distances(self._network.width, self._real)
-            for pixels in in_batches(self._training):
+            for pixels in self._training:
                 of_training.update(self._network(pixels), real=False)
             floor = of_training.fid()
             values["fid_floor"] = floor._asdict()

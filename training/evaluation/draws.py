@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from t2i_engine.errors import CaptionError
+from t2i_engine.pictures import Pixels
 from t2i_engine.sampler import Sampler
 from training.data.rendered import Rendered, render
 from training.data.source import Listing, Source, Split, require_usable
@@ -92,6 +93,12 @@ def load_pictures(
     rendered = render(listing, resolution, cache, progress.report)
     require_usable(source, split, len(rendered.keys), rendered.broken)
     return rendered
+
+
+def shuffled(pictures: Pixels, count: int | None = None) -> Iterator[Pixels]:
+    """Batches of `count` pictures, or of all, in an order that is random but always the same: a fair selection."""
+    order = np.random.default_rng(0).permutation(len(pictures))[:count]
+    return (pictures[np.sort(numbers)] for numbers in in_batches(order))
 
 
 def in_batches(items: Batchable) -> Iterator[Batchable]:

@@ -22,7 +22,7 @@ from training.evaluation.attribute_accuracy import AttributeAccuracy, Recipe, tr
 from training.evaluation.clip import Clip
 from training.evaluation.distances import DISTANCES, DistanceMeasure, RealStatistics, real_statistics
 from training.evaluation.diversity import CAPTIONS, SEEDS, measure_diversity
-from training.evaluation.draws import CaptionDraws, load_pictures, load_split
+from training.evaluation.draws import CaptionDraws, load_pictures, load_split, shuffled
 from training.evaluation.features import FeatureNetwork
 from training.evaluation.inception import Inception
 from training.evaluation.r_precision import CANDIDATES, RPrecision, load_encoders
@@ -122,7 +122,7 @@ def evaluate(
         if network and wanted & DISTANCES:
             training = None
             if "fid-floor" in wanted:
-                training = load_split(source, "train", real_resolution, cache, progress)[1].pictures[:count]
+                training = shuffled(load_split(source, "train", real_resolution, cache, progress)[1].pictures, count)
             measures.append(DistanceMeasure(network, statistics(network), wanted, training))
         if clip and "clip-fid" in wanted:
             measures.append(DistanceMeasure(clip, statistics(clip), wanted, prefix="clip-"))

@@ -7,6 +7,7 @@ from click.testing import CliRunner
 
 from t2i_engine.cli import main
 from t2i_engine.errors import OptionError, UserError
+from tests.training.data.made import picture
 from tests.training.evaluation.instruments import MeanColours
 from training.data.source import DataError
 from training.evaluation import Evaluation, GeneratedBatch, Result
@@ -84,6 +85,18 @@ def test_distances_compare_with_real_pictures_of_the_given_size_and_r_precision_
     assert Matching.sides == {32}
     assert "32 × 32; real pictures at 64 × 64  \n" in larger.as_markdown()
     assert "real pictures at" not in own.as_markdown()
+
+
+def test_the_floor_is_that_of_a_fair_selection_of_training_pictures(
+    tiny_checkpoint: Path, cache: Path, tmp_path: Path
+) -> None:
+    """The first half of the training pictures is black, as classes are in the order of their names."""
+    for split, colours in (("train", ["black"] * 60 + ["white"] * 60), ("test", ["black", "white"] * 30)):
+        for number, colour in enumerate(colours):
+            picture(tmp_path / split / f"{number:03d}.png", colour).with_suffix(".txt").write_text("a red bird")
+    found = measure(tiny_checkpoint, cache, "fid-floor", 60, data=f"folder:{tmp_path}").as_json()
+    assert found["fid_floor"]["pictures"] == 60
+    assert found["fid_floor"]["value"] < 0.1
 
 
 def test_truncation_is_that_of_the_drawn_pictures(tiny_checkpoint: Path, cache: Path) -> None:
