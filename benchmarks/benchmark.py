@@ -47,6 +47,7 @@ class Outcome:
     paths: Sequence[Path]
     lines: Sequence[str]
     failed: bool
+    """A case crashed, or is slower than in the baseline; what cannot run here is no failure."""
 
     @property
     def interrupted(self) -> bool:
@@ -88,13 +89,13 @@ def run(
     paths = [_write(out / FILE, report.to_json())]  # before rendering, which could fail
     paths += [_write(out / "report.md", as_markdown(report).encode())]
     paths += [_write(out / "report.html", as_html(report).encode())]
-    lines, failed = [], False
+    lines, failed = [], bool(report.unavailable.keys() - plan.unavailable.keys())
     if before and comparison:
         found = baseline.changes(before, report)
         lines = baseline.as_lines(found, comparison.max_regression)
         for case in baseline.not_compared(before, report):
             on_progress(f"in the baseline only: {case}")
-        failed = not found or any(one.is_regression(comparison.max_regression) for one in found)
+        failed = failed or not found or any(one.is_regression(comparison.max_regression) for one in found)
     return Outcome(report, paths, lines, failed)
 
 

@@ -13,7 +13,10 @@ import pytest
 from click.testing import CliRunner
 
 from benchmarks.benchmark import Outcome
-from benchmarks.report import FILE, SCHEMA, Report, read_report
+from benchmarks.fixtures import Fixtures
+from benchmarks.measurement import OnProgress, WorkerError
+from benchmarks.report import FILE, SCHEMA, Report, StaticMetrics, read_report
+from benchmarks.targets import Case
 from t2i_engine.cli import main
 from t2i_engine.errors import OutputError
 from t2i_engine.files import write_atomically
@@ -145,6 +148,20 @@ def test_ctrl_c_keeps_what_was_measured_and_says_what_is_missing(tmp_path: Path,
     assert {one.case.target for one in report.cases} == {"pytorch", "onnx"}
     assert report.missing == ("the rest of the rounds",)
     assert "interrupted" in rest
+
+
+def test_a_case_that_crashes_fails_the_run_and_is_reported(
+    tmp_path: Path, plain_bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def crashed(case: Case, fixtures: Fixtures, on_progress: OnProgress) -> StaticMetrics:
+        raise WorkerError(f"{case.target} has no kernel for Conv")
+
+    monkeypatch.setattr("benchmarks.benchmark.measure_static", crashed)
+    arguments = ["--quick", "--formats", "onnx", "--threads", "1", "--batch-sizes", "1", "--out", str(tmp_path)]
+    found = CliRunner().invoke(main, ["benchmark", str(plain_bundle), *arguments])
+    assert found.exit_code == 1, found.output
+    reasons = read_report(tmp_path / FILE).unavailable
+    assert reasons["onnx on cpu, tiny, batch 1, threads 1"] == "onnx has no kernel for Conv"
 
 
 def scaled(report: Report, factor: float) -> Report:
