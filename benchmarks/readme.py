@@ -1,11 +1,14 @@
 """README's table of speeds, made from docs/benchmarks/report.json: `python -m benchmarks.readme [--check]`."""
 
+import argparse
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from benchmarks.report import FILE, Measured, Report, read_report
 from benchmarks.tables import figure, interval, of_bundle, psnr, ratio
 from benchmarks.targets import EAGER
+from t2i_engine.files import write_atomically
 from t2i_engine.formats import all_formats
 from t2i_engine.table import size
 from training.evaluation import table
@@ -77,12 +80,15 @@ def updated(readme: str, report: Report) -> str:
     return f"{before}{BEGIN}\n\n{section(report)}\n\n{END}{after}"
 
 
-def main(arguments: list[str]) -> int:
-    """Writes the README, or with --check exits with 1 where it is out of date."""
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Writes the README, or with --check returns 1 where it is out of date."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.readme", description="Write README's table of speeds.")
+    parser.add_argument("--check", action="store_true", help="write nothing; exit with 1 where README is out of date")
+    options = parser.parse_args(arguments)
     readme = README.read_text(encoding="utf-8")
     wanted = updated(readme, read_report(REPORT))
-    if arguments != ["--check"]:
-        README.write_text(wanted, encoding="utf-8")
+    if not options.check:
+        write_atomically(README, wanted.encode())
     elif readme != wanted:
         print("README.md does not match docs/benchmarks/report.json; run: python -m benchmarks.readme")
         return 1
@@ -90,4 +96,4 @@ def main(arguments: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(main())
