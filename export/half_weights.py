@@ -5,6 +5,7 @@ computed from the rounded weights in fp32, so every fp32 format stays exact.
 """
 
 from collections.abc import Mapping
+from itertools import takewhile
 from types import MappingProxyType
 
 import numpy as np
@@ -15,9 +16,9 @@ from onnx import TensorProto, helper, numpy_helper
 from t2i_engine.backends.base import Array
 from t2i_engine.backends.pytorch import exact_runners
 from t2i_engine.errors import ParityError
-from t2i_engine.formats import GENERATOR, find
-from t2i_engine.parity import GateSize, OpenFormat
-from t2i_engine.picture_reference import make_picture_reference
+from t2i_engine.formats import TEXT_ENCODER, find
+from t2i_engine.parity import GateSize, OpenFormat, compare, gate_cases
+from t2i_engine.picture_reference import make_picture_reference, sentence_reach
 from training.models.text_to_image import TextToImage
 
 SMALLEST = 256  # numbers in a constant that is worth a cast
@@ -28,18 +29,21 @@ _TAPS = np.array([[[1, 0, 0], [0, 1, 1]], [[1, 1, 0], [0, 0, 1]]], np.float32)
 
 
 def round_to_half(model: TextToImage, size: GateSize) -> None:
-    """Rounds every weight in place, and compares pictures before and after.
+    """Rounds every weight in place, and compares sentences and pictures before and after.
 
     Raises `ParityError` if they are further apart than FP16 allows, or a weight does not fit half precision.
     """
     before = exact_runners(model)
     pictures = make_picture_reference(before, before, model.sizes, size.emulated)
+    sentences = list(takewhile(lambda case: case.graph == TEXT_ENCODER, gate_cases(before, model.sizes, size)))
     for name, tensor in model.state_dict().items():
         tensor.copy_(tensor.half())
         if not tensor.isfinite().all():
             raise ParityError(f"{name} does not fit half precision; export without --half-weights")
-    opened = OpenFormat(_JUDGED_AS, {GENERATOR: exact_runners(model)[GENERATOR]})
-    for found in pictures.judge(opened, model.sizes, "its pictures with unrounded weights"):
+    rounded = OpenFormat(_JUDGED_AS, exact_runners(model))
+    findings = compare([rounded], sentences, "its own with unrounded weights", sentence_reach=sentence_reach(pictures))
+    findings += pictures.judge(rounded, model.sizes, "its pictures with unrounded weights")
+    for found in findings:
         if not found.ok:
             raise ParityError(f"the weights cannot be rounded: {found}; export without --half-weights")
 

@@ -113,6 +113,12 @@ def test_weights_whose_rounding_shows_are_an_error() -> None:
         round_to_half(model, SMALL_GATE)
 
 
+def test_sentences_whose_rounding_shows_are_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("export.half_weights.sentence_reach", lambda pictures: 1e-3)  # a picture that hangs on them
+    with pytest.raises(ParityError, match=r"cannot be rounded: .* output sentence_share: .* of the way from its own"):
+        round_to_half(make_model(), SMALL_GATE)
+
+
 def test_a_bundles_other_formats_are_not_changed_under_them(tiny_bundle: Path) -> None:
     with pytest.raises(OptionError, match="make a new one with --out"):
         export_bundle(tiny_bundle, None, None, lambda _: None, "onnx", half_weights=True)
