@@ -92,7 +92,7 @@ def _costs(config: RunConfig, plan: Plan, damsm: DamsmPhase, gan: GanPhase) -> l
     # Regular steps: after the warm-up, and every interval-th with the penalty.
     regular = interval * (-(-config.gan.discriminator_warmup // interval) + 1)
     phases: list[tuple[PhaseName, Phase, tuple[int, int], int, int]] = [
-        ("gan", gan, (regular + 1, regular), interval, config.gan.batch_size)
+        ("gan", gan, (regular + 1, regular), interval, config.gan.batch_size * config.gan.gradient_accumulation)
     ]
     if plan.train_image_encoder:
         phases.insert(0, ("damsm", damsm, (1, 0), 1, config.damsm.batch_size))
@@ -109,7 +109,7 @@ def _costs(config: RunConfig, plan: Plan, damsm: DamsmPhase, gan: GanPhase) -> l
             if phase is gan:
                 with unset_fake_temporarily():  # which cannot copy a network
                     gan.begin(_Shapes(config, name, gan.device), None)
-                gan.sentences = torch.zeros(pictures, config.model.sentence_width, device=gan.device)
+                gan.sentences = torch.zeros(config.gan.batch_size, config.model.sentence_width, device=gan.device)
             else:
                 damsm.begin(_Shapes(config, name, damsm.device))
             flops = []

@@ -74,6 +74,14 @@ def test_twice_the_pictures_take_twice_the_flops_and_activations_and_the_same_we
         assert float(large[column]) == pytest.approx(times * float(small[column]), rel=0.1), (small, large)
 
 
+def test_accumulated_batches_take_the_flops_of_their_pictures() -> None:
+    """A step draws the pictures of several batches twice; but for that, 1 would do as the first number."""
+    settings = ([f"gan.gradient_accumulation={count}", "model.base_channels=16"] for count in (2, 4))
+    two, four = (table(describe(load_config(TINY, changes)), "phase")["gan"] for changes in settings)
+    assert four[0] == two[0]
+    assert float(four[1]) == pytest.approx(2 * float(two[1]), rel=0.05)
+
+
 def test_a_head_start_of_the_discriminator_does_not_hide_what_the_generator_takes() -> None:
     plain, delayed = (describe(load_config(TINY, [f"gan.discriminator_warmup={steps}"])) for steps in (0, 3))
     assert table(plain, "phase") == table(delayed, "phase")
