@@ -74,9 +74,9 @@ def export_bundle(
     `on_progress` gets a line per step. With `half_weights`, a new bundle's weights are rounded to half precision first,
     and take half the room.
 
-    Formats outside their tolerance are rejected: the manifest says so, the others are written. If none is left, it
-    raises `ParityError` and leaves the folder as it was. Raises a `UserError` if the origin, the folder or this machine
-    cannot be used.
+    Formats outside their tolerance are rejected: the manifest says so, the others are written. If the weights are off,
+    or a new bundle would hold nothing else, it raises `ParityError` and writes nothing. Raises a `UserError` if the
+    origin, the folder or this machine cannot be used.
     """
     if folder is not None:
         _check_destination(folder, name)
