@@ -197,6 +197,21 @@ def test_a_source_needs_its_package_only_where_it_is_used_and_an_open_feed_does_
     assert not ended.stderr
 
 
+ON_DEVICE = {"image", "captions", "groups", "asked", "known", "hard_negatives_valid"}
+
+
+def test_what_a_step_computes_with_is_on_the_device_and_what_the_text_encoder_reads_on_the_host(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda tensor: tensor)  # which needs a GPU
+    data = corpus()
+    data.on_device = False
+    used = Feed(data, 0, 4, torch.device("meta"), max_words=5, hard_negatives=2)
+    found = used.batch(0)
+    used.close()  # before memory is pinned again
+    assert {name for name in Batch._fields if getattr(found, name).is_meta} == ON_DEVICE
+
+
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason=NO_GPU)
 @pytest.mark.parametrize("on_device", [True, False])
@@ -207,6 +222,6 @@ def test_a_gpu_is_fed_what_a_cpu_is(on_device: bool) -> None:
     assert data.pictures_on(gpu).is_cuda == on_device
     for number in (0, 1, 2, 12, 1):
         found, wanted = used.batch(number), expected.batch(number)
-        assert {name for name in Batch._fields if getattr(found, name).is_cuda} == {"image", "captions", "groups"}
+        assert {name for name in Batch._fields if getattr(found, name).is_cuda} == ON_DEVICE
         torch.testing.assert_close(found.image.cpu(), wanted.image)
         assert all(torch.equal(one.cpu(), other) for one, other in zip(found[1:], wanted[1:], strict=True))
