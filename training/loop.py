@@ -166,15 +166,16 @@ class Run:
 
     def train(self) -> None:
         """Trains up to the last step of both phases. Raises `DivergedError`, and `Interrupted` after a signal."""
-        self.folder.begin(self.config)  # all processes have seen that it is new: they met when making the phases
         damsm, gan = self.config.damsm, self.config.gan
-        if self.damsm_feed:
-            with closing(self.damsm_feed) as feed:
-                self.damsm.begin(feed)
-                self._train_phase("damsm", self.damsm, damsm.steps, damsm.batch_size * world())
-        with closing(self.gan_feed) as feed:
-            self.gan.begin(feed, self.batches.unique_captions)
-            self._train_phase("gan", self.gan, gan.steps, gan.batch_size * gan.gradient_accumulation * world())
+        # All processes have seen that the folder is new: they met when making the phases.
+        with self.folder.begun(self.config, self.position.steps):
+            if self.damsm_feed:
+                with closing(self.damsm_feed) as feed:
+                    self.damsm.begin(feed)
+                    self._train_phase("damsm", self.damsm, damsm.steps, damsm.batch_size * world())
+            with closing(self.gan_feed) as feed:
+                self.gan.begin(feed, self.batches.unique_captions)
+                self._train_phase("gan", self.gan, gan.steps, gan.batch_size * gan.gradient_accumulation * world())
 
     def _feed(self, size: int, max_words: int | None, hard_negatives: int, device: torch.device) -> Feed:
         seed = self.config.seed

@@ -12,16 +12,20 @@ import json
 import os
 import shlex
 import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
 import yaml
+from filelock import FileLock, Timeout
 
 from t2i_engine.errors import UserError
 from t2i_engine.files import write_atomically
 from training.checkpoint import load_checkpoint, require_resumable
 from training.config import RunConfig, load_config
 from training.distributed import is_first, world
+from training.phase import PhaseName
 from training.provenance import tool_versions, working_commit
 
 CHANGEABLE = {
@@ -43,11 +47,11 @@ CHANGEABLE = {
 
 
 class RunFolderError(UserError):
-    """A run folder that is taken, missing, not writable, or of another config."""
+    """A run folder that is taken, in use, missing, not writable, or of another config."""
 
 
 class RunFolder:
-    """The folder of a new or resumed run. Nothing is written before `begin`, and only by the first process."""
+    """The folder of a new or resumed run. Nothing is written before `begun`, and only by the first process."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -106,35 +110,44 @@ class RunFolder:
         """The command that resumes the run, however it was started."""
         return shlex.join(["t2i-engine", "train", str(self._config), "--out", str(self.path), "--resume"])
 
-    def begin(self, config: RunConfig) -> None:
-        """Creates the folder with config and versions. Raises `RunFolderError`."""
+    @contextmanager
+    def begun(self, config: RunConfig, steps: Mapping[PhaseName, int]) -> Iterator[None]:
+        """Creates the folder with config and versions, and drops losses that were logged after `steps` of each phase.
+
+        Until the context ends, no other process may train in the folder. Raises `RunFolderError`.
+        """
         if not self.writes:
+            yield
             return
         versions = {"commit": working_commit(), **tool_versions()}
-        try:
-            (self.path / "samples").mkdir(parents=True, exist_ok=True)
-            for half in self.path.glob(".*.partial*"):  # what a killed run was writing
-                half.unlink()
-            settings = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
-            write_atomically(self._config, settings.encode())
-            write_atomically(self.path / "versions.json", (json.dumps(versions, indent=2) + "\n").encode())
-        except OSError as error:
-            raise RunFolderError(
-                f"run folder '{self.path}' cannot be written ({error.strerror}); choose another with --out"
-            ) from error
+        with ExitStack() as held:
+            try:
+                (self.path / "samples").mkdir(parents=True, exist_ok=True)
+                held.enter_context(FileLock(self.path / ".lock", timeout=0))  # a killed process no longer holds it
+                for half in self.path.glob(".*.partial*"):  # what a killed run was writing
+                    half.unlink()
+                settings = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
+                write_atomically(self._config, settings.encode())
+                write_atomically(self.path / "versions.json", (json.dumps(versions, indent=2) + "\n").encode())
+                if self._losses.exists():
+                    kept = [row for row in self._logged() if row["step"] <= steps.get(row["phase"], 0)]
+                    write_atomically(self._losses, "".join(json.dumps(row) + "\n" for row in kept).encode())
+            except Timeout:
+                raise RunFolderError(f"another process is training in '{self.path}'; stop it, then resume") from None
+            except OSError as error:
+                raise RunFolderError(
+                    f"run folder '{self.path}' cannot be written ({error.strerror}); choose another with --out"
+                ) from error
+            yield
 
     def load_checkpoint(self) -> dict[str, Any] | None:
-        """The content of the last checkpoint, or None. Drops losses that were logged after it.
+        """The content of the last checkpoint, or None.
 
         Raises `CheckpointError`, also if it holds no run that this version resumes.
         """
         content = load_checkpoint(self.checkpoint) if self.checkpoint.exists() else None
         if content is not None:
             require_resumable(self.checkpoint, content)
-        steps = content["state"]["position"]["steps"] if content else {}
-        if self.writes and self._losses.exists():
-            kept = [row for row in self._logged() if row["step"] <= steps.get(row["phase"], 0)]
-            write_atomically(self._losses, "".join(json.dumps(row) + "\n" for row in kept).encode())
         return content
 
     def keep_checkpoint(self, phase: str, step: int, count: int) -> None:

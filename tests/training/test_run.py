@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from filelock import FileLock
 from PIL import Image
 
 from export.pipeline import export_bundle
@@ -143,6 +144,36 @@ def test_a_run_killed_while_it_writes_a_checkpoint_resumes_to_the_same_end(
     assert start(TRAIN, folder, "--resume").wait() == 0
     assert_same(unbroken, load_checkpoint(folder / "checkpoint.pt"))
     assert not list(folder.glob(".*.partial*"))
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(file.relative_to(folder)): file.read_bytes() for file in folder.rglob("*") if file.is_file()}
+
+
+def test_a_run_that_is_being_trained_is_not_resumed_and_stays_as_it_is(straight: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(straight, tmp_path / "run")
+    with FileLock(folder / ".lock"):  # as the process that trains it holds it, while it writes
+        (folder / ".1-1-a.partial.pt").write_bytes(b"half a checkpoint")
+        with (folder / "losses.jsonl").open("a") as file:
+            file.write('{"phase": "gan", "step": 50}\n')
+        before = contents(folder)
+        result = train(TINY, "--out", folder, "--resume")
+        assert result.exit_code == 2, result.output
+        assert f"another process is training in '{folder}'" in result.stderr
+        assert contents(folder) == before
+    assert train(TINY, "--out", folder, "--resume").exit_code == 0
+
+
+def test_a_resume_that_is_refused_leaves_the_folder_as_it_is(straight: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(straight, tmp_path / "run")
+    with (folder / "losses.jsonl").open("a") as file:
+        file.write('{"phase": "gan", "step": 50}\n')
+    config = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
+    config["data"]["synthbirds_count"] = 65  # not what its checkpoint was trained on
+    (folder / "config.yaml").write_text(yaml.safe_dump(config), encoding="utf-8")
+    before = contents(folder)
+    assert train(folder / "config.yaml", "--out", folder, "--resume").exit_code == 2
+    assert contents(folder) == before
 
 
 def test_resuming_a_finished_run_changes_nothing(straight: Path) -> None:
