@@ -71,6 +71,23 @@ class InitialModel:
         """How long a state's run had taken."""
         return sum(3600 * float(segment["hours"]) for segment in self.segments)
 
+    def may_know(self, dataset: Mapping[str, Any]) -> bool:
+        """Whether it, or what it started from, may have learnt pictures that a run on `dataset` holds out.
+
+        It has not if it held out the same ones, or was trained on other data.
+        """
+        run: Mapping[str, Any] = self.origin
+        while run:
+            before = run.get("dataset")
+            if (
+                isinstance(before, Mapping)
+                and before.get("version") == dataset["version"]
+                and before.get("validation") != dataset["validation"]
+            ):
+                return True
+            run = run.get("initial") or {}
+        return False
+
     def knowing(self, words: Iterable[str]) -> "InitialModel":
         """The same model with its missing `words` appended to the vocabulary, with random embeddings."""
         missing = tuple(word for word in words if word not in self.words)

@@ -6,7 +6,7 @@ import signal
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, nullcontext, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import islice
 from pathlib import Path
 from types import FrameType
@@ -113,6 +113,9 @@ class Run:
         self.batches = self.data.batches(self.tokenizer)
         plan = stored["state"]["plan"] if stored else initial.plan if initial else None
         self.plan = Plan(**plan) if plan else Plan.of(config, initial)
+        if held_out and initial and initial.may_know(self.data.provenance):
+            progress.note(f"'{initial.name}' did not hold out the same, and may have learnt it: FID will be too low")
+            self.plan = replace(self.plan, initial={**(self.plan.initial or {}), "validation": "may have been learnt"})
         damsm, gan = config.damsm, config.gan  # both feeds now: they refuse unusable data
         self.gan_feed = self._feed(gan.batch_size, None, gan.hard_negatives, device)
         self.damsm_feed = None

@@ -46,6 +46,22 @@ def test_encoders_alone_start_a_run_of_another_generator(straight: Path, tmp_pat
     assert not torch.equal(*(state["gan"]["generator"]["fc.weight"] for state in (before, after)))
 
 
+def test_a_run_says_that_what_it_starts_from_may_know_what_it_holds_out(straight: Path, tmp_path: Path) -> None:
+    """Its own checkpoint has held out the same, but began from one that had not."""
+    config, said = config_file(tmp_path, data={"validation_share": 0.25}), "may have learnt it: FID will be too low"
+    clean = train(config, "--out", tmp_path / "clean")
+    further = train(config, "--out", tmp_path / "further", "--init", tmp_path / "clean" / "checkpoint.pt")
+    for result in (clean, further):
+        assert result.exit_code == 0, result.output
+        assert said not in result.stderr
+    assert "validation" not in load_model(tmp_path / "further" / "checkpoint.pt").provenance["initial"]
+    for origin, folder in ((straight, "one"), (tmp_path / "one", "two")):
+        result = train(config, "--out", tmp_path / folder, "--init", origin / "checkpoint.pt")
+        assert f"'{origin / 'checkpoint.pt'}' did not hold out the same, and {said}" in result.stderr
+        initial = load_model(tmp_path / folder / "checkpoint.pt").provenance["initial"]
+        assert initial["validation"] == "may have been learnt"
+
+
 def test_a_run_starts_from_one_model(straight: Path, tmp_path: Path) -> None:
     config = config_file(tmp_path, damsm={"init_from": str(straight / "checkpoint.pt")})
     result = train(config, "--out", tmp_path / "run", "--init", straight / "checkpoint.pt")
