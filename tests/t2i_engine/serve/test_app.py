@@ -34,6 +34,13 @@ def client(plain_bundle: Path) -> Iterator[TestClient]:
 
 
 @pytest.fixture(scope="module")
+def resizing(plain_bundle: Path) -> Iterator[TestClient]:
+    app = build_app(plain_bundle, settings=Settings(workers=1, resizes=True))
+    with TestClient(app, raise_server_exceptions=False) as client:
+        yield client
+
+
+@pytest.fixture(scope="module")
 def engine(plain_bundle: Path) -> Engine:
     return Engine.open(plain_bundle)
 
@@ -211,6 +218,8 @@ def test_bodies_that_are_no_json_get_an_error_of_openais_shape(
         ("GET", "/v1/pictures/..%2F..%2Fetc%2Fpasswd.png?caption=a", 404, "not_found"),
         ("GET", "/%2e%2e/%2e%2e/etc/passwd", 404, "not_found"),
         ("GET", "/v1/pictures/tiny.png?caption=a+red+bird&seed=x", 400, "invalid_value"),
+        ("GET", f"/v1/pictures/tiny.png?caption=a+red+bird&seed=1{'+' * 45}x", 400, "invalid_value"),
+        ("GET", f"/v1/pictures/tiny.png?caption=a+red+bird&seed={'1' * 5_000}", 400, "invalid_value"),
         ("GET", "/v1/pictures/tiny.png?caption=a+red+bird&sed=1", 400, "unknown_parameter"),
         ("GET", "/v1/models/none", 404, "model_not_found"),
         ("PUT", "/v1/images/generations", 405, "method_not_allowed"),
@@ -235,9 +244,10 @@ def test_every_other_error_has_openais_shape_too(
     )
 )
 @settings(max_examples=150, deadline=None)
-def test_no_body_makes_the_server_fail(client: TestClient, body: dict[str, object]) -> None:
-    answer = client.post("/v1/images/generations", json=body)
-    assert answer.status_code in (200, 400, 404, 413)
+def test_no_body_makes_the_server_fail(client: TestClient, resizing: TestClient, body: dict[str, object]) -> None:
+    for one in (client, resizing):
+        answer = one.post("/v1/images/generations", json=body)
+        assert answer.status_code in (200, 400, 404, 413)
 
 
 def test_the_inference_protocol_says_what_is_served_and_whether_it_is_ready(client: TestClient, engine: Engine) -> None:
@@ -289,15 +299,21 @@ def test_with_a_key_only_health_and_the_page_are_open(plain_bundle: Path) -> Non
         ).headers  # fmt: skip
 
 
-def test_sizes_are_resized_to_if_the_server_says_so(plain_bundle: Path) -> None:
-    with TestClient(build_app(plain_bundle, settings=Settings(resizes=True))) as client:
-        answer = generate(client, size="48x48", seed=1).json()
-        assert answer["size"] == "48x48"
-        assert pixels(base64.b64decode(answer["data"][0]["b64_json"])).shape == (48, 48, 3)
-        url = generate(client, size="48x48", seed=1, response_format="url").json()["data"][0]["url"]
-        assert pixels(client.get(url).content).shape == (48, 48, 3)
-        assert generate(client, size="48x32").status_code == 400
-        assert generate(client, size="9999x9999").status_code == 400
+def test_sizes_are_resized_to_if_the_server_says_so(resizing: TestClient) -> None:
+    answer = generate(resizing, size="48x48", seed=1).json()
+    assert answer["size"] == "48x48"
+    assert pixels(base64.b64decode(answer["data"][0]["b64_json"])).shape == (48, 48, 3)
+    url = generate(resizing, size="48x48", seed=1, response_format="url").json()["data"][0]["url"]
+    assert pixels(resizing.get(url).content).shape == (48, 48, 3)
+
+
+SIZES = ["48x32", "9999x9999", "1025x1025", "0048x0048", "001100x001100", "48x48\n", "٤٨x٤٨", "x", ""]
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_sizes_that_are_none_are_not_resized_to(resizing: TestClient, size: str) -> None:
+    refused = generate(resizing, size=size)
+    assert (refused.status_code, refused.json()["error"]["param"]) == (400, "size")
 
 
 def test_a_full_queue_and_a_passed_deadline_say_so(plain_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -306,8 +322,6 @@ def test_a_full_queue_and_a_passed_deadline_say_so(plain_bundle: Path, monkeypat
         assert (full.status_code, full.json()["error"]["type"]) == (429, "rate_limit_error")
         assert (full.headers["Retry-After"], full.headers["retry-after-ms"]) == ("1", "500")
         body = {"prompt": "a red bird"}
-        bad = client.post("/v1/images/generations", json=body, headers={"T2I-Deadline-Ms": "x"})
-        assert bad.status_code == 400
         url = "/v1/pictures/tiny.png?caption=a+red+bird&seed=1"
         tag = client.get(url).headers["etag"]
         released = threading.Event()
@@ -330,6 +344,12 @@ def test_a_full_queue_and_a_passed_deadline_say_so(plain_bundle: Path, monkeypat
         while generate(client).status_code == 429:
             pass
         assert generate(client).status_code == 200
+
+
+@pytest.mark.parametrize("deadline", ["x", "", "0", "-1", "1.5", "600001", "0000006000000000", "0000001" + "0" * 4_400])
+def test_a_deadline_that_is_no_number_in_range_is_refused(client: TestClient, deadline: str) -> None:
+    bad = client.get("/v1/pictures/tiny.png?caption=a+red+bird", headers={"T2I-Deadline-Ms": deadline})
+    assert (bad.status_code, bad.json()["error"]["code"]) == (400, "invalid_value")
 
 
 def test_the_document_describes_every_route_and_what_is_served(client: TestClient) -> None:
