@@ -280,6 +280,21 @@ def test_a_request_keeps_its_id_and_trace(client: TestClient) -> None:
     assert re.fullmatch("[0-9a-f]{16}", client.get("/v2", headers={"X-Request-Id": "x" * 200}).headers["x-request-id"])
 
 
+def test_a_failure_is_answered_and_counted_as_one(plain_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> list[Drawn]:
+        raise RuntimeError("broken")
+
+    monkeypatch.setattr(InProcess, "draw", fail)
+    app = build_app(plain_bundle, settings=Settings(workers=1, allow_origin=("https://a.example",)))
+    with TestClient(app, raise_server_exceptions=False, headers={"Origin": "https://a.example"}) as client:
+        failed = generate(client)
+        assert (failed.status_code, failed.json()["error"]["code"]) == (500, "fault")
+        assert re.fullmatch("[0-9a-f]{16}", failed.headers["x-request-id"])
+        assert failed.headers["access-control-allow-origin"] == "https://a.example"
+        counted = 't2i_requests_total{route="/v1/images/generations",status="500"} 1.0'
+        assert counted in client.get("/metrics").text
+
+
 def test_with_a_key_only_health_and_the_page_are_open(plain_bundle: Path) -> None:
     app = build_app(plain_bundle, settings=Settings(api_key="secret", allow_origin=("https://a.example",)))
     with TestClient(app) as client:
