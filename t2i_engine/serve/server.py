@@ -73,17 +73,26 @@ class _Server(uvicorn.Server):
         self.service = service
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """At the first signal accepts for a second more; at the second stops at once."""
+        """At the first signal accepts for a second more; at the second cuts everybody off."""
+        loop = asyncio.get_running_loop()
         if self.service.draining:
-            self.should_exit = self.force_exit = True
+            loop.call_soon_threadsafe(self._cut_off)
             return
         self.service.draining = True
         log.info("stopping: what was accepted is answered")
-        loop = asyncio.get_running_loop()
         loop.call_soon_threadsafe(loop.call_later, SECONDS_ACCEPTING, self._stop)
 
     def _stop(self) -> None:  # not uvicorn's own, which ends the process by the signal: the exit code is 0
         self.should_exit = True
+
+    def _cut_off(self) -> None:
+        """Leaves nothing to wait for. Not by `force_exit`, which leaves out the lifespan: that ends the replicas."""
+        self._stop()
+        for connection in [*self.server_state.connections]:
+            connection.transport.abort()
+        logging.getLogger("uvicorn.error").disabled = True  # a traceback for each request
+        for task in self.server_state.tasks:
+            task.cancel()
 
 
 class _Protocol(HttpToolsProtocol):

@@ -183,6 +183,28 @@ def test_a_replica_that_dies_is_replaced_and_its_pictures_are_drawn_again(plain_
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="finds the replicas in /proc")
+def test_a_second_signal_ends_the_server_and_its_replicas_whatever_is_in_progress(plain_bundle: Path) -> None:
+    with served(plain_bundle, "--replicas", 1) as server:
+        started = replicas(server.process)
+        with socket.create_connection(("127.0.0.1", server.port)) as connection:
+            connection.sendall(
+                b"POST /v1/images/generations HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+                b"Content-Length: 50\r\n\r\n{"
+            )
+            server.process.send_signal(signal.SIGINT)
+            while not any(line.startswith("stopping") for line in server.lines):
+                time.sleep(0.01)
+            server.process.send_signal(signal.SIGINT)
+            try:
+                assert server.process.wait(30) == 0
+            finally:
+                server.process.kill()
+    assert len(started) == 1
+    assert not Path(f"/proc/{started[0]}").exists()
+    assert not any("Traceback" in line for line in server.lines)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="finds the replicas in /proc")
 def test_a_bundle_that_changes_is_served_on_from_memory(plain_bundle: Path, tmp_path: Path) -> None:
     folder = Path(shutil.copytree(plain_bundle, tmp_path / "tiny"))
     with served(folder, "--replicas", 1) as server:
