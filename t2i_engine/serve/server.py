@@ -232,8 +232,9 @@ class _Lines(logging.Formatter):
             return json.dumps({"time": at, "level": record.levelname.lower(), **content}, ensure_ascii=False)
         if fields is None:
             return message
+        fields = fields | {key: repr(fields[key]) for key in ("path", "caption") if key in fields}  # clients': one line
         rest = " ".join(f"{key}={value}" for key, value in fields.items() if key not in ("method", "path", "status"))
-        return f"{at} {fields['method']} {fields['path']!r} {fields['status']} {rest}"
+        return f"{at} {fields['method']} {fields['path']} {fields['status']} {rest}"
 
 
 def _log_as(log_format: str) -> None:

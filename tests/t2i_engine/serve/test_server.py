@@ -109,8 +109,13 @@ def test_requests_are_logged_in_one_line_without_captions(plain_bundle: Path) ->
     assert "draw;dur=" in found["timing"]
     assert not any("red bird" in line or "red+bird" in line for line in server.lines)
     with served(plain_bundle, "--log-captions") as server:
-        httpx.get(server.url + picture_url(5))
-    assert any("a red bird" in line for line in server.lines)
+        before = len(server.lines)
+        caption = "a red bird\n2026-11-27 GET '/v2' 200 \x1b[31m"
+        httpx.get(f"{server.url}/v1/pictures/tiny.png", params={"caption": caption})
+    logged_captions = [line for line in server.lines[before:] if "a red bird" in line]
+    assert len(logged_captions) == 1
+    assert repr(caption) in logged_captions[0]
+    assert not any(line.startswith("2026-11-27 GET") for line in server.lines)
 
 
 def test_exact_words_are_an_option_of_the_command(plain_bundle: Path) -> None:
