@@ -23,7 +23,7 @@ from t2i_engine.parity import OpenFormat, compare
 from t2i_engine.picture_reference import needed_picture_reference, sentence_reach
 from t2i_engine.pictures import Picture, Pixels
 from t2i_engine.reference import read_reference
-from t2i_engine.serve.queue import Ask, Drawn, Queue
+from t2i_engine.serve.queue import Ask, Drawn, Job, Queue
 
 _log = logging.getLogger(__name__)
 
@@ -197,19 +197,25 @@ class Worker(threading.Thread):
         """The thread's work."""
         _give_way()
         while jobs := self.queue.take():
-            started = time.monotonic()
-            try:
-                drawn = self.drawer.draw([job.ask for job in jobs])
-            except WorkerDied:
-                self.queue.put_back(jobs, RuntimeError("the worker died"))
-                self._replace()
-            except Exception as error:
-                _log.exception("cannot draw")
+            self._draw(jobs)
+
+    def _draw(self, jobs: Sequence[Job]) -> None:
+        started = time.monotonic()
+        try:
+            drawn = self.drawer.draw([job.ask for job in jobs])
+        except WorkerDied:
+            self.queue.put_back(jobs, RuntimeError("the worker died"))
+            self._replace()
+        except Exception as error:
+            if len(jobs) > 1:  # one may be at fault: the others do not fail with it
                 for job in jobs:
-                    job.future.set_exception(error)
-            else:
-                for job, picture in zip(jobs, drawn, strict=True):
-                    job.future.set_result(picture._replace(queue=(started - job.asked) * 1000))
+                    self._draw([job])
+                return
+            _log.exception("cannot draw")
+            jobs[0].future.set_exception(error)
+        else:
+            for job, picture in zip(jobs, drawn, strict=True):
+                job.future.set_result(picture._replace(queue=(started - job.asked) * 1000))
 
     def _replace(self) -> None:
         """Tries until it succeeds or the queue is closed."""

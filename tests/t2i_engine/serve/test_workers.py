@@ -2,13 +2,20 @@
 
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from t2i_engine.engine import MANY, Engine
-from t2i_engine.serve.workers import EngineOptions
+from t2i_engine.serve.queue import Ask, Drawn, Queue
+from t2i_engine.serve.workers import EngineOptions, InProcess, Worker
+from tests.t2i_engine.serve.processes import SECONDS
+
+
+def ask(seed: int = 0) -> Ask:
+    return Ask("tiny", "a bird", (1,), seed, 1.0, "png", 95)
 
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
@@ -32,6 +39,25 @@ def test_auto_chooses_for_many_pictures_and_measures_before_replicas_start(
     options.measure()
     options.open()
     assert expected == [MANY, MANY]
+
+
+class Picky(InProcess):
+    """Draws, unless seed 1 is among what it is asked for."""
+
+    def draw(self, asks: Sequence[Ask]) -> list[Drawn]:
+        if any(ask.seed == 1 for ask in asks):
+            raise ValueError("seed 1")
+        return [Drawn(b"drawn", 0, 0, 0) for _ in asks]
+
+
+def test_a_picture_that_cannot_be_drawn_fails_alone() -> None:
+    queue = Queue(10, 1)
+    first, failing, last = queue.put([ask(seed) for seed in range(3)])
+    Worker(queue, Picky({}))
+    with pytest.raises(ValueError, match="seed 1"):
+        failing.result(SECONDS)
+    assert first.result(SECONDS).content == last.result(SECONDS).content == b"drawn"
+    queue.close()
 
 
 LOW_PRIORITY = """
