@@ -20,6 +20,8 @@ from t2i_engine.serve.queue import Ask
 from t2i_engine.tokenizer import Tokenizer, Tokens
 
 LARGEST_SIDE = 1_024
+MOST_WORDS = 256
+"""Of a caption, unknown ones aside: TensorRT's engines take no more."""
 VERSION = version("t2i-engine")
 DOCUMENT = json.loads(Path(__file__).with_name("openapi.json").read_bytes())
 _BODY = DOCUMENT["components"]["schemas"]["Generation"]["properties"]
@@ -171,6 +173,8 @@ class Catalogue:
             tokens = model.tokenizer.encode(caption)
         except CaptionError as error:
             invalid(error.message, key, "unknown_caption")
+        if len(tokens.ids) > MOST_WORDS:
+            invalid(f"the caption has {len(tokens.ids)} words; at most {MOST_WORDS} expected", key)
         asks = [Ask(model.name, caption, tokens.ids, seed, float(truncation), kind, quality, side) for seed in seeds]
         return Order(model, tokens, asks, as_url)
 

@@ -21,8 +21,10 @@ from t2i_engine.engine import Engine
 from t2i_engine.latents import LARGEST_SEED
 from t2i_engine.serve import build_app
 from t2i_engine.serve.queue import Ask, Drawn
+from t2i_engine.serve.requests import MOST_WORDS
 from t2i_engine.serve.service import Settings
 from t2i_engine.serve.workers import InProcess
+from t2i_engine.tensorrt.builder import Profile
 
 KEY = {"Authorization": "Bearer secret"}
 
@@ -141,6 +143,7 @@ def test_with_exact_words_none_is_read_as_another(plain_bundle: Path) -> None:
 BAD = [
     ({"prompt": ""}, 400, "prompt", "unknown_caption"),
     ({"prompt": "x" * 1001}, 400, "prompt", "invalid_value"),
+    ({"prompt": "a " * (MOST_WORDS + 1)}, 400, "prompt", "invalid_value"),
     ({"prompt": "xylophone"}, 400, "prompt", "unknown_caption"),
     ({"prompt": "a red bird \ud800"}, 400, "prompt", "invalid_value"),
     ({"prompt": None}, 400, "prompt", "missing_required_parameter"),
@@ -177,6 +180,11 @@ def test_bad_requests_are_told_what_to_change(
         "param": param,
         "code": code,
     }
+
+
+def test_every_format_takes_captions_of_as_many_words_as_are_accepted(client: TestClient) -> None:
+    Profile().check({"B": 1, "T": MOST_WORDS})
+    assert generate(client, prompt="a " * MOST_WORDS).status_code == 200
 
 
 def test_errors_name_what_there_is(client: TestClient) -> None:
