@@ -2,7 +2,6 @@
 
 import asyncio
 import hashlib
-import os
 import shutil
 from collections.abc import Sequence
 from contextlib import ExitStack, closing
@@ -12,6 +11,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from t2i_engine.backend_selection import AUTO
+from t2i_engine.backends.base import available_threads
 from t2i_engine.bundle import Bundle
 from t2i_engine.engine import DEFAULT_BUNDLE
 from t2i_engine.errors import OptionError, quoted
@@ -32,7 +32,7 @@ class Settings:
     precision: str = AUTO
     device: str = AUTO
     workers: int | None = None
-    """Runs at once, of one thread each; None: one per processor."""
+    """Runs at once, of one thread each; None: one per processor that this process may use."""
     replicas: int = 0
     """Processes that draw instead of this one's threads."""
     queue: int = 256
@@ -64,7 +64,8 @@ class Service:
     @classmethod
     def open(cls, bundles: Sequence[str | Path] = (DEFAULT_BUNDLE,), settings: Settings = Settings()) -> "Service":
         """Opens bundles, by name or folder, and starts the workers. Raises a `UserError` if one cannot be served."""
-        count = settings.replicas or (settings.workers if settings.workers is not None else os.cpu_count() or 1)
+        workers = min(available_threads(), MOST_WORKERS) if settings.workers is None else settings.workers
+        count = settings.replicas or workers
         if not 1 <= count <= MOST_WORKERS:
             raise OptionError(f"{count} workers are out of range; 1 to {MOST_WORKERS} expected")
         opened: dict[str, Bundle] = {}

@@ -10,6 +10,7 @@ import pytest
 
 from t2i_engine.engine import MANY, Engine
 from t2i_engine.serve.queue import Ask, Drawn, Queue
+from t2i_engine.serve.service import MOST_WORKERS, Service
 from t2i_engine.serve.workers import EngineOptions, InProcess, Worker
 from tests.t2i_engine.serve.processes import SECONDS
 
@@ -39,6 +40,17 @@ def test_auto_chooses_for_many_pictures_and_measures_before_replicas_start(
     options.measure()
     options.open()
     assert expected == [MANY, MANY]
+
+
+@pytest.mark.parametrize(("processors", "workers"), [(3, 3), (400, MOST_WORKERS)])
+def test_there_is_a_worker_for_each_processor_that_the_process_may_use(
+    plain_bundle: Path, monkeypatch: pytest.MonkeyPatch, processors: int, workers: int
+) -> None:
+    started: list[Worker] = []
+    monkeypatch.setattr(Worker, "start", lambda worker: started.append(worker))
+    monkeypatch.setattr("t2i_engine.serve.service.available_threads", lambda: processors)
+    Service.open([plain_bundle])
+    assert len(started) == workers
 
 
 class Picky(InProcess):
