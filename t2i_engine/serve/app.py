@@ -117,9 +117,11 @@ class _Endpoints:
             self.service.queue.check_room()
         order = self.catalogue.picture(name, PICTURE_TYPES[suffix], request.query_params)
         request.scope["caption"], tag = order.asks[0].caption, _tag(order)
+        final = "v" in request.query_params and not (order.tokens.unknown or order.tokens.read_as)
+        caches = "public" if self.service.settings.api_key is None else "private"
         headers = _origin(order) | {
             "ETag": f'W/"{tag}"',
-            "Cache-Control": "public, max-age=31536000, immutable" if "v" in request.query_params else "no-cache",
+            "Cache-Control": f"{caches}, max-age=31536000, immutable" if final else "no-cache",
         }
         if tag in request.headers.get("if-none-match", ""):
             return Response(status_code=HTTPStatus.NOT_MODIFIED, headers=headers)

@@ -95,6 +95,13 @@ def test_a_url_is_a_picture_that_is_drawn_when_it_is_fetched(client: TestClient)
     assert drawn(client) == before + 1
 
 
+@pytest.mark.parametrize("caption", ["a crimson bird", "a red brench"])
+def test_what_other_settings_read_in_another_way_is_not_cached_forever(client: TestClient, caption: str) -> None:
+    version = client.get("/v1/models/tiny").json()["digest"]
+    fetched = client.get("/v1/pictures/tiny.png", params={"caption": caption, "v": version})
+    assert (fetched.status_code, fetched.headers["cache-control"]) == (200, "no-cache")
+
+
 @pytest.mark.parametrize(("kind", "suffix"), [("png", "png"), ("jpeg", "jpg"), ("webp", "webp")])
 def test_every_format_is_what_it_says(client: TestClient, kind: str, suffix: str) -> None:
     answer = generate(client, seed=1, output_format=kind, output_compression=90).json()
@@ -316,6 +323,8 @@ def test_with_a_key_only_health_and_the_page_are_open(plain_bundle: Path) -> Non
             assert refused.json()["error"]["code"] == "invalid_api_key"
         allowed = client.get("/v1/models", headers=KEY | {"Origin": "https://a.example"})
         assert allowed.status_code == 200
+        url = f"/v1/pictures/tiny.png?caption=a+red+bird&v={allowed.json()['data'][0]['digest']}"
+        assert client.get(url, headers=KEY).headers["cache-control"] == "private, max-age=31536000, immutable"
         assert allowed.headers["access-control-allow-origin"] == "https://a.example"
         assert "access-control-allow-origin" not in client.get(
             "/v1/models", headers=KEY | {"Origin": "https://b.example"}
