@@ -38,7 +38,7 @@ NICENESS = 5
 
 
 class WorkerDied(Exception):  # noqa: N818
-    """A worker's process ended while it drew."""
+    """A worker's process ended, or hangs, while it drew."""
 
 
 @dataclass(frozen=True)
@@ -100,16 +100,20 @@ class Replica:
     """Draws in a process of its own, which can be started anew if it dies."""
 
     def __init__(self, options: EngineOptions) -> None:
-        """Starts the process; `runs_as` waits for it."""
+        """Starts the process; `runs_as` waits for it. Raises a `UserError` if it cannot be started."""
         self._options = options
         self._start()
 
     def _start(self) -> None:
         context = multiprocessing.get_context("spawn")
-        self._connection, theirs = context.Pipe()
-        self._process = context.Process(target=_serve, args=(theirs, self._options), daemon=True)
-        self._process.start()
+        try:
+            connection, theirs = context.Pipe()
+            process = context.Process(target=_serve, args=(theirs, self._options), daemon=True)
+            process.start()
+        except OSError as error:
+            raise UserError(f"cannot start a replica ({error.strerror}); use fewer --replicas") from error
         theirs.close()  # so that the end of the process ends the connection
+        self._connection, self._process = connection, process
 
     def runs_as(self) -> dict[str, str]:
         """Waits until its engines are open, and says what runs each. Raises a `UserError` if they cannot be opened."""

@@ -1,8 +1,13 @@
 """Workers: what they open before a server listens."""
 
+import errno
+import multiprocessing
+import os
 import subprocess
 import sys
 from collections.abc import Sequence
+from contextlib import closing
+from multiprocessing.context import SpawnProcess
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +16,7 @@ import pytest
 from t2i_engine.engine import MANY, Engine
 from t2i_engine.serve.queue import Ask, Drawn, Queue
 from t2i_engine.serve.service import MOST_WORKERS, Service
-from t2i_engine.serve.workers import EngineOptions, InProcess, Worker
+from t2i_engine.serve.workers import EngineOptions, InProcess, Replica, Worker
 from tests.t2i_engine.serve.processes import SECONDS
 
 
@@ -70,6 +75,30 @@ def test_a_picture_that_cannot_be_drawn_fails_alone() -> None:
         failing.result(SECONDS)
     assert first.result(SECONDS).content == last.result(SECONDS).content == b"drawn"
     queue.close()
+
+
+def test_a_replica_that_cannot_be_started_is_tried_again(plain_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    failures = iter([BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))])
+    start = SpawnProcess.start
+
+    def start_unless_it_fails(process: SpawnProcess) -> None:
+        for failure in failures:
+            raise failure
+        start(process)
+
+    with closing(Replica(EngineOptions({"tiny": plain_bundle}, "onnxruntime", "auto", "cpu"))) as replica:
+        replica.runs_as()
+        monkeypatch.setattr(SpawnProcess, "start", start_unless_it_fails)
+        monkeypatch.setattr("t2i_engine.serve.workers.SECONDS_BETWEEN_STARTS", 0)
+        queue = Queue(1, 1)
+        worker = Worker(queue, replica)
+        for child in multiprocessing.active_children():
+            child.kill()
+        (waiting,) = queue.put([ask()])
+        assert waiting.result(SECONDS).content.startswith(b"\x89PNG")
+        assert worker.restarts == 2
+        queue.close()
+        worker.join()
 
 
 LOW_PRIORITY = """
