@@ -3,9 +3,9 @@
 import asyncio
 import hashlib
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from http import HTTPStatus
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -14,7 +14,7 @@ from t2i_engine.backend_selection import AUTO
 from t2i_engine.backends.base import available_threads
 from t2i_engine.bundle import Bundle
 from t2i_engine.engine import DEFAULT_BUNDLE
-from t2i_engine.errors import OptionError, quoted
+from t2i_engine.errors import OptionError, OutputError, listed, quoted
 from t2i_engine.serve.metrics import Metrics
 from t2i_engine.serve.queue import Drawn, Queue
 from t2i_engine.serve.requests import ApiError, Catalogue, Model, Order
@@ -74,14 +74,12 @@ class Service:
                 raise OptionError(f"two bundles are called {quoted(bundle.name)}; serve one of them")
             opened[bundle.name] = bundle
         folders = {name: bundle.folder for name, bundle in opened.items()}
+        options = EngineOptions(folders, settings.backend, settings.precision, settings.device)
         with ExitStack() as stack:
-            if settings.replicas:  # a replica may be started long after a bundle was changed
-                kept = Path(stack.enter_context(TemporaryDirectory(prefix="t2i-engine-")))
-                folders = {name: Path(shutil.copytree(folder, kept / name)) for name, folder in folders.items()}
-            options = EngineOptions(folders, settings.backend, settings.precision, settings.device)
             drawers: list[Drawer]
             if settings.replicas:
-                options.measure()
+                options.prepare()
+                options = replace(options, folders=_copy(folders, stack))  # one may be started after a bundle changed
                 drawers = [stack.enter_context(closing(Replica(options))) for _ in range(count)]
             else:
                 engines = options.open()
@@ -123,6 +121,20 @@ class Service:
         for worker in self._workers:
             worker.join()
         self._held.close()
+
+
+def _copy(folders: Mapping[str, Path], held: ExitStack) -> dict[str, Path]:
+    """Copies of bundles, which `held` deletes. Raises `OutputError` if they cannot be written."""
+    try:
+        copies = Path(held.enter_context(TemporaryDirectory(prefix="t2i-engine-")))
+        for name, folder in folders.items():
+            (copies / name).mkdir()
+            for file in filter(Path.is_file, folder.iterdir()):
+                shutil.copyfile(file, copies / name / file.name)
+    except OSError as error:
+        cure = "set TMPDIR to a folder with room"
+        raise OutputError(f"cannot copy {listed(folders)} ({error.strerror}); {cure}") from error
+    return {name: copies / name for name in folders}
 
 
 def _digest(bundle: Bundle) -> str:

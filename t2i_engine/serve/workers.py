@@ -16,8 +16,9 @@ from typing import cast
 import numpy as np
 from PIL import Image
 
+from t2i_engine.backend_selection import build_needed
 from t2i_engine.engine import MANY, Engine
-from t2i_engine.errors import BundleError, UserError
+from t2i_engine.errors import BackendError, BundleError, UserError
 from t2i_engine.formats import GENERATOR, TEXT_ENCODER
 from t2i_engine.parity import OpenFormat, compare
 from t2i_engine.picture_reference import needed_picture_reference, sentence_reach
@@ -50,13 +51,15 @@ class EngineOptions:
     precision: str
     device: str
 
-    def measure(self) -> None:
+    def prepare(self) -> None:
         """Lets `auto` measure which formats are fastest, before several processes do so at once.
 
-        Raises a `UserError` if a bundle cannot be opened.
+        Raises a `UserError` if a bundle cannot be opened, or if something must be built first, which takes minutes.
         """
         for folder in self.folders.values():
-            Engine.select(folder, self.backend, self.precision, self.device, THREADS, MANY)
+            bundle, selection = Engine.select(folder, self.backend, self.precision, self.device, THREADS, MANY)
+            if needs_build := build_needed(bundle, selection.format):
+                raise BackendError(f"format {selection.format.name} needs a build before replicas start: {needs_build}")
 
     def open(self) -> dict[str, Engine]:
         """Opens every bundle and compares it with its own reference, which also warms it up.
@@ -119,24 +122,25 @@ class Replica:
         """Waits until its engines are open, and says what runs each. Raises a `UserError` if they cannot be opened."""
         try:
             return cast("dict[str, str]", self._reply(SECONDS_TO_START))
-        except WorkerDied as error:
+        except TimeoutError as error:
+            late = f"a replica did not open its bundles within {SECONDS_TO_START:g} s"
+            raise UserError(f"{late}; use fewer --replicas, or serve fewer bundles") from error
+        except (EOFError, OSError) as error:
             raise UserError("a replica ended before its bundles were open; see its messages above") from error
 
     def draw(self, asks: Sequence[Ask]) -> list[Drawn]:
         """As `InProcess`. Raises `WorkerDied` if they must be drawn again."""
         try:
             self._connection.send(asks)
-        except OSError as error:
-            raise WorkerDied from error
-        return cast("list[Drawn]", self._reply(SECONDS_TO_DRAW))
-
-    def _reply(self, seconds: float) -> object:
-        try:
-            if not self._connection.poll(seconds):
-                raise WorkerDied  # it hangs
-            found: object = self._connection.recv()
+            return cast("list[Drawn]", self._reply(SECONDS_TO_DRAW))
         except (EOFError, OSError) as error:
             raise WorkerDied from error
+
+    def _reply(self, seconds: float) -> object:
+        """What the process answers, or raises. Raises `EOFError` or `OSError` if it ended, or `TimeoutError`."""
+        if not self._connection.poll(seconds):
+            raise TimeoutError
+        found: object = self._connection.recv()
         if isinstance(found, Exception):
             raise found
         return found

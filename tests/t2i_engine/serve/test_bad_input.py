@@ -1,6 +1,8 @@
 """Bad input over a network: what is no HTTP, too large, too many, never read. test_app.py has bad requests in HTTP."""
 
+import errno
 import json
+import os
 import shutil
 import socket
 import time
@@ -218,6 +220,18 @@ def test_answers_that_are_not_read_end(plain_bundle: Path) -> None:
                 pass
         assert received.count(b"HTTP/1.1 200") < asked
         assert is_ready(server)
+
+
+def test_a_full_disk_is_said_in_one_line_before_replicas_start(
+    plain_bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(source: Path, target: Path, **_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), source, None, target)
+
+    monkeypatch.setattr(shutil, "copyfile", fail)
+    result = CliRunner().invoke(main, ["serve", str(plain_bundle), "--port", "0", "--replicas", "1"])
+    assert result.exit_code == 2
+    assert "cannot copy tiny (No space left on device); set TMPDIR" in result.stderr.splitlines()[-1]
 
 
 def test_a_bundle_that_is_altered_or_deleted_is_served_on_from_memory(plain_bundle: Path, tmp_path: Path) -> None:

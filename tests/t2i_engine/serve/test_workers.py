@@ -13,9 +13,11 @@ from typing import Any
 
 import pytest
 
+from t2i_engine.backends import onnxruntime
 from t2i_engine.engine import MANY, Engine
+from t2i_engine.errors import BackendError, UserError
 from t2i_engine.serve.queue import Ask, Drawn, Queue
-from t2i_engine.serve.service import MOST_WORKERS, Service
+from t2i_engine.serve.service import MOST_WORKERS, Service, Settings
 from t2i_engine.serve.workers import EngineOptions, InProcess, Replica, Worker
 from tests.t2i_engine.serve.processes import SECONDS
 
@@ -42,7 +44,7 @@ def test_auto_chooses_for_many_pictures_and_measures_before_replicas_start(
 
     monkeypatch.setattr(Engine, "select", noted)
     options = EngineOptions({"tiny": plain_bundle}, "auto", "auto", "cpu")
-    options.measure()
+    options.prepare()
     options.open()
     assert expected == [MANY, MANY]
 
@@ -56,6 +58,25 @@ def test_there_is_a_worker_for_each_processor_that_the_process_may_use(
     monkeypatch.setattr("t2i_engine.serve.service.available_threads", lambda: processors)
     Service.open([plain_bundle])
     assert len(started) == workers
+
+
+def test_replicas_do_not_start_before_what_they_run_is_built(
+    plain_bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(onnxruntime, "needs_build", lambda *_: "no engine yet: t2i-engine build tiny", raising=False)
+    with pytest.raises(BackendError, match="before replicas start: no engine yet: t2i-engine build tiny"):
+        Service.open([plain_bundle], Settings(backend="onnxruntime", replicas=1))
+
+
+def test_a_replica_that_starts_slowly_has_not_ended(plain_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("t2i_engine.serve.workers.SECONDS_TO_START", 0.01)
+    monkeypatch.setattr("t2i_engine.serve.workers.SECONDS_TO_STOP", 0)
+    options = EngineOptions({"tiny": plain_bundle}, "onnxruntime", "auto", "cpu")
+    with (
+        closing(Replica(options)) as replica,
+        pytest.raises(UserError, match=r"did not open its bundles within 0\.01 s"),
+    ):
+        replica.runs_as()
 
 
 class Picky(InProcess):
