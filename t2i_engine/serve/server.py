@@ -111,6 +111,8 @@ class _Protocol(HttpToolsProtocol):
     _in_headers = False
     _data = b""
     """Being parsed."""
+    _ended = False
+    """A request ended in it: how much of it are headers of the next is not known."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -123,10 +125,10 @@ class _Protocol(HttpToolsProtocol):
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        self._data = data
+        self._data, self._ended = data, False
         super().data_received(data)
         self._data = b""
-        self._unfinished = self._unfinished + len(data) if self._in_headers else 0
+        self._unfinished = self._unfinished + len(data) if self._in_headers and not self._ended else 0
         if self._unfinished > MOST_HEADERS and not self.transport.is_closing():
             self.send_400_response("")
 
@@ -146,6 +148,7 @@ class _Protocol(HttpToolsProtocol):
         super().on_headers_complete()
 
     def on_message_complete(self) -> None:
+        self._ended = True
         if not self.parser.should_upgrade():
             super().on_message_complete()
 
