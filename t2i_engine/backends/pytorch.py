@@ -38,8 +38,13 @@ class ModuleRunner:
         check_feeds(self._graph, feeds, outputs)
         device = next(self.module.parameters()).device
         tensors = {name: torch.from_numpy(feed).to(device) for name, feed in feeds.items()}
-        with torch.inference_mode(), exact_cudnn(device), _one_thread() if self._one_thread else nullcontext():
-            computed = self._computed(tensors)
+        try:
+            with torch.inference_mode(), exact_cudnn(device), _one_thread() if self._one_thread else nullcontext():
+                computed = self._computed(tensors)
+        except RuntimeError as error:
+            if "can't allocate memory" in str(error):
+                raise BackendError(f"{OUT_OF_MEMORY['cpu']} (PyTorch)") from error
+            raise
         return {name: computed[name].cpu().numpy() for name in outputs}
 
     def _computed(self, tensors: "Mapping[str, Tensor]") -> "dict[str, Tensor]":
@@ -120,7 +125,7 @@ def exact_cudnn(where: "device") -> Iterator[None]:
         try:
             yield
         except torch.OutOfMemoryError as error:
-            raise BackendError(f"{OUT_OF_MEMORY} (PyTorch)") from error
+            raise BackendError(f"{OUT_OF_MEMORY['cuda']} (PyTorch)") from error
 
 
 @contextmanager
