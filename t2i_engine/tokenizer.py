@@ -153,8 +153,8 @@ class Tokenizer:
         """Reads a vocabulary file. Raises `BundleError`, naming `file`, if it is none."""
         try:
             words = json.loads(content)
-            if not isinstance(words, list) or not all(isinstance(word, str) for word in words):
-                raise ValueError("an array of words was expected")
+            if not isinstance(words, list) or not all(isinstance(word, str) and word.isprintable() for word in words):
+                raise ValueError("an array of printable words was expected")
             return cls(words, examples)
         except (ValueError, RecursionError) as error:
             raise BundleError(f"{file} is not a vocabulary ({error}); export the bundle again") from None

@@ -181,7 +181,11 @@ def test_vocabulary_file_round_trip() -> None:
 
 
 @pytest.mark.parametrize(
-    "content", [b"", b"{}", b"[]", b'["a"]', b'["<end>", 1]', b'["<end>", "a", "a"]', b"\xff", b"[" * 100_000]
+    "content",
+    [
+        *(b"", b"{}", b"[]", b'["a"]', b'["<end>", 1]', b'["<end>", "a", "a"]', b"\xff", b"[" * 100_000),
+        rb'["<end>", "\u001b[2J\u001b]0;title\u0007"]',  # would clear the terminal that an error suggests it to
+    ],
 )
 def test_broken_vocabulary_is_a_bundle_error(content: bytes) -> None:
     with pytest.raises(BundleError, match=r"words\.json is not a vocabulary"):
