@@ -110,10 +110,11 @@ class Engine(Sampler):
         """Draws each caption once per seed, lazily and in that order.
 
         In a batch of another size, a few values of a picture may differ, by one level of 255.
-        Everything is checked before the first picture: raises `CaptionError` for a caption that is empty, too long or
-        without a known word, and `OptionError` for what is out of range. With `skip_unknown`, captions without a known
-        word are skipped, as long as one is left. Other unknown words are left out; both are logged, and so is every
-        word that is read as another.
+        Before the first picture, raises `CaptionError` for a caption that is empty, too long or without a known word,
+        and `OptionError` for what is out of range; while drawing, `BackendError` where memory runs out, or a TensorRT
+        engine is too small for a batch or a caption. With `skip_unknown`, captions without a known word are skipped, as
+        long as one is left. Other unknown words are left out; both are logged, and so is every word that is read as
+        another.
         """
         captions = [captions] if isinstance(captions, str) else list(captions)
         seeds = [latents.check_seed(seed) for seed in seeds]
