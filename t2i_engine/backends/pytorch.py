@@ -56,16 +56,10 @@ class ModuleRunner:
         return {"image": image, "pixels": to_pixels(image).contiguous()}
 
 
-def module_runners(model: "TextToImage", one_thread: bool = False) -> dict[str, Runner]:
-    """A runner for each graph of a model in evaluation mode."""
-    return {
-        name: ModuleRunner(getattr(model, name), graph, one_thread) for name, graph in graphs_of(model.sizes).items()
-    }
-
-
 def exact_runners(model: "TextToImage") -> dict[str, Runner]:
-    """Runners for what other formats are compared with: the model on one thread of the CPU."""
-    return module_runners(model, one_thread=True)
+    """A runner per graph, for what other formats are compared with: the model on one thread of the CPU."""
+    graphs = graphs_of(model.sizes).items()
+    return {name: ModuleRunner(getattr(model, name), graph, one_thread=True) for name, graph in graphs}
 
 
 def open_exact(bundle: Bundle) -> dict[str, Runner]:
