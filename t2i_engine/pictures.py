@@ -186,7 +186,12 @@ def slug(caption: str) -> str:
 
 
 def _truncated(truncation: float) -> str:
-    return "" if truncation == 1 else f"-t{truncation:g}"
+    return "" if truncation == 1 else f"-t{_exact(truncation)}"
+
+
+def _exact(truncation: float) -> str:
+    """As few digits as draw the same picture."""
+    return repr(float(truncation)).removesuffix(".0")
 
 
 def _texts(caption: str, seeds: str, picture: Picture | Strip) -> dict[str, str]:
@@ -196,7 +201,7 @@ def _texts(caption: str, seeds: str, picture: Picture | Strip) -> dict[str, str]
         "Description": plain,
         "Software": _software(),
         "Seed": seeds,
-        "Truncation": f"{picture.truncation:g}",
+        "Truncation": _exact(picture.truncation),
         "Bundle": picture.bundle,
     }
 

@@ -38,8 +38,10 @@ COMMANDS = (
     "cache",
 )
 
-
 MOST_SEEDS = 100_000
+
+Command = Callable[..., None]
+Decorator = Callable[[Command], Command]
 
 
 class _Commands(click.Group):
@@ -110,29 +112,36 @@ def introduce(engine: "Engine", *requested: str) -> None:
         progress(f"bundle {engine.bundle.name}: {engine.bundle.license}")
 
 
-def engine_options(command: Callable[..., None]) -> Callable[..., None]:
-    """Adds the options of commands that draw: which bundle, with which truncation, on which backend."""
-    for option in reversed(
-        (
-            click.option(
-                "--bundle", default="birds", metavar="NAME|DIR|hf:…", help="By name, in a folder, or hf:OWNER/NAME."
-            ),
-            click.option(
-                "--truncation",
-                type=float,
-                default=1.0,
-                metavar="X",
-                help="In (0, 1]; lower values trade variety for fidelity.",
-            ),
-            click.option("--backend", default="auto", metavar="NAME", help="See t2i-engine info."),
-            click.option("--precision", default="auto", metavar="NAME", help="See t2i-engine info."),
-            click.option("--device", default="auto", metavar="NAME", help="cpu or cuda."),
-            click.option("--threads", type=int, metavar="N", help="CPU threads.  [default: all processors]"),
-            click.option("--exact-words", is_flag=True, help="Leave unknown words out; read none as a near one."),
-        )
-    ):
-        command = option(command)
-    return command
+def _together(*options: Decorator) -> Decorator:
+    """Adds several options, which help lists in this order."""
+
+    def add(command: Command) -> Command:
+        for option in reversed(options):
+            command = option(command)
+        return command
+
+    return add
+
+
+truncation_option = click.option(
+    "--truncation", type=float, default=1.0, metavar="X", help="In (0, 1]; lower values trade variety for fidelity."
+)
+exact_words_option = click.option(
+    "--exact-words", is_flag=True, help="Leave unknown words out; read none as a near one."
+)
+backend_options = _together(
+    click.option("--backend", default="auto", metavar="NAME", help="See t2i-engine info."),
+    click.option("--precision", default="auto", metavar="NAME", help="See t2i-engine info."),
+    click.option("--device", default="auto", metavar="NAME", help="cpu or cuda."),
+)
+engine_options = _together(
+    click.option("--bundle", default="birds", metavar="NAME|DIR|hf:…", help="By name, in a folder, or hf:OWNER/NAME."),
+    truncation_option,
+    backend_options,
+    click.option("--threads", type=int, metavar="N", help="CPU threads.  [default: all processors]"),
+    exact_words_option,
+)
+"""The options of commands that draw: which bundle, with which truncation, on which backend."""
 
 
 def parse_seeds(text: str) -> list[int]:

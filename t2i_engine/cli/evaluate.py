@@ -4,6 +4,7 @@ import json
 
 import click
 
+from t2i_engine.cli import backend_options, truncation_option
 from t2i_engine.errors import needs_extra
 
 
@@ -25,18 +26,9 @@ from t2i_engine.errors import needs_extra
     metavar="N",
     help="Side of the real pictures for fid, fid-floor, kid and clip-fid.  [default: the model's]",
 )
-@click.option(
-    "--truncation",
-    type=float,
-    default=1.0,
-    show_default=True,
-    metavar="X",
-    help="In (0, 1]; lower values trade variety for fidelity.",
-)
+@truncation_option
 @click.option("--encoders", metavar="CHECKPOINT", help="Encoders for r-precision.  [default: the CHECKPOINT's own]")
-@click.option("--backend", default="auto", metavar="NAME", help="See t2i-engine info.")
-@click.option("--precision", default="auto", metavar="NAME", help="See t2i-engine info.")
-@click.option("--device", default="auto", metavar="NAME", help="cpu or cuda.")
+@backend_options
 @click.option("--update-manifest", is_flag=True, help="Also write the results into BUNDLE's manifest.")
 @click.option("--json", "as_json", is_flag=True, help="Print the results as JSON instead of Markdown.")
 def evaluate(
