@@ -11,7 +11,9 @@ from t2i_engine.errors import needs_extra
 @click.command(epilog="Example:  t2i-engine evaluate birds --data synthbirds --metrics fid,attributes --count 5000")
 @click.argument("model", metavar="BUNDLE|CHECKPOINT|STATE")
 @click.option(
-    "--data", default="synthbirds", metavar="SOURCE", help="Test split to compare with: synthbirds, cub:PATH, …"
+    "--data",
+    metavar="SOURCE",
+    help="Test split to compare with: cub:PATH, folder:PATH, …  [default: synthbirds, for models trained on it]",
 )
 @click.option(
     "--metrics",
@@ -33,7 +35,7 @@ from t2i_engine.errors import needs_extra
 @click.option("--json", "as_json", is_flag=True, help="Print the results as JSON instead of Markdown.")
 def evaluate(
     model: str,
-    data: str,
+    data: str | None,
     metrics: str,
     count: int,
     real_resolution: int | None,
@@ -55,6 +57,7 @@ def evaluate(
     bundle = evaluation.open_writable_bundle(model) if update_manifest else None
     opened = evaluation.open_model(model, backend, precision, device)
     names = [name.strip() for name in metrics.split(",") if name.strip()]
+    data = data or evaluation.own_data(opened)
     found = evaluation.evaluate(opened, data, names, encoders or model, count, real_resolution, truncation)
     if bundle:
         evaluation.add_to_manifest(bundle, found)
