@@ -15,7 +15,9 @@ LONGEST_KEY = 1_000
 @click.command(epilog="Example:  t2i-engine serve birds --port 8000")
 @click.argument("bundles", nargs=-1, metavar="[BUNDLE]...")
 @click.option("--host", default="127.0.0.1", metavar="ADDRESS", help="Address to listen on.")
-@click.option("--port", type=click.IntRange(0, 65535), default=8000, metavar="N", help="Port; 0: any that is free.")
+@click.option(
+    "--port", type=click.IntRange(0, 65535), default=8000, metavar="N", help="Port to listen on; 0: any that is free."
+)
 @backend_options
 @click.option("--workers", type=int, metavar="N", help="Threads that draw.  [default: all processors]")
 @click.option(
@@ -27,7 +29,9 @@ LONGEST_KEY = 1_000
 @exact_words_option
 @click.option("--api-key-file", type=Path, metavar="FILE", help="A key that requests must carry.")
 @click.option("--allow-origin", multiple=True, metavar="URL", help="Web pages from there may use the API; repeatable.")
-@click.option("--log-format", type=click.Choice(["text", "json"]), default="text", help="One line a request.")
+@click.option(
+    "--log-format", type=click.Choice(["text", "json"]), default="text", help="Format of the log, a line per request."
+)
 @click.option("--log-captions", is_flag=True, help="Log captions too.")
 def serve(
     bundles: tuple[str, ...],
