@@ -12,7 +12,6 @@ from t2i_engine.errors import BackendError, BundleError, ParityError
 from t2i_engine.formats import GENERATOR, Format, all_formats, load
 from t2i_engine.parity import (
     CPU,
-    MEDIAN_PSNR,
     Finding,
     GateSize,
     OpenFormat,
@@ -75,7 +74,7 @@ def run_gate(
             unopened[row.name] = error.message
     pytorch = exact_runners(model)
     reach = sentence_reach(pictures)
-    findings = compare(opened, gate_cases(pytorch, model.sizes, size), "PyTorch", [MEDIAN_PSNR], reach)
+    findings = compare(opened, gate_cases(pytorch, model.sizes, size), "PyTorch", reach, with_median=True)
     for one in opened:
         if pictures and one.row.judged_by_pictures:
             findings += pictures.judge(one, model.sizes, "fp32's pictures", size.pairs)

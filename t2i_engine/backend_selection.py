@@ -11,6 +11,7 @@ from t2i_engine.errors import BackendError, BundleError, OptionError, listed, un
 from t2i_engine.formats import DEVICES, Format, all_formats
 
 AUTO = "auto"
+_MEANT = {"gpu": "cuda"}  # more like cpu
 
 _log = logging.getLogger(__name__)
 
@@ -64,10 +65,11 @@ def select_backend(
     fitting = _fitting(rows, backend, precision)
     if not fitting:
         there = listed(f"{row.name} ({row.backend}, {row.precision})" for row in rows)
-        made = [row.name for row in _fitting(all_formats(), backend, precision)]
+        made = _fitting(all_formats(), backend, precision)
+        runs = [row for row in made if any(row_lacks(row, name) is None for name in row.devices)] or made
         cure = (
-            f"add one with t2i-engine export {bundle} --formats {made[0]}"
-            if made
+            f"add one with t2i-engine export {bundle} --formats {runs[0].name}"
+            if runs
             else "no format supports this combination"
         )
         raise BundleError(
@@ -125,4 +127,4 @@ def _fitting(rows: Iterable[Format], backend: str, precision: str) -> list[Forma
 def _check(kind: str, name: str, known: Iterable[str]) -> None:
     names = [AUTO, *dict.fromkeys(known)]
     if name not in names:
-        raise OptionError(unknown(kind, name, names))
+        raise OptionError(unknown(kind, name, names, _MEANT))

@@ -230,10 +230,10 @@ class Bundle:
             if file.stat().st_size > _LARGEST_MANIFEST:
                 raise BundleError(f"{file} is too large to be a manifest; export the bundle again")
             manifest = Manifest.from_json(file.read_bytes())
+        except FileNotFoundError:
+            raise BundleError(f"{quoted(str(folder))} has no {MANIFEST}; give a folder that was exported") from None
         except OSError as error:
-            raise BundleError(
-                f"{file} cannot be read ({error.strerror}); a bundle is a folder with a {MANIFEST}"
-            ) from None
+            raise BundleError(f"{file} cannot be read ({error.strerror}); give another bundle") from None
         except OldSchemaError as error:
             command = f"t2i-engine migrate {shlex.quote(str(folder))}"
             raise BundleError(f"{file} was written by an earlier version: {error}; run {command}") from None
@@ -377,6 +377,9 @@ def _locate(name_or_folder: str | Path) -> Path:
         _restore(folder)
         if folder.is_dir():
             return folder
+        if os.sep in name or folder.is_file():
+            known = listed(embedded_names())
+            raise BundleError(f"{quoted(name)} is no folder; give a bundle's folder, or one of: {known}")
     except (OSError, ValueError):  # a name too long for the file system, or with a NUL
         pass
     raise BundleError(f"{unknown('bundle', name, embedded_names())}; or give a bundle's folder")

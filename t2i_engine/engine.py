@@ -28,6 +28,8 @@ from t2i_engine.tokenizer import Tokens
 DEFAULT_BUNDLE = "birds"
 MANY = 1_000_000
 """Pictures that a caller may expect to draw who does not know when it will stop, such as a server."""
+BATCH_SIZE = 16
+"""Pictures drawn at once unless another number is asked for: as many as every backend can draw."""
 LARGEST_BATCH = 1024
 MOST_THREADS = 1024
 MOST_STEPS = 256
@@ -102,16 +104,17 @@ class Engine(Sampler):
         captions: Iterable[str],
         seeds: Iterable[int],
         truncation: float = 1.0,
-        batch_size: int = 16,
+        batch_size: int = BATCH_SIZE,
         skip_unknown: bool = False,
     ) -> Iterator[Picture]:
         """Draws each caption once per seed, lazily and in that order.
 
         In a batch of another size, a few values of a picture may differ, by one level of 255.
-        Everything is checked before the first picture: raises `CaptionError` for a caption that is empty, too long or
-        without a known word, and `OptionError` for what is out of range. With `skip_unknown`, captions without a known
-        word are skipped, as long as one is left. Other unknown words are left out; both are logged, and so is every
-        word that is read as another.
+        Before the first picture, raises `CaptionError` for a caption that is empty, too long or without a known word,
+        and `OptionError` for what is out of range; while drawing, `BackendError` where memory runs out, or a TensorRT
+        engine is too small for a batch or a caption. With `skip_unknown`, captions without a known word are skipped, as
+        long as one is left. Other unknown words are left out; both are logged, and so is every word that is read as
+        another.
         """
         captions = [captions] if isinstance(captions, str) else list(captions)
         seeds = [latents.check_seed(seed) for seed in seeds]
@@ -136,8 +139,14 @@ class Engine(Sampler):
         sentences = (1 - share) * first + share * last
         widths = self.sizes.noise_width, self.sizes.sentence_width
         drawn = latents.between(*seeds, steps, *widths, truncation)
-        pixels = self.generator.run(latent_feeds(self.sizes, sentences, drawn), ["pixels"])["pixels"]
-        return Strip(pixels, captions, seeds, self.bundle.name, truncation)
+        feeds = latent_feeds(self.sizes, sentences, drawn)
+        batches = [
+            self.generator.run({name: feed[first : first + BATCH_SIZE] for name, feed in feeds.items()}, ["pixels"])
+            for first in range(0, steps, BATCH_SIZE)
+        ]
+        return Strip(
+            np.concatenate([batch["pixels"] for batch in batches]), captions, seeds, self.bundle.name, truncation
+        )
 
     def close(self) -> None:
         """Frees what the backend holds, such as GPU memory; the engine cannot draw afterwards."""

@@ -1,10 +1,11 @@
 """Errors that a user can cause: one line each, with what was found, what was expected and what to do."""
 
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
+from types import MappingProxyType
 
 OUR_PACKAGES = ("t2i_engine", "export", "training", "benchmarks")
 
@@ -110,9 +111,9 @@ def closest(name: str, known: Iterable[str], count: int = 1, likeness: float = 0
     return get_close_matches(name, list(known), count, likeness)
 
 
-def unknown(kind: str, name: str, known: Iterable[str]) -> str:
+def unknown(kind: str, name: str, known: Iterable[str], synonyms: Mapping[str, str] = MappingProxyType({})) -> str:
     """The message for a name that is not in a closed set, with the name that was probably meant."""
     known = list(known)
-    meant = closest(name, known, likeness=0.5)
+    meant = [synonyms[name]] if name in synonyms else closest(name, known, likeness=0.5)
     suggestion = f" (did you mean {meant[0]!r}?)" if meant else ""
     return f"unknown {kind} {quoted(name)}{suggestion}; there are: {listed(known)}"

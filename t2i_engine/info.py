@@ -236,7 +236,7 @@ def _metric_rows(metrics: object) -> Iterator[tuple[str, str]]:
 
 
 def _format_rows(bundle: Bundle) -> Iterator[tuple[str, ...]]:
-    yield "format", "backend", "precision", "sentence", "image", "px", "PSNR", "set", "pairs", "first", "each"
+    yield "format", "backend", "precision", "sentence", "image", "px", "PSNR", "set", "mean", "first", "each"
     for row in bundle.formats:
         worst, found = differences(bundle, row), speed(bundle, row)
         cells = [worst.get(name, "-") for name in _MEASURES]

@@ -4,9 +4,8 @@ Runtime and exporter share this module: PyTorch is one more `Runner` to it. Tole
 """
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 
 import numpy as np
 
@@ -37,6 +36,9 @@ class GateSize:
 GATE = GateSize()
 """The gate of an export: 192 batches of captions, and 120 pictures, each with a seed of its own."""
 
+MEDIAN_PSNR = "median psnr"
+"""The median over pictures of the PSNR of their pixels, in dB: reported, not judged."""
+
 _SHARES = (SENTENCE_SHARE, *PICTURE_SHARES)
 
 
@@ -51,25 +53,12 @@ class Case:
 
 
 @dataclass(frozen=True)
-class PictureSetMeasure:
-    """A distance between two sets of pictures: reported, not judged.
-
-    `of_batch` takes pixels uint8 (B, R, R, 3) of both, picture by picture of the same caption and seed, and returns
-    what `of_all` needs of them, concatenated over all batches.
-    """
-
-    name: str
-    of_batch: Callable[[Array, Array], Array]
-    of_all: Callable[[Array], float]
-
-
-@dataclass(frozen=True)
 class Finding:
     """By how much one output of a format differs: in the worst case, or over all pictures together."""
 
     format: str
     graph: str
-    output: str  # a field of `Differences`, or the name of a `PictureSetMeasure`
+    output: str  # a field of `Differences`, or `MEDIAN_PSNR`
     against: str  # PyTorch here, the bundle's reference, or fp32's pictures
     difference: float  # the largest, or the least psnr; infinite for a failure, NaN, another shape or dtype
     allowed: float | None  # None: anything finite
@@ -179,16 +168,16 @@ def compare(
     formats: Sequence[OpenFormat],
     cases: Iterable[Case],
     against: str,
-    set_measures: Sequence[PictureSetMeasure] = (),
     sentence_reach: float = math.nan,
+    with_median: bool = False,
 ) -> list[Finding]:
-    """Runs every case through every format: the worst case of each output, then each measure of the set of pictures.
+    """Runs every case through every format: the worst case of each output, and `with_median`, `MEDIAN_PSNR`.
 
     Formats whose sentences are limited by what they do to pictures fail without the `sentence_reach` of a
     `PictureReference`.
     """
     worst: dict[str, dict[str, Finding]] = {opened.row.name: {} for opened in formats}
-    sets: dict[str, list[list[Array]]] = {opened.row.name: [[] for _ in set_measures] for opened in formats}
+    ratios: dict[str, list[Array]] = {opened.row.name: [] for opened in formats}
     pictures = 0
     for case in cases:
         pictures += len(case.expected.get("pixels", ()))
@@ -203,15 +192,14 @@ def compare(
                 allowed = getattr(tolerance, output)
                 one = Finding(name, case.graph, output, against, difference, allowed, case.name, 1, failure)
                 worst[name][output] = _worse(worst[name].get(output), one)
-            if _comparable(found, case.expected, "pixels"):
-                for measure, parts in zip(set_measures, sets[name], strict=True):
-                    parts.append(measure.of_batch(found["pixels"], case.expected["pixels"]))
+            if with_median and _comparable(found, case.expected, "pixels"):
+                ratios[name].append(psnr(found["pixels"], case.expected["pixels"], peak=255))
     findings: list[Finding] = []
     for name, outputs in worst.items():
         findings += outputs.values()
-        for measure, parts in zip(set_measures, sets[name], strict=True):
-            value = measure.of_all(np.concatenate(parts)) if parts else math.nan
-            findings.append(Finding(name, GENERATOR, measure.name, against, value, None, "all pictures", pictures))
+        if with_median:
+            median = float(np.median(np.concatenate(ratios[name]))) if ratios[name] else math.nan
+            findings.append(Finding(name, GENERATOR, MEDIAN_PSNR, against, median, None, "all pictures", pictures))
     return findings
 
 
@@ -250,10 +238,6 @@ def psnr(found: Array, expected: Array, peak: float = 2) -> Array:
     """
     squares = np.square(found.astype(np.float64) - expected.astype(np.float64)).mean(axis=(1, 2, 3))
     return np.asarray(10 * np.log10(peak**2 / np.maximum(squares, 1e-20 * peak**2)))
-
-
-MEDIAN_PSNR = PictureSetMeasure("median psnr", partial(psnr, peak=255), lambda found: float(np.median(found)))
-"""The median over pictures of the PSNR of their pixels, in dB."""
 
 
 def _shown(output: str, value: float) -> str:

@@ -6,8 +6,6 @@ the model itself. Features are stored, not pictures, so that an engine is judged
 
 import io
 import math
-import zipfile
-import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 
@@ -20,6 +18,7 @@ from t2i_engine.errors import BundleError
 from t2i_engine.features import WIDTH, Distance, Features, describe, distance
 from t2i_engine.formats import GENERATOR, PICTURE_SHARES, TEXT_ENCODER, Format
 from t2i_engine.parity import GATE, Finding, OpenFormat, RandomCaptions
+from t2i_engine.reference import read_npz
 from t2i_engine.sampler import generator_feeds
 
 PICTURES = "pictures.npz"
@@ -32,7 +31,6 @@ _BATCH = 8
 # Of a feature, a fifth of an energy: what hardly differs between pictures weighs no more, which ranks formats as
 # Inception's features do (docs/export.md), and keeps the measure meaningful for pictures of noise.
 _LEAST_SPREAD = 0.2
-_LARGEST = 512 << 20
 
 
 @dataclass(frozen=True)
@@ -152,14 +150,7 @@ def read_picture_reference(bundle: Bundle) -> PictureReference:
     if PICTURES not in bundle.manifest.files:
         raise BundleError(f"bundle {bundle.name!r} has no {PICTURES} to judge reduced precision by; export it again")
     path = bundle.path(PICTURES)
-    try:
-        with zipfile.ZipFile(path) as archive:
-            if sum(entry.file_size for entry in archive.infolist()) > _LARGEST:
-                raise BundleError(f"{path} is too large to be a picture reference; export the bundle again")
-        with np.load(path, allow_pickle=False) as arrays:
-            reference = PictureReference(**dict(arrays.items()))
-    except (OSError, ValueError, TypeError, KeyError, EOFError, MemoryError, zipfile.BadZipFile, zlib.error) as error:
-        raise BundleError(f"{path} is not a picture reference ({error}); export the bundle again") from None
+    reference = read_npz(path, PictureReference, "a picture reference")
     pairs, captions = (array.shape[0] if array.ndim else 0 for array in (reference.features, reference.sentences))
     expected = {
         "sentences": (captions, bundle.sizes.sentence_width),

@@ -137,7 +137,7 @@ class Strip:
             return _write(path, lambda: _animation(frames))
         seeds = dict.fromkeys(map(str, self.seeds))
         texts = _texts("\n".join(dict.fromkeys(self.captions)), ",".join(seeds), self)
-        return _save(np.concatenate(list(self.pixels), axis=1), path, texts, QUALITY)
+        return _save(np.concatenate(list(self.pixels), axis=1), path, texts, QUALITY, [".gif"])
 
 
 def in_threads(pictures: Iterable[Picture], make: Callable[[Picture], Made]) -> Iterator[tuple[Picture, Made]]:
@@ -186,7 +186,12 @@ def slug(caption: str) -> str:
 
 
 def _truncated(truncation: float) -> str:
-    return "" if truncation == 1 else f"-t{truncation:g}"
+    return "" if truncation == 1 else f"-t{_exact(truncation)}"
+
+
+def _exact(truncation: float) -> str:
+    """As few digits as draw the same picture."""
+    return repr(float(truncation)).removesuffix(".0")
 
 
 def _texts(caption: str, seeds: str, picture: Picture | Strip) -> dict[str, str]:
@@ -196,7 +201,7 @@ def _texts(caption: str, seeds: str, picture: Picture | Strip) -> dict[str, str]
         "Description": plain,
         "Software": _software(),
         "Seed": seeds,
-        "Truncation": f"{picture.truncation:g}",
+        "Truncation": _exact(picture.truncation),
         "Bundle": picture.bundle,
     }
 
@@ -208,11 +213,11 @@ def _software() -> str:
     return f"t2i-engine {version('t2i-engine')}"
 
 
-def _save(pixels: Pixels, path: Path, texts: Mapping[str, str], quality: int) -> Path:
+def _save(pixels: Pixels, path: Path, texts: Mapping[str, str], quality: int, others: Sequence[str] = ()) -> Path:
     kind = SUFFIXES.get(path.suffix.lower())
     if kind is None:
         found = f"the suffix {quoted(path.suffix)}" if path.suffix else "no suffix"
-        raise OptionError(f"{quoted(str(path))} has {found}; one of {listed(SUFFIXES)} expected")
+        raise OptionError(f"{quoted(str(path))} has {found}; one of {listed([*SUFFIXES, *others])} expected")
     return _write(path, lambda: _encoded(pixels, kind, texts, quality))
 
 

@@ -2,10 +2,10 @@
 
 import io
 import zipfile
-import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields
-from typing import Any
+from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -22,8 +22,10 @@ LENGTHS = (1, 3, 8, 18)  # words per caption, mixed so that three of four are pa
 
 _LARGEST = 512 << 20
 
+Kind = TypeVar("Kind")
 
-@dataclass(frozen=True)
+
+@dataclass(frozen=True, kw_only=True)
 class Reference:
     """B captions with what belongs to them; shapes and dtypes are those of the graphs' inputs and outputs."""
 
@@ -32,7 +34,7 @@ class Reference:
     tokens: Array
     lengths: Array
     noise: Array
-    condition_noise: Array | None  # None for a model without conditioning augmentation
+    condition_noise: Array | None = None  # None for a model without conditioning augmentation
     sentence: Array
     image: Array
     pixels: Array
@@ -82,20 +84,24 @@ def read_reference(bundle: Bundle) -> Reference:
     if file is None:
         raise BundleError(f"bundle {bundle.name!r} has no reference to compare with; export it again")
     path = bundle.path(file)
-    try:
-        with zipfile.ZipFile(path) as archive:
-            if sum(entry.file_size for entry in archive.infolist()) > _LARGEST:
-                raise BundleError(f"{path} is too large to be a reference; export the bundle again")
-        with np.load(path, allow_pickle=False) as arrays:
-            found: dict[str, Any] = {"condition_noise": None} | dict(arrays.items())
-            reference = Reference(**found)
-    except (OSError, ValueError, TypeError, KeyError, EOFError, MemoryError, zipfile.BadZipFile, zlib.error) as error:
-        raise BundleError(f"{path} is not a reference ({error}); export the bundle again") from None
+    reference = read_npz(path, Reference, "a reference")
     try:
         _check(bundle, reference)
     except ShapeError as error:
         raise BundleError(f"{path} belongs to another model: {error}; export the bundle again") from None
     return reference
+
+
+def read_npz(path: Path, kind: type[Kind], what: str) -> Kind:
+    """Reads a dataclass of arrays from a file. Raises `BundleError` if the file is not `what` it should be."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            if sum(entry.file_size for entry in archive.infolist()) > _LARGEST:
+                raise ValueError("it is too large")
+        with np.load(path, allow_pickle=False) as arrays:
+            return kind(**dict(arrays.items()))
+    except Exception as error:  # zipfile, what it decompresses with, and NumPy raise a dozen kinds
+        raise BundleError(f"{path} is not {what} ({error}); export the bundle again") from None
 
 
 def _check(bundle: Bundle, reference: Reference) -> None:

@@ -22,7 +22,7 @@ class Sampler:
     generator: Runner
 
     def encode(self, captions: Sequence[str]) -> Array:
-        """Sentence vectors of captions, float32 (B, S); unknown words are left out.
+        """Sentence vectors of captions, float32 (B, S); unknown words are read as near ones, or else left out.
 
         Raises `CaptionError` for a caption that is empty, too long or without a known word.
         """

@@ -20,9 +20,9 @@ class SchemaError(ValueError):
 
 
 def read_json(content: bytes) -> object:
-    """Parses JSON without Infinity and NaN. Raises `SchemaError`."""
+    """Parses JSON without Infinity and NaN, nor numbers as large. Raises `SchemaError`."""
     try:
-        return json.loads(content, parse_constant=_refuse)
+        return json.loads(content, parse_constant=_refuse, parse_float=_finite)
     except (ValueError, RecursionError) as error:
         raise SchemaError(f"it is not JSON ({error})") from None
 
@@ -79,6 +79,13 @@ def _read(kind: type, found: object, where: str) -> object:
 
 def _refuse(constant: str) -> NoReturn:
     raise ValueError(f"{constant} is not JSON")
+
+
+def _finite(number: str) -> float:
+    found = float(number)
+    if math.isinf(found):
+        raise ValueError(f"the number {quoted(number)} is too large")
+    return found
 
 
 def _join(where: str, name: str) -> str:

@@ -23,6 +23,8 @@ LONGEST_CAPTION = 10_000
 SHORTEST_MISSPELT = 4
 """Letters of a word that may be a misspelling, and of the known word: of shorter ones, too many are a letter apart."""
 LONGEST_MISSPELT = 40
+MOST_REMEMBERED = 1000
+"""Unknown words whose nearest known ones are kept: captions share them, and each takes milliseconds to compare."""
 
 Ids = npt.NDArray[np.int64]
 
@@ -72,6 +74,7 @@ class Tokenizer:
         self.near = near
         if not self.words or self.words[0] != PADDING:
             raise ValueError(f"a vocabulary begins with {PADDING!r}, the padding word")
+        self._nearest: dict[str, list[str]] = {}
         self._ids = {word: index for index, word in enumerate(self.words)}
         if len(self._ids) != len(self.words):
             raise ValueError("a vocabulary holds each word once")
@@ -122,10 +125,15 @@ class Tokenizer:
 
     def nearest(self, word: str, count: int = 3) -> list[str]:
         """The known words that `word` may be a misspelling, plural or singular of, best first."""
-        found = [
-            (distance, known) for known in self.words[1:] if (distance := misspelling(word[:40], known)) < math.inf
-        ]
-        return [known for _, known in sorted(found, key=lambda one: one[0])[:count]]
+        word = word[:LONGEST_MISSPELT]
+        nearest = self._nearest.get(word)
+        if nearest is None:
+            found = [(distance, known) for known in self.words[1:] if (distance := misspelling(word, known)) < math.inf]
+            nearest = [known for _, known in sorted(found, key=lambda one: one[0])]
+            if len(self._nearest) >= MOST_REMEMBERED:
+                self._nearest.clear()
+            self._nearest[word] = nearest
+        return nearest[:count]
 
     def _advice(self, unknown: Sequence[str]) -> str:
         nearest = dict.fromkeys(known for word in unknown[:5] for known in self.nearest(word))
@@ -145,8 +153,8 @@ class Tokenizer:
         """Reads a vocabulary file. Raises `BundleError`, naming `file`, if it is none."""
         try:
             words = json.loads(content)
-            if not isinstance(words, list) or not all(isinstance(word, str) for word in words):
-                raise ValueError("an array of words was expected")
+            if not isinstance(words, list) or not all(isinstance(word, str) and word.isprintable() for word in words):
+                raise ValueError("an array of printable words was expected")
             return cls(words, examples)
         except (ValueError, RecursionError) as error:
             raise BundleError(f"{file} is not a vocabulary ({error}); export the bundle again") from None
@@ -184,10 +192,12 @@ def misspelling(word: str, known: str) -> float:
     Swapped letters cost 0.75, a missing or extra letter 1, a wrong letter 1.5. A misspelling is within 1.5 for words
     of 4 to 7 letters, within 2.5 for 8 to 11, and so on, and starts with the right letter.
     """
+    if word[:1] not in known[:2] or known[:1] not in word[:2]:  # of most words, and quickly found
+        return math.inf
     if _singular(word) == _singular(known):
         return 0.0
     limit = len(word) // 4 + 0.5
-    if len(word) < 4 or word[0] not in known[:2] or known[0] not in word[:2] or abs(len(word) - len(known)) > limit:
+    if len(word) < 4 or abs(len(word) - len(known)) > limit:
         return math.inf
     before, row = [math.inf] * (len(known) + 1), [float(index) for index in range(len(known) + 1)]
     for i, letter in enumerate(word):

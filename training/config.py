@@ -273,8 +273,8 @@ def load_config(path: Path, assignments: Sequence[str] = ()) -> RunConfig:
     try:
         content = yaml.load(path.read_text(encoding="utf-8"), _Loader)
     except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:  # ValueError: not UTF-8, or no date
-        reason = " ".join(str(error).split())
-        raise ConfigError(f"config '{path}' cannot be read: {reason}; expected a YAML file") from error
+        reason = getattr(error, "strerror", None) or " ".join(str(error).split())
+        raise ConfigError(f"config '{path}' cannot be read ({reason}); expected a YAML file") from error
     if isinstance(content, dict):
         for assignment in assignments:
             _assign(content, assignment)
@@ -346,4 +346,7 @@ def _explain(location: tuple[int | str, ...], message: str, kind: str) -> str:
         section = section.model_fields[part].annotation
     known = list(section.model_fields)
     near = difflib.get_close_matches(str(location[-1]), known, n=1)
-    return f"unknown key {key}; " + (f"did you mean {near[0]}?" if near else f"there are: {', '.join(known)}")
+    section_key = key.removesuffix(str(location[-1]))
+    return f"unknown key {key}; " + (
+        f"did you mean {section_key}{near[0]}?" if near else f"there are: {', '.join(known)}"
+    )

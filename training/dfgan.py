@@ -106,7 +106,9 @@ def _read_tensors(file: Path, network: str = "") -> Tensors:
     try:
         content = torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:  # torch.load has no error of its own
-        raise ValueError("is truncated, or not a plain PyTorch file; nothing was executed") from error
+        raise ValueError(
+            "is truncated, or not a plain PyTorch file; download it again (nothing in it was executed)"
+        ) from error
     for key in ("model", network):
         if isinstance(content, dict) and key in content:
             content = content[key]

@@ -16,7 +16,10 @@ from t2i_engine.formats import Format
 Array = npt.NDArray[Any]
 
 NO_GPU = "no NVIDIA GPU with a driver was found: install the driver, or use --device cpu"
-OUT_OF_MEMORY = "out of GPU memory: use a smaller --batch-size, or close other programs that use the GPU"
+OUT_OF_MEMORY = {
+    "cpu": "out of memory: use a smaller --batch-size, or close other programs",
+    "cuda": "out of GPU memory: use a smaller --batch-size, or close other programs that use the GPU",
+}
 
 
 class ShapeError(ValueError):

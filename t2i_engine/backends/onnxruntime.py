@@ -83,11 +83,15 @@ class OnnxRuntimeRunner:
         self._session = BoundSession(session, self._graph, device, captures) if device == _CUDA else session
 
     def run(self, feeds: Mapping[str, Array], outputs: Sequence[str]) -> dict[str, Array]:
-        """Computes the named outputs. Raises `ShapeError` if a feed does not fit the declared shape."""
+        """Computes the named outputs.
+
+        Raises `ShapeError` if a feed does not fit the declared shape, and `BackendError` if the device fails.
+        """
         check_feeds(self._graph, feeds, outputs)
         if isinstance(self._session, BoundSession):
             return self._session.run(feeds, outputs)
-        return dict(zip(outputs, self._session.run(list(outputs), dict(feeds)), strict=True))
+        with _as_backend_errors(_CPU):
+            return dict(zip(outputs, self._session.run(list(outputs), dict(feeds)), strict=True))
 
     def close(self) -> None:
         """Frees what is held on a GPU. May be called twice."""
@@ -130,15 +134,10 @@ class BoundSession:
         with self._lock:
             if self._session is None:
                 raise BackendError("this runner is closed; open the engine again")
-            try:
+            with _as_backend_errors(self._device):
                 if self._worker:
                     return self._worker.submit(self._run, self._session, feeds, outputs).result()
                 return self._run(self._session, feeds, outputs)
-            except Exception as error:  # ONNX Runtime's exceptions have no other class in common
-                reason = " ".join(str(error).split())
-                if any(sign in reason.lower() for sign in ("out of memory", "failed to allocate")):
-                    raise BackendError(f"{OUT_OF_MEMORY} (ONNX Runtime)") from error
-                raise BackendError(f"ONNX Runtime failed on {self._device}: {reason}") from error
 
     def close(self) -> None:
         """Frees the buffers and the session. May be called twice."""
@@ -183,6 +182,17 @@ class BoundSession:
         for name, value in results.items():
             bound.binding.bind_ortvalue_output(name, value)
         return bound
+
+
+@contextlib.contextmanager
+def _as_backend_errors(device: str) -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:  # ONNX Runtime's exceptions have no other class in common
+        reason = " ".join(str(error).split())
+        if any(sign in reason.lower() for sign in ("out of memory", "failed to allocate", "bad_alloc")):
+            raise BackendError(f"{OUT_OF_MEMORY[device]} (ONNX Runtime)") from error
+        raise BackendError(f"ONNX Runtime failed on {device}: {reason}") from error
 
 
 def open_runner(bundle: Bundle, row: Format, graph: str, device: str, threads: int | None) -> OnnxRuntimeRunner:

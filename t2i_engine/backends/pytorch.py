@@ -38,8 +38,13 @@ class ModuleRunner:
         check_feeds(self._graph, feeds, outputs)
         device = next(self.module.parameters()).device
         tensors = {name: torch.from_numpy(feed).to(device) for name, feed in feeds.items()}
-        with torch.inference_mode(), exact_cudnn(device), _one_thread() if self._one_thread else nullcontext():
-            computed = self._computed(tensors)
+        try:
+            with torch.inference_mode(), exact_cudnn(device), _one_thread() if self._one_thread else nullcontext():
+                computed = self._computed(tensors)
+        except RuntimeError as error:
+            if "can't allocate memory" in str(error):
+                raise BackendError(f"{OUT_OF_MEMORY['cpu']} (PyTorch)") from error
+            raise
         return {name: computed[name].cpu().numpy() for name in outputs}
 
     def _computed(self, tensors: "Mapping[str, Tensor]") -> "dict[str, Tensor]":
@@ -51,16 +56,10 @@ class ModuleRunner:
         return {"image": image, "pixels": to_pixels(image).contiguous()}
 
 
-def module_runners(model: "TextToImage", one_thread: bool = False) -> dict[str, Runner]:
-    """A runner for each graph of a model in evaluation mode."""
-    return {
-        name: ModuleRunner(getattr(model, name), graph, one_thread) for name, graph in graphs_of(model.sizes).items()
-    }
-
-
 def exact_runners(model: "TextToImage") -> dict[str, Runner]:
-    """Runners for what other formats are compared with: the model on one thread of the CPU."""
-    return module_runners(model, one_thread=True)
+    """A runner per graph, for what other formats are compared with: the model on one thread of the CPU."""
+    graphs = graphs_of(model.sizes).items()
+    return {name: ModuleRunner(getattr(model, name), graph, one_thread=True) for name, graph in graphs}
 
 
 def open_exact(bundle: Bundle) -> dict[str, Runner]:
@@ -120,7 +119,7 @@ def exact_cudnn(where: "device") -> Iterator[None]:
         try:
             yield
         except torch.OutOfMemoryError as error:
-            raise BackendError(f"{OUT_OF_MEMORY} (PyTorch)") from error
+            raise BackendError(f"{OUT_OF_MEMORY['cuda']} (PyTorch)") from error
 
 
 @contextmanager

@@ -6,6 +6,7 @@ package knows click, and only this module turns errors into exit codes.
 
 import logging
 import re
+import shlex
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib import import_module
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING
 import click
 from click.exceptions import NoArgsIsHelpError
 
-from t2i_engine.errors import Interrupted, OptionError, ParityError, UserError, quoted
+from t2i_engine.errors import Interrupted, OptionError, ParityError, UserError, closest, quoted
 
 if TYPE_CHECKING:
     from t2i_engine.engine import Engine
@@ -38,8 +39,10 @@ COMMANDS = (
     "cache",
 )
 
-
 MOST_SEEDS = 100_000
+
+Command = Callable[..., None]
+Decorator = Callable[[Command], Command]
 
 
 class _Commands(click.Group):
@@ -54,6 +57,16 @@ class _Commands(click.Group):
         name = cmd_name.replace("-", "_")
         command: click.Command = getattr(import_module(f"t2i_engine.cli.{name}"), name)
         return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        name = args[0]
+        if self.get_command(ctx, name) is None and not name.startswith("-"):
+            meant = [f"generate {shlex.quote(name)}"] if " " in name else closest(name, COMMANDS)
+            suggestion = f" Did you mean: t2i-engine {meant[0]}?" if meant else ""
+            ctx.fail(f"No such command {quoted(name)}.{suggestion}")
+        return super().resolve_command(ctx, args)
 
     def make_context(
         self, info_name: str | None, args: list[str], parent: click.Context | None = None, **extra: object
@@ -110,29 +123,36 @@ def introduce(engine: "Engine", *requested: str) -> None:
         progress(f"bundle {engine.bundle.name}: {engine.bundle.license}")
 
 
-def engine_options(command: Callable[..., None]) -> Callable[..., None]:
-    """Adds the options of commands that draw: which bundle, with which truncation, on which backend."""
-    for option in reversed(
-        (
-            click.option(
-                "--bundle", default="birds", metavar="NAME|DIR|hf:…", help="By name, in a folder, or hf:OWNER/NAME."
-            ),
-            click.option(
-                "--truncation",
-                type=float,
-                default=1.0,
-                metavar="X",
-                help="In (0, 1]; lower values trade variety for fidelity.",
-            ),
-            click.option("--backend", default="auto", metavar="NAME", help="See t2i-engine info."),
-            click.option("--precision", default="auto", metavar="NAME", help="See t2i-engine info."),
-            click.option("--device", default="auto", metavar="NAME", help="cpu or cuda."),
-            click.option("--threads", type=int, metavar="N", help="CPU threads.  [default: all processors]"),
-            click.option("--exact-words", is_flag=True, help="Leave unknown words out; read none as a near one."),
-        )
-    ):
-        command = option(command)
-    return command
+def _together(*options: Decorator) -> Decorator:
+    """Adds several options, which help lists in this order."""
+
+    def add(command: Command) -> Command:
+        for option in reversed(options):
+            command = option(command)
+        return command
+
+    return add
+
+
+truncation_option = click.option(
+    "--truncation", type=float, default=1.0, metavar="X", help="In (0, 1]; lower values trade variety for fidelity."
+)
+exact_words_option = click.option(
+    "--exact-words", is_flag=True, help="Ignore unknown words instead of reading them as near known ones."
+)
+backend_options = _together(
+    click.option("--backend", default="auto", metavar="NAME", help="See t2i-engine info."),
+    click.option("--precision", default="auto", metavar="NAME", help="See t2i-engine info."),
+    click.option("--device", default="auto", metavar="NAME", help="cpu or cuda."),
+)
+engine_options = _together(
+    click.option("--bundle", default="birds", metavar="NAME|DIR|hf:…", help="By name, in a folder, or hf:OWNER/NAME."),
+    truncation_option,
+    backend_options,
+    click.option("--threads", type=int, metavar="N", help="CPU threads.  [default: all processors]"),
+    exact_words_option,
+)
+"""The options of commands that draw: which bundle, with which truncation, on which backend."""
 
 
 def parse_seeds(text: str) -> list[int]:

@@ -15,14 +15,18 @@ def deploy() -> None:
 @deploy.command(epilog="Example:  t2i-engine deploy ray birds --out cluster && cd cluster && serve run serve.yaml")
 @click.argument("bundle", metavar="BUNDLE")
 @click.option("--out", type=Path, required=True, metavar="DIR", help="Folder to write; new or empty.")
-@click.option("--min-replicas", type=click.IntRange(0), default=1, metavar="N", help="0: none while nobody asks.")
-@click.option("--max-replicas", type=click.IntRange(1), default=4, metavar="N", help="Under load.")
 @click.option(
-    "--cpus", type=click.IntRange(1, 256), default=1, metavar="N", help="Of each replica; it draws in N threads."
+    "--min-replicas", type=click.IntRange(0), default=1, metavar="N", help="Fewest replicas; 0: none while nobody asks."
 )
-@click.option("--gpus", type=click.FloatRange(0), default=0.0, metavar="X", help="Of each replica; 0.5: two share one.")
+@click.option("--max-replicas", type=click.IntRange(1), default=4, metavar="N", help="Most replicas, under load.")
 @click.option(
-    "--queue", type=click.IntRange(1, 100_000), default=256, metavar="N", help="Pictures that may wait in each."
+    "--cpus", type=click.IntRange(1, 256), default=1, metavar="N", help="CPUs, and threads that draw, of each replica."
+)
+@click.option(
+    "--gpus", type=click.FloatRange(0), default=0.0, metavar="X", help="GPUs of each replica; 0.5: two share one."
+)
+@click.option(
+    "--queue", type=click.IntRange(1, 100_000), default=256, metavar="N", help="Pictures that may wait in each replica."
 )
 @click.option("--health-period", type=click.IntRange(1, 3600), default=10, metavar="S", help="Seconds between checks.")
 def ray(

@@ -4,13 +4,16 @@ import json
 
 import click
 
+from t2i_engine.cli import backend_options, truncation_option
 from t2i_engine.errors import needs_extra
 
 
 @click.command(epilog="Example:  t2i-engine evaluate birds --data synthbirds --metrics fid,attributes --count 5000")
 @click.argument("model", metavar="BUNDLE|CHECKPOINT|STATE")
 @click.option(
-    "--data", default="synthbirds", metavar="SOURCE", help="Test split to compare with: synthbirds, cub:PATH, …"
+    "--data",
+    metavar="SOURCE",
+    help="Test split to compare with: cub:PATH, folder:PATH, …  [default: synthbirds, for models trained on it]",
 )
 @click.option(
     "--metrics",
@@ -25,23 +28,14 @@ from t2i_engine.errors import needs_extra
     metavar="N",
     help="Side of the real pictures for fid, fid-floor, kid and clip-fid.  [default: the model's]",
 )
-@click.option(
-    "--truncation",
-    type=float,
-    default=1.0,
-    show_default=True,
-    metavar="X",
-    help="In (0, 1]; lower values trade variety for fidelity.",
-)
+@truncation_option
 @click.option("--encoders", metavar="CHECKPOINT", help="Encoders for r-precision.  [default: the CHECKPOINT's own]")
-@click.option("--backend", default="auto", metavar="NAME", help="See t2i-engine info.")
-@click.option("--precision", default="auto", metavar="NAME", help="See t2i-engine info.")
-@click.option("--device", default="auto", metavar="NAME", help="cpu or cuda.")
+@backend_options
 @click.option("--update-manifest", is_flag=True, help="Also write the results into BUNDLE's manifest.")
 @click.option("--json", "as_json", is_flag=True, help="Print the results as JSON instead of Markdown.")
 def evaluate(
     model: str,
-    data: str,
+    data: str | None,
     metrics: str,
     count: int,
     real_resolution: int | None,
@@ -63,6 +57,7 @@ def evaluate(
     bundle = evaluation.open_writable_bundle(model) if update_manifest else None
     opened = evaluation.open_model(model, backend, precision, device)
     names = [name.strip() for name in metrics.split(",") if name.strip()]
+    data = data or evaluation.own_data(opened)
     found = evaluation.evaluate(opened, data, names, encoders or model, count, real_resolution, truncation)
     if bundle:
         evaluation.add_to_manifest(bundle, found)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from t2i_engine.cli import engine_options, introduce, parse_seeds
+from t2i_engine.cli import engine_options, introduce, parse_seeds, progress
 from t2i_engine.errors import CaptionError, OptionError
 
 if TYPE_CHECKING:
@@ -18,17 +18,24 @@ MOST_IN_GRID = 1024
 
 
 @click.command(epilog='Example:  t2i-engine generate "a yellow bird" --seeds 0-7 --grid')
-@click.argument("captions", nargs=-1, metavar="CAPTION...")
+@click.argument("captions", nargs=-1, metavar="[CAPTION]...")
 @engine_options
 @click.option("--seeds", type=parse_seeds, default="0", metavar="SEEDS", help="One picture per seed: 0,2,5-10.")
 @click.option("--captions-file", type=Path, metavar="FILE", help="More captions: UTF-8, one per line.")
 @click.option("--skip-unknown", is_flag=True, help="Skip captions without a known word, with a warning.")
 @click.option("--batch-size", type=int, default=16, metavar="N", help="Pictures drawn at once.")
 @click.option("--out", default=".", metavar="PATH", help="A folder, or a file for one picture or a grid.")
-@click.option("--format", "picture_format", type=click.Choice(["png", "jpg", "webp"]), help="Of files in a folder.")
-@click.option("--quality", type=int, metavar="N", help="1 to 100, of JPEG and WebP.  [default: 95]")
+@click.option(
+    "--format",
+    "picture_format",
+    type=click.Choice(["png", "jpg", "webp"]),
+    help="Format of files in a folder.  [default: png]",
+)
+@click.option("--quality", type=int, metavar="N", help="Quality of JPEG and WebP, 1 to 100.  [default: 95]")
 @click.option("--grid", "as_grid", is_flag=True, help="All pictures in one file.")
-@click.option("--columns", type=click.IntRange(1), metavar="N", help="Of the grid.  [default: one row per caption]")
+@click.option(
+    "--columns", type=click.IntRange(1), metavar="N", help="Columns of the grid.  [default: one row per caption]"
+)
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON description of the pictures.")
 def generate(
     captions: tuple[str, ...],
@@ -60,6 +67,8 @@ def generate(
     texts = [*captions, *(read_captions(captions_file) if captions_file else ())]
     if not texts:
         raise CaptionError('no caption given; describe a picture: t2i-engine generate "a yellow bird"')
+    if len(captions) > 2 and not any(" " in caption for caption in captions):
+        progress(f"warning: these are {len(captions)} captions; quote a caption of several words")
     count = len(texts) * len(seeds)
     if as_grid and count > MOST_IN_GRID:
         raise OptionError(f"{count:,} pictures are too many for a grid; expected at most {MOST_IN_GRID:,}")
@@ -67,7 +76,10 @@ def generate(
         raise OptionError(f"--columns {columns} is for a grid; add --grid")
     destination = Destination.parse(out, 1 if as_grid else count, picture_format, quality)
     engine = Engine.open(bundle, backend, precision, device, threads, count, exact_words)
-    pictures = engine.generate_all(texts, seeds, truncation, batch_size, skip_unknown)
+    try:
+        pictures = engine.generate_all(texts, seeds, truncation, batch_size, skip_unknown)
+    except CaptionError as error:
+        raise CaptionError(f"{error.message}; --skip-unknown skips it") if len(texts) > 1 else error from None
     introduce(engine, backend, precision, device)
     made = destination.save(pictures, as_grid, columns)
     if as_json:

@@ -13,7 +13,12 @@ from t2i_engine.errors import OptionError
 @engine_options
 @click.option("--seeds", type=parse_seeds, default="0", metavar="SEEDS", help="One seed for all pictures, or two: 3,9.")
 @click.option("--steps", type=int, default=8, metavar="N", help="Number of pictures, ends included.")
-@click.option("--out", type=Path, metavar="FILE", help="A strip (.png, .jpg, .webp) or an animation (.gif).")
+@click.option(
+    "--out",
+    type=Path,
+    metavar="FILE",
+    help="A strip (.png, .jpg, .webp) or an animation (.gif).  [default: a PNG here, named after the captions]",
+)
 def interpolate(
     captions: tuple[str, ...],
     bundle: str,
@@ -34,7 +39,7 @@ def interpolate(
     from t2i_engine.engine import Engine
 
     if len(captions) > 2 or len(seeds) > 2:
-        raise OptionError(f"{len(captions)} captions and {len(seeds)} seeds; give one or two of each")
+        raise OptionError(f"found captions: {len(captions)}, seeds: {len(seeds)}; one or two of each expected")
     if len({*captions}) == len({*seeds}) == 1:
         raise OptionError("both ends are the same picture; give two captions, or two seeds: --seeds 3,9")
     with Engine.open(bundle, backend, precision, device, threads, exact_words=exact_words) as engine:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from t2i_engine.cli import progress
+from t2i_engine.cli import backend_options, exact_words_option, progress
 from t2i_engine.errors import OptionError, needs_extra, quoted
 
 LONGEST_KEY = 1_000
@@ -15,10 +15,10 @@ LONGEST_KEY = 1_000
 @click.command(epilog="Example:  t2i-engine serve birds --port 8000")
 @click.argument("bundles", nargs=-1, metavar="[BUNDLE]...")
 @click.option("--host", default="127.0.0.1", metavar="ADDRESS", help="Address to listen on.")
-@click.option("--port", type=click.IntRange(0, 65535), default=8000, metavar="N", help="Port; 0: any that is free.")
-@click.option("--backend", default="auto", metavar="NAME", help="See t2i-engine info.")
-@click.option("--precision", default="auto", metavar="NAME", help="See t2i-engine info.")
-@click.option("--device", default="auto", metavar="NAME", help="cpu or cuda.")
+@click.option(
+    "--port", type=click.IntRange(0, 65535), default=8000, metavar="N", help="Port to listen on; 0: any that is free."
+)
+@backend_options
 @click.option("--workers", type=int, metavar="N", help="Threads that draw.  [default: all processors]")
 @click.option(
     "--replicas", type=int, default=0, metavar="N", help="Draw in N processes, which are replaced if they die."
@@ -26,10 +26,12 @@ LONGEST_KEY = 1_000
 @click.option("--queue", type=click.IntRange(1, 100_000), default=256, metavar="N", help="Pictures that may wait.")
 @click.option("--deadline", type=click.FloatRange(0.001, 600), default=30.0, metavar="S", help="Longest wait, seconds.")
 @click.option("--resize", is_flag=True, help="Resize pictures to the size that a request asks for.")
-@click.option("--exact-words", is_flag=True, help="Leave unknown words out; read none as a near one.")
+@exact_words_option
 @click.option("--api-key-file", type=Path, metavar="FILE", help="A key that requests must carry.")
 @click.option("--allow-origin", multiple=True, metavar="URL", help="Web pages from there may use the API; repeatable.")
-@click.option("--log-format", type=click.Choice(["text", "json"]), default="text", help="One line a request.")
+@click.option(
+    "--log-format", type=click.Choice(["text", "json"]), default="text", help="Format of the log, a line per request."
+)
 @click.option("--log-captions", is_flag=True, help="Log captions too.")
 def serve(
     bundles: tuple[str, ...],

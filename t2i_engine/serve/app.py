@@ -74,8 +74,8 @@ def make_app(service: Service) -> Starlette:
     if origins := service.settings.allow_origin:  # outermost: browsers ask without a key whether they may send one
         cors = Middleware(CORSMiddleware, origins, allow_methods="*", allow_headers="*", expose_headers="*")
         middleware.insert(0, cors)
-    handlers: dict[Any, Any] = {ApiError: _api_error, QueueFull: _full, HTTPException: _http_error, Exception: _fault}
-    handlers[ClientDisconnect] = _left  # by itself: what Exception handles is raised again, and logged
+    handlers: dict[Any, Any] = {ApiError: _api_error, QueueFull: _full, HTTPException: _http_error}
+    handlers[ClientDisconnect] = _left
     return Starlette(routes=routes, middleware=middleware, exception_handlers=handlers, lifespan=lifespan)
 
 
@@ -117,9 +117,11 @@ class _Endpoints:
             self.service.queue.check_room()
         order = self.catalogue.picture(name, PICTURE_TYPES[suffix], request.query_params)
         request.scope["caption"], tag = order.asks[0].caption, _tag(order)
+        final = "v" in request.query_params and not (order.tokens.unknown or order.tokens.read_as)
+        caches = "public" if self.service.settings.api_key is None else "private"
         headers = _origin(order) | {
             "ETag": f'W/"{tag}"',
-            "Cache-Control": "public, max-age=31536000, immutable" if "v" in request.query_params else "no-cache",
+            "Cache-Control": f"{caches}, max-age=31536000, immutable" if final else "no-cache",
         }
         if tag in request.headers.get("if-none-match", ""):
             return Response(status_code=HTTPStatus.NOT_MODIFIED, headers=headers)
@@ -195,7 +197,7 @@ def _deadline(request: Request) -> float | None:
     text = request.headers.get("t2i-deadline-ms")
     if text is None:
         return None
-    if not (text.isascii() and text.isdecimal() and 0 < int(text[:9]) <= 600_000):
+    if not (text.isascii() and text.isdecimal() and len(text) <= 6 and 1 <= int(text) <= 600_000):
         raise ApiError(HTTPStatus.BAD_REQUEST, "T2I-Deadline-Ms is no number from 1 to 600000", "invalid_value")
     return int(text) / 1000
 
@@ -255,17 +257,15 @@ async def _http_error(request: Request, error: HTTPException) -> Response:
     return await _api_error(request, ApiError(status, message, status.name.lower(), headers=headers))
 
 
-async def _fault(request: Request, _: Exception) -> Response:
-    message = "the server failed; see its log"
-    return await _api_error(request, ApiError(HTTPStatus.INTERNAL_SERVER_ERROR, message, "fault"))
-
-
 async def _left(_: Request, __: ClientDisconnect) -> Response:
     return Response(status_code=499)
 
 
 class _Entrance:
-    """Checks the key; adds request ids; counts and logs every request in one line."""
+    """Checks the key; adds request ids; answers for what fails; counts and logs every request in one line.
+
+    A handler of Starlette's for `Exception` would answer outside of this and of CORS.
+    """
 
     def __init__(self, app: ASGIApp, service: Service) -> None:
         self.app, self.service = app, service
@@ -279,6 +279,7 @@ class _Entrance:
             await self.app(scope, receive, send)
             return
         start, status, timing = time.perf_counter(), 499, ""  # the client went away
+        started = False
         headers = dict(scope["headers"])
         request_id = headers.get(b"x-request-id", b"").decode("latin-1")
         if not (request_id.isascii() and request_id.isprintable() and 0 < len(request_id) <= LONGEST_ID):
@@ -288,9 +289,9 @@ class _Entrance:
             own.append((b"traceparent", trace[:200]))
 
         async def answer(message: Message) -> None:
-            nonlocal status, timing
+            nonlocal started, status, timing
             if message["type"] == "http.response.start":
-                status = message["status"]
+                started, status = True, message["status"]
                 timing = dict(message["headers"]).get(b"server-timing", b"").decode()
                 message = {**message, "headers": [*message["headers"], *own]}
             await send(message)
@@ -300,6 +301,10 @@ class _Entrance:
         app = self.app if keyless or hmac.compare_digest(given, self._key) else _UNAUTHORIZED
         try:
             await app(scope, receive, answer)
+        except Exception:
+            if not started:
+                await _FAULT(scope, receive, answer)
+            raise  # to be logged
         finally:
             seconds = time.perf_counter() - start
             # The route's pattern: paths that clients make up must not become labels.
@@ -313,5 +318,7 @@ class _Entrance:
             log.info("%s", scope["path"], extra={"request": fields})
 
 
+_FAILED = ApiError(HTTPStatus.INTERNAL_SERVER_ERROR, "the server failed; see its log", "fault")
+_FAULT = JSONResponse(_FAILED.body(), _FAILED.status)
 _NO_KEY = ApiError(HTTPStatus.UNAUTHORIZED, "the API key is missing or wrong", "invalid_api_key")
 _UNAUTHORIZED = JSONResponse(_NO_KEY.body(), _NO_KEY.status, {"WWW-Authenticate": "Bearer"})

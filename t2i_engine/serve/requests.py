@@ -4,6 +4,7 @@ openapi.json says which parameters there are, and of which type, range and defau
 """
 
 import json
+import re
 import secrets
 from collections.abc import Iterable, Mapping, Sequence
 from copy import deepcopy
@@ -19,6 +20,8 @@ from t2i_engine.serve.queue import Ask
 from t2i_engine.tokenizer import Tokenizer, Tokens
 
 LARGEST_SIDE = 1_024
+MOST_WORDS = 256
+"""Of a caption, unknown ones aside: TensorRT's engines take no more."""
 VERSION = version("t2i-engine")
 DOCUMENT = json.loads(Path(__file__).with_name("openapi.json").read_bytes())
 _BODY = DOCUMENT["components"]["schemas"]["Generation"]["properties"]
@@ -26,6 +29,7 @@ _PICTURE = DOCUMENT["paths"]["/v1/pictures/{name}.{suffix}"]["get"]["parameters"
 _QUERY = [parameter["name"] for parameter in _PICTURE if parameter.get("in") == "query"]
 _LARGEST_SEED = _BODY["seed"]["maximum"]
 _LONGEST_CAPTION = DOCUMENT["components"]["schemas"]["Caption"]["maxLength"]
+_SIZE = re.compile(DOCUMENT["components"]["schemas"]["Size"]["pattern"])
 _TYPES = {"string": (str, "text"), "integer": (int, "whole number"), "number": (int | float, "number")}
 
 
@@ -147,7 +151,7 @@ class Catalogue:
         values: dict[str, Any] = {**query, "output_format": kind}
         for key in query.keys() & {"seed", "truncation"}:
             try:
-                values[key] = json.loads(query[key][:40], parse_constant=_no_constant)
+                values[key] = json.loads(query[key], parse_constant=_no_constant)
             except (ValueError, RecursionError):
                 invalid(f"{key} is {quoted(query[key])}; a number expected", key)
         return self._order(model, values, "caption", [_value(values, "seed") or 0])
@@ -169,6 +173,8 @@ class Catalogue:
             tokens = model.tokenizer.encode(caption)
         except CaptionError as error:
             invalid(error.message, key, "unknown_caption")
+        if len(tokens.ids) > MOST_WORDS:
+            invalid(f"the caption has {len(tokens.ids)} words; at most {MOST_WORDS} expected", key)
         asks = [Ask(model.name, caption, tokens.ids, seed, float(truncation), kind, quality, side) for seed in seeds]
         return Order(model, tokens, asks, as_url)
 
@@ -176,10 +182,10 @@ class Catalogue:
         own = f"{model.side}x{model.side}"
         if size in ("auto", own):
             return None
-        width, cross, height = size.partition("x")
         if not self.resizes:
             invalid(f"size {quoted(size)} is not drawn by {model.name}; use 'auto' or '{own}'", "size")
-        if not (cross and width == height and width.isdecimal() and 1 <= int(width[:5]) <= LARGEST_SIDE):
+        width, _, height = size.partition("x")
+        if not (_SIZE.fullmatch(size) and width == height and int(width) <= LARGEST_SIDE):
             invalid(f"size {quoted(size)} is no square up to {LARGEST_SIDE}x{LARGEST_SIDE}", "size")
         return int(width)
 

@@ -73,17 +73,26 @@ class _Server(uvicorn.Server):
         self.service = service
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """At the first signal accepts for a second more; at the second stops at once."""
+        """At the first signal accepts for a second more; at the second cuts everybody off."""
+        loop = asyncio.get_running_loop()
         if self.service.draining:
-            self.should_exit = self.force_exit = True
+            loop.call_soon_threadsafe(self._cut_off)
             return
         self.service.draining = True
         log.info("stopping: what was accepted is answered")
-        loop = asyncio.get_running_loop()
         loop.call_soon_threadsafe(loop.call_later, SECONDS_ACCEPTING, self._stop)
 
     def _stop(self) -> None:  # not uvicorn's own, which ends the process by the signal: the exit code is 0
         self.should_exit = True
+
+    def _cut_off(self) -> None:
+        """Leaves nothing to wait for. Not by `force_exit`, which leaves out the lifespan: that ends the replicas."""
+        self._stop()
+        for connection in [*self.server_state.connections]:
+            connection.transport.abort()
+        logging.getLogger("uvicorn.error").disabled = True  # a traceback for each request
+        for task in self.server_state.tasks:
+            task.cancel()
 
 
 class _Protocol(HttpToolsProtocol):
@@ -102,6 +111,8 @@ class _Protocol(HttpToolsProtocol):
     _in_headers = False
     _data = b""
     """Being parsed."""
+    _ended = False
+    """A request ended in it: how much of it are headers of the next is not known."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -114,10 +125,10 @@ class _Protocol(HttpToolsProtocol):
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        self._data = data
+        self._data, self._ended = data, False
         super().data_received(data)
         self._data = b""
-        self._unfinished = self._unfinished + len(data) if self._in_headers else 0
+        self._unfinished = self._unfinished + len(data) if self._in_headers and not self._ended else 0
         if self._unfinished > MOST_HEADERS and not self.transport.is_closing():
             self.send_400_response("")
 
@@ -137,6 +148,7 @@ class _Protocol(HttpToolsProtocol):
         super().on_headers_complete()
 
     def on_message_complete(self) -> None:
+        self._ended = True
         if not self.parser.should_upgrade():
             super().on_message_complete()
 
@@ -223,8 +235,9 @@ class _Lines(logging.Formatter):
             return json.dumps({"time": at, "level": record.levelname.lower(), **content}, ensure_ascii=False)
         if fields is None:
             return message
+        fields = fields | {key: repr(fields[key]) for key in ("path", "caption") if key in fields}  # clients': one line
         rest = " ".join(f"{key}={value}" for key, value in fields.items() if key not in ("method", "path", "status"))
-        return f"{at} {fields['method']} {fields['path']!r} {fields['status']} {rest}"
+        return f"{at} {fields['method']} {fields['path']} {fields['status']} {rest}"
 
 
 def _log_as(log_format: str) -> None:

@@ -2,19 +2,19 @@
 
 import asyncio
 import hashlib
-import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from http import HTTPStatus
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from t2i_engine.backend_selection import AUTO
+from t2i_engine.backends.base import available_threads
 from t2i_engine.bundle import Bundle
 from t2i_engine.engine import DEFAULT_BUNDLE
-from t2i_engine.errors import OptionError, quoted
+from t2i_engine.errors import OptionError, OutputError, listed, quoted
 from t2i_engine.serve.metrics import Metrics
 from t2i_engine.serve.queue import Drawn, Queue
 from t2i_engine.serve.requests import ApiError, Catalogue, Model, Order
@@ -32,7 +32,7 @@ class Settings:
     precision: str = AUTO
     device: str = AUTO
     workers: int | None = None
-    """Runs at once, of one thread each; None: one per processor."""
+    """Runs at once, of one thread each; None: one per processor that this process may use."""
     replicas: int = 0
     """Processes that draw instead of this one's threads."""
     queue: int = 256
@@ -64,7 +64,8 @@ class Service:
     @classmethod
     def open(cls, bundles: Sequence[str | Path] = (DEFAULT_BUNDLE,), settings: Settings = Settings()) -> "Service":
         """Opens bundles, by name or folder, and starts the workers. Raises a `UserError` if one cannot be served."""
-        count = settings.replicas or (settings.workers if settings.workers is not None else os.cpu_count() or 1)
+        workers = min(available_threads(), MOST_WORKERS) if settings.workers is None else settings.workers
+        count = settings.replicas or workers
         if not 1 <= count <= MOST_WORKERS:
             raise OptionError(f"{count} workers are out of range; 1 to {MOST_WORKERS} expected")
         opened: dict[str, Bundle] = {}
@@ -73,14 +74,12 @@ class Service:
                 raise OptionError(f"two bundles are called {quoted(bundle.name)}; serve one of them")
             opened[bundle.name] = bundle
         folders = {name: bundle.folder for name, bundle in opened.items()}
+        options = EngineOptions(folders, settings.backend, settings.precision, settings.device)
         with ExitStack() as stack:
-            if settings.replicas:  # a replica may be started long after a bundle was changed
-                kept = Path(stack.enter_context(TemporaryDirectory(prefix="t2i-engine-")))
-                folders = {name: Path(shutil.copytree(folder, kept / name)) for name, folder in folders.items()}
-            options = EngineOptions(folders, settings.backend, settings.precision, settings.device)
             drawers: list[Drawer]
             if settings.replicas:
-                options.measure()
+                options.prepare()
+                options = replace(options, folders=_copy(folders, stack))  # one may be started after a bundle changed
                 drawers = [stack.enter_context(closing(Replica(options))) for _ in range(count)]
             else:
                 engines = options.open()
@@ -122,6 +121,20 @@ class Service:
         for worker in self._workers:
             worker.join()
         self._held.close()
+
+
+def _copy(folders: Mapping[str, Path], held: ExitStack) -> dict[str, Path]:
+    """Copies of bundles, which `held` deletes. Raises `OutputError` if they cannot be written."""
+    try:
+        copies = Path(held.enter_context(TemporaryDirectory(prefix="t2i-engine-")))
+        for name, folder in folders.items():
+            (copies / name).mkdir()
+            for file in filter(Path.is_file, folder.iterdir()):
+                shutil.copyfile(file, copies / name / file.name)
+    except OSError as error:
+        cure = "set TMPDIR to a folder with room"
+        raise OutputError(f"cannot copy {listed(folders)} ({error.strerror}); {cure}") from error
+    return {name: copies / name for name in folders}
 
 
 def _digest(bundle: Bundle) -> str:

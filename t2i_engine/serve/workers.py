@@ -16,14 +16,15 @@ from typing import cast
 import numpy as np
 from PIL import Image
 
+from t2i_engine.backend_selection import build_needed
 from t2i_engine.engine import MANY, Engine
-from t2i_engine.errors import BundleError, UserError
+from t2i_engine.errors import BackendError, BundleError, UserError
 from t2i_engine.formats import GENERATOR, TEXT_ENCODER
 from t2i_engine.parity import OpenFormat, compare
 from t2i_engine.picture_reference import needed_picture_reference, sentence_reach
 from t2i_engine.pictures import Picture, Pixels
 from t2i_engine.reference import read_reference
-from t2i_engine.serve.queue import Ask, Drawn, Queue
+from t2i_engine.serve.queue import Ask, Drawn, Job, Queue
 
 _log = logging.getLogger(__name__)
 
@@ -38,7 +39,7 @@ NICENESS = 5
 
 
 class WorkerDied(Exception):  # noqa: N818
-    """A worker's process ended while it drew."""
+    """A worker's process ended, or hangs, while it drew."""
 
 
 @dataclass(frozen=True)
@@ -50,13 +51,15 @@ class EngineOptions:
     precision: str
     device: str
 
-    def measure(self) -> None:
+    def prepare(self) -> None:
         """Lets `auto` measure which formats are fastest, before several processes do so at once.
 
-        Raises a `UserError` if a bundle cannot be opened.
+        Raises a `UserError` if a bundle cannot be opened, or if something must be built first, which takes minutes.
         """
         for folder in self.folders.values():
-            Engine.select(folder, self.backend, self.precision, self.device, THREADS, MANY)
+            bundle, selection = Engine.select(folder, self.backend, self.precision, self.device, THREADS, MANY)
+            if needs_build := build_needed(bundle, selection.format):
+                raise BackendError(f"format {selection.format.name} needs a build before replicas start: {needs_build}")
 
     def open(self) -> dict[str, Engine]:
         """Opens every bundle and compares it with its own reference, which also warms it up.
@@ -100,39 +103,44 @@ class Replica:
     """Draws in a process of its own, which can be started anew if it dies."""
 
     def __init__(self, options: EngineOptions) -> None:
-        """Starts the process; `runs_as` waits for it."""
+        """Starts the process; `runs_as` waits for it. Raises a `UserError` if it cannot be started."""
         self._options = options
         self._start()
 
     def _start(self) -> None:
         context = multiprocessing.get_context("spawn")
-        self._connection, theirs = context.Pipe()
-        self._process = context.Process(target=_serve, args=(theirs, self._options), daemon=True)
-        self._process.start()
+        try:
+            connection, theirs = context.Pipe()
+            process = context.Process(target=_serve, args=(theirs, self._options), daemon=True)
+            process.start()
+        except OSError as error:
+            raise UserError(f"cannot start a replica ({error.strerror}); use fewer --replicas") from error
         theirs.close()  # so that the end of the process ends the connection
+        self._connection, self._process = connection, process
 
     def runs_as(self) -> dict[str, str]:
         """Waits until its engines are open, and says what runs each. Raises a `UserError` if they cannot be opened."""
         try:
             return cast("dict[str, str]", self._reply(SECONDS_TO_START))
-        except WorkerDied as error:
+        except TimeoutError as error:
+            late = f"a replica did not open its bundles within {SECONDS_TO_START:g} s"
+            raise UserError(f"{late}; use fewer --replicas, or serve fewer bundles") from error
+        except (EOFError, OSError) as error:
             raise UserError("a replica ended before its bundles were open; see its messages above") from error
 
     def draw(self, asks: Sequence[Ask]) -> list[Drawn]:
         """As `InProcess`. Raises `WorkerDied` if they must be drawn again."""
         try:
             self._connection.send(asks)
-        except OSError as error:
-            raise WorkerDied from error
-        return cast("list[Drawn]", self._reply(SECONDS_TO_DRAW))
-
-    def _reply(self, seconds: float) -> object:
-        try:
-            if not self._connection.poll(seconds):
-                raise WorkerDied  # it hangs
-            found: object = self._connection.recv()
+            return cast("list[Drawn]", self._reply(SECONDS_TO_DRAW))
         except (EOFError, OSError) as error:
             raise WorkerDied from error
+
+    def _reply(self, seconds: float) -> object:
+        """What the process answers, or raises. Raises `EOFError` or `OSError` if it ended, or `TimeoutError`."""
+        if not self._connection.poll(seconds):
+            raise TimeoutError
+        found: object = self._connection.recv()
         if isinstance(found, Exception):
             raise found
         return found
@@ -197,19 +205,25 @@ class Worker(threading.Thread):
         """The thread's work."""
         _give_way()
         while jobs := self.queue.take():
-            started = time.monotonic()
-            try:
-                drawn = self.drawer.draw([job.ask for job in jobs])
-            except WorkerDied:
-                self.queue.put_back(jobs, RuntimeError("the worker died"))
-                self._replace()
-            except Exception as error:
-                _log.exception("cannot draw")
+            self._draw(jobs)
+
+    def _draw(self, jobs: Sequence[Job]) -> None:
+        started = time.monotonic()
+        try:
+            drawn = self.drawer.draw([job.ask for job in jobs])
+        except WorkerDied:
+            self.queue.put_back(jobs, RuntimeError("the worker died"))
+            self._replace()
+        except Exception as error:
+            if len(jobs) > 1:  # one may be at fault: the others do not fail with it
                 for job in jobs:
-                    job.future.set_exception(error)
-            else:
-                for job, picture in zip(jobs, drawn, strict=True):
-                    job.future.set_result(picture._replace(queue=(started - job.asked) * 1000))
+                    self._draw([job])
+                return
+            _log.exception("cannot draw")
+            jobs[0].future.set_exception(error)
+        else:
+            for job, picture in zip(jobs, drawn, strict=True):
+                job.future.set_result(picture._replace(queue=(started - job.asked) * 1000))
 
     def _replace(self) -> None:
         """Tries until it succeeds or the queue is closed."""

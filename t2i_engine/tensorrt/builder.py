@@ -32,10 +32,6 @@ class Range:
     optimum: int
     maximum: int
 
-    def __post_init__(self) -> None:
-        if not 1 <= self.minimum <= self.optimum <= self.maximum:
-            raise ValueError(f"sizes {self.minimum}, {self.optimum}, {self.maximum} are not in order from 1")
-
 
 @dataclass(frozen=True)
 class Profile:

@@ -106,5 +106,5 @@ class CudaBindings:
         if error == codes.cudaSuccess:
             return results[0] if results else None
         if error == codes.cudaErrorMemoryAllocation:
-            raise CudaError(f"{OUT_OF_MEMORY} ({function})")
+            raise CudaError(f"{OUT_OF_MEMORY['cuda']} ({function})")
         raise CudaError(f"{function} failed with {error.name}; check the GPU with nvidia-smi, then start again")

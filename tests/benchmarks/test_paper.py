@@ -7,7 +7,7 @@ import pytest
 
 from benchmarks import fixtures
 from benchmarks.fixtures import make_paper_model, open_paper, paper_words
-from t2i_engine.backends.pytorch import module_runners
+from t2i_engine.backends.pytorch import exact_runners
 from t2i_engine.formats import GENERATOR, TEXT_ENCODER
 from t2i_engine.sampler import generator_feeds, text_encoder_feeds
 from t2i_engine.tokenizer import Tokenizer
@@ -18,7 +18,7 @@ def test_paper_has_the_papers_sizes_and_the_contrast_of_pictures() -> None:
     model = make_paper_model(len(tokenizer.words))
     sizes = model.sizes
     assert (sizes.resolution, sizes.base_channels, sizes.noise_width, sizes.sentence_width) == (256, 32, 100, 256)
-    runners = module_runners(model)
+    runners = exact_runners(model)
     ids = [tokenizer.encode("a small yellow bird").ids]
     sentence = runners[TEXT_ENCODER].run(text_encoder_feeds(ids), ["sentence"])["sentence"]
     image = runners[GENERATOR].run(generator_feeds(sizes, sentence, [0]), ["image"])["image"]

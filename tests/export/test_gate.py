@@ -75,6 +75,13 @@ def gate(plain_bundle: Path, pictures: PictureReference, tmp_path: Path) -> Gate
     return run
 
 
+def test_the_table_tells_the_median_psnr_of_the_pictures(plain_bundle: Path) -> None:
+    lines: list[str] = []
+    run_gate(make_model(), Bundle.open(plain_bundle), [find("onnx")], lines.append, SMALL_GATE)
+    (row,) = (line for line in lines if "median psnr" in line)
+    assert 60 < float(row.replace("median psnr", "").split()[2]) <= 200  # fp32's: few values differ, by a level
+
+
 def test_fp32_itself_passes_as_any_format(gate: Gate) -> None:
     assert gate(GENERATOR, leave_alone, FP16) == set()
 

@@ -106,9 +106,20 @@ def test_format_that_the_bundle_does_not_have_is_an_error_with_the_command_that_
     assert "t2i-engine export birds --formats openvino-int8" in error.value.message
 
 
+def test_the_format_to_add_is_one_that_runs_here(machine: Machine) -> None:
+    machine.has(onnxruntime=RUNS, tensorrt=MISSING, tensorrt_rtx=MISSING)
+    with pytest.raises(BundleError, match=r"--formats onnx-fp16$"):
+        select_backend([ONNX], precision="fp16", bundle="birds")
+
+
 @pytest.mark.parametrize(
     ("option", "name", "suggestion"),
-    [("backend", "onnxruntim", "onnxruntime"), ("precision", "fp23", "fp32"), ("device", "cud", "cuda")],
+    [
+        ("backend", "onnxruntim", "onnxruntime"),
+        ("precision", "fp23", "fp32"),
+        ("device", "cud", "cuda"),
+        ("device", "gpu", "cuda"),
+    ],
 )
 def test_unknown_name_is_an_error_with_a_suggestion(option: str, name: str, suggestion: str) -> None:
     with pytest.raises(

@@ -49,11 +49,15 @@ def test_every_command_is_listed_with_a_line_of_its_own() -> None:
     assert set(COMMANDS) <= modules
 
 
-def test_unknown_command_is_one_line() -> None:
-    result = CliRunner().invoke(main, ["generat"])
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [("generat", "generate"), ("a yellow bird", "generate 'a yellow bird'"), ("xyzzy", None), ("a\nb", None)],
+)
+def test_unknown_command_is_one_line_with_what_was_meant(name: str, meant: str | None) -> None:
+    result = CliRunner().invoke(main, [name], prog_name="t2i-engine")
+    suggestion = f" Did you mean: t2i-engine {meant}?" if meant else ""
     assert result.exit_code == 2
-    assert "No such command 'generat'" in result.stderr
-    assert result.stderr.count("\n") == 1
+    assert result.stderr == f"Error: No such command {name!r}.{suggestion} See t2i-engine --help.\n"
 
 
 @pytest.mark.parametrize(

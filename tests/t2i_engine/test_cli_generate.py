@@ -143,6 +143,16 @@ def test_unknown_words_are_warned_of_and_left_out(generate: Generate) -> None:
     assert "warning: caption 'a yello bird': left out unknown words: 'yello' (nearest known: yellow)" in result.stderr
 
 
+@pytest.mark.parametrize(
+    ("captions", "warned"),
+    [(("a", "red", "bird"), True), (("a", "bird"), False), (("red", "blue bird", "bird"), False)],
+)
+def test_a_caption_without_quotes_is_warned_of(generate: Generate, captions: tuple[str, ...], warned: bool) -> None:
+    result = generate(*captions)
+    assert result.exit_code == 0
+    assert ("warning: these are 3 captions; quote a caption of several words" in result.stderr) is warned
+
+
 def test_words_that_are_read_as_others_are_told_once_and_draw_the_same_picture(generate: Generate) -> None:
     result = generate("a crimson owl with yelow wings", "a crimson owl", "--backend", "onnxruntime", "--out", "near")
     assert result.exit_code == 0
@@ -206,11 +216,16 @@ BAD_INPUT = [
     (["a red bird", " "], "the caption is empty"),
     (["yelow brid", "--exact-words"], "the nearest known words are: yellow, bird"),
     (["\u9ce5"], "no word in the caption '\u9ce5' is known"),
-    (["a red bird", "zebra"], "no word in the caption 'zebra' is known; use words such as: this, bird, a"),
+    (
+        ["a red bird", "zebra"],
+        "no word in the caption 'zebra' is known; use words such as: this, bird, a",
+    ),
+    (["a red bird", "zebra"], "; --skip-unknown skips it"),
     (["lemur", "zebra", "--skip-unknown"], "no word in the caption 'lemur' is known"),
     (["bird" + " " * 10_000], "10,004 characters; shorten it"),
     (["a bird", "--bundle", "birdz"], "unknown bundle 'birdz'"),
-    (["a bird", "--bundle", "work.txt"], "unknown bundle 'work.txt'"),
+    (["a bird", "--bundle", "blank.txt"], "'blank.txt' is no folder; give a bundle's folder, or one of: birds, cub"),
+    (["a bird", "--bundle", "bundles/mine"], "'bundles/mine' is no folder; give a bundle's folder"),
     (["a bird", "--seeds", "-1"], "seeds '-1' cannot be read"),
     (["a bird", "--seeds", ""], "seeds '' cannot be read"),
     (["a bird", "--seeds", "1,,2"], "expected numbers and ranges such as 0,2,5-10"),
@@ -226,7 +241,7 @@ BAD_INPUT = [
     (["a bird", "--batch-size", "0"], "batch size 0 is out of range"),
     (["a bird", "--backend", "onnx"], "unknown backend 'onnx' (did you mean 'onnxruntime'?)"),
     (["a bird", "--precision", "fp64"], "unknown precision 'fp64'"),
-    (["a bird", "--device", "gpu"], "unknown device 'gpu'"),
+    (["a bird", "--device", "gpu"], "unknown device 'gpu' (did you mean 'cuda'?)"),
     (["--captions-file", "missing.txt"], "captions file 'missing.txt' cannot be read (No such file or directory)"),
     (["--captions-file", "latin1.txt"], "captions file 'latin1.txt' is not UTF-8 (line 1); save it as UTF-8"),
     (["--captions-file", "blank.txt"], "captions file 'blank.txt' holds no caption"),
@@ -264,7 +279,7 @@ def test_bad_input_gives_one_line_and_writes_nothing(generate: Generate, argumen
         ("generator.onnx", b"short", "generator.onnx is truncated, 5 of"),
         ("text_encoder.onnx", b"x" * 1_000_000, "text_encoder.onnx is altered"),
         ("vocabulary.json", None, "vocabulary.json is missing"),
-        (MANIFEST, None, "bundle.json cannot be read"),
+        (MANIFEST, None, "has no bundle.json; give a folder that was exported"),
         (MANIFEST, b"{", "bundle.json cannot be used: it is not JSON"),
         (MANIFEST, b'{"schema": 99}', "its schema is 99, this t2i-engine reads 2: update"),
     ],

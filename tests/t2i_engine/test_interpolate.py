@@ -1,5 +1,6 @@
 """Pictures on the way from one caption and seed to another."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,9 +10,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image, ImageSequence
 
+from t2i_engine.backends import tensorrt, tensorrt_rtx
+from t2i_engine.backends.base import Array
 from t2i_engine.cli import main
 from t2i_engine.engine import Engine
 from t2i_engine.latents import LARGEST_SEED, between, draw
+from tests.t2i_engine.painters import Painter
 
 A, B = "a yellow bird", "a blue bird"
 seeds = st.integers(0, LARGEST_SEED)
@@ -38,6 +42,22 @@ def test_a_way_begins_and_ends_with_the_pictures_of_its_captions_and_seeds(tiny_
         np.testing.assert_allclose(found.astype(int), engine.generate(caption, seed).pixels, atol=1)
     halfway = engine.interpolate((A, B), (3, 9), steps=3).pixels[1]
     np.testing.assert_array_equal(strip.pixels[2], halfway)
+
+
+def test_a_long_way_is_drawn_in_batches_that_every_backend_takes(tiny_bundle: Path) -> None:
+    class Spy(Painter):
+        def changed(self, pixels: Array) -> Array:
+            batches.append(len(pixels))
+            return pixels
+
+    batches = list[int]()
+    engine = replace(Engine.open(tiny_bundle), generator=Spy())
+    strip = engine.interpolate((A, B), (3, 9), steps=40).pixels
+    assert max(batches) <= min(tensorrt.MAX_BATCH, tensorrt_rtx.MAX_BATCH)
+    ends = [engine.generate(A, 3).pixels, engine.generate(B, 9).pixels]
+    np.testing.assert_allclose(strip[[0, -1]].astype(int), ends, atol=1)
+    fewer = engine.interpolate((A, B), (3, 9), steps=14).pixels.astype(int)
+    np.testing.assert_allclose(strip[::3], fewer, atol=1)
 
 
 def test_unknown_words_are_read_as_near_ones_unless_they_are_to_be_exact(interpolate: "Interpolate") -> None:
@@ -95,11 +115,11 @@ def test_without_out_it_is_named_like_a_picture(interpolate: Interpolate) -> Non
     [
         ((A,), "both ends are the same picture"),
         ((A, A, "--seeds", "3,3"), "both ends are the same picture"),
-        ((A, B, A), "3 captions"),
-        ((A, B, "--seeds", "0-4"), "5 seeds"),
+        ((A, B, A), "captions: 3"),
+        ((A, B, "--seeds", "0-4"), "seeds: 5"),
         ((A, B, "--steps", "1"), "1 steps are out of range"),
         ((A, "xyzzy"), "xyzzy"),
-        ((A, B, "--out", "strip.bmp"), "'.bmp'"),
+        ((A, B, "--out", "strip.bmp"), "'.bmp'; one of .png, .jpg, .jpeg, .webp, .gif expected"),
         ((A, B, "--out", "nowhere/strip.gif"), "it has no folder"),
         ((A, B, "--truncation", "2"), "truncation 2.0 is out of range"),
     ],

@@ -267,21 +267,27 @@ def test_closing_a_runner_frees_its_session_on_a_gpu(tiny_bundle: Path, cuda: li
         runner.run(feeds(), ["pixels"])
 
 
+NO_ROOM = "Failed to allocate memory for requested buffer of size 1"
+
+
 @pytest.mark.parametrize(
-    ("reason", "message"),
+    ("device", "reason", "message"),
     [
-        ("Failed to allocate memory for requested buffer of size 1", "out of GPU memory: use a smaller --batch-size"),
-        ("CUDA failure 700: an illegal memory access\nwas met", "failed on cuda: CUDA failure 700: .* access was met"),
+        ("cuda", NO_ROOM, "out of GPU memory: use a smaller --batch-size"),
+        ("cuda", "CUDA failure 700: an illegal access\nwas met", "failed on cuda: CUDA failure 700: .* access was met"),
+        ("cpu", NO_ROOM, "^out of memory: use a smaller --batch-size"),
+        ("cpu", "std::bad_alloc", "^out of memory: use a smaller --batch-size"),
+        ("cpu", "Non-zero status code returned\nwhile running Conv", "failed on cpu: Non-zero .* while running Conv"),
     ],
 )
-def test_what_fails_on_a_gpu_is_a_users_error(
-    tiny_bundle: Path, cuda: list[FakeSession], monkeypatch: pytest.MonkeyPatch, reason: str, message: str
+def test_what_fails_on_a_device_is_a_users_error(
+    tiny_bundle: Path, cuda: list[FakeSession], monkeypatch: pytest.MonkeyPatch, device: str, reason: str, message: str
 ) -> None:
     def fail(*_: object) -> None:
         raise RuntimeError(reason)
 
-    runner = opened(tiny_bundle, device="cuda")
-    monkeypatch.setattr(cuda[0], "run_with_iobinding", fail)
+    runner = opened(tiny_bundle, device=device)
+    monkeypatch.setattr(cuda[-1], "run_with_iobinding" if device == "cuda" else "run", fail, raising=False)
     with pytest.raises(BackendError, match=message):
         runner.run(feeds(), ["pixels"])
 

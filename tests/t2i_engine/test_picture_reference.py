@@ -156,11 +156,20 @@ def narrowed(one: PictureReference) -> PictureReference:
     return replace(one, **arrays)
 
 
+def with_first_entry(content: bytes, offset: int, value: int) -> bytes:
+    """With a byte of the archive's list of files changed: 8 is for flags, 10 the compression, 27 the size."""
+    place = content.index(b"PK\x01\x02") + offset
+    return content[:place] + bytes([value]) + content[place + 1 :]
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
         (lambda _: None, "has no pictures.npz"),
         (lambda _: b"PK no archive", "is not a picture reference"),
+        (lambda one: with_first_entry(one.to_npz(), 8, 1), "is not a picture reference .*encrypted"),
+        (lambda one: with_first_entry(one.to_npz(), 10, 99), "is not a picture reference .*compression method"),
+        (lambda one: with_first_entry(one.to_npz(), 27, 255), "is not a picture reference .it is too large"),
         (lambda one: replace(one, sentences=one.sentences[:, 1:]).to_npz(), "another model"),
         (lambda one: replace(one, others=one.others[1:]).to_npz(), "another model"),
         (lambda one: replace(one, scale=one.scale.astype(int)).to_npz(), "another model"),

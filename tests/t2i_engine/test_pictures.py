@@ -1,5 +1,6 @@
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from threading import Barrier, Event, current_thread
 from typing import BinaryIO
@@ -7,7 +8,7 @@ from unittest.mock import ANY
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from PIL.PngImagePlugin import PngImageFile
@@ -169,6 +170,19 @@ def test_other_captions_have_other_file_names(one: str, other: str) -> None:
 def test_captions_that_read_alike_have_other_file_names(other: str) -> None:
     assert _picture("a yellow bird").file_name == "a-yellow-bird-0.png"
     assert re.fullmatch(r"a-yellow-bird_[0-9a-f]{8}-0\.png", _picture(other).file_name)
+
+
+@given(st.floats(0, 1, exclude_min=True), st.floats(0, 1, exclude_min=True))
+@example(0.1234567, 0.1234568)
+def test_other_truncations_have_other_file_names(one: float, other: float) -> None:
+    names = {replace(_picture(), truncation=truncation).file_name for truncation in (one, other)}
+    assert len(names) == len({one, other})
+
+
+@pytest.mark.parametrize(("truncation", "text"), [(1, "1"), (0.5, "0.5"), (0.1234567, "0.1234567")])
+def test_a_png_says_with_which_truncation_to_draw_it_again(tmp_path: Path, truncation: float, text: str) -> None:
+    path = replace(_picture(), truncation=truncation).save(tmp_path / "bird.png")
+    assert _texts(path)["Truncation"] == text
 
 
 def test_grid_has_a_row_per_caption() -> None:

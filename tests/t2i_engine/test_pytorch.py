@@ -60,3 +60,10 @@ def test_too_little_memory_on_a_gpu_is_a_users_error() -> None:
         exact_cudnn(torch.device("cuda")),
     ):
         raise torch.OutOfMemoryError
+
+
+def test_too_little_memory_on_a_cpu_is_a_users_error(tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    runner = open_runner(Bundle.open(tiny_bundle), find("pytorch"), GENERATOR, "cpu", None)
+    monkeypatch.setattr(torch.nn.Conv2d, "forward", lambda *_: torch.empty(1 << 60))
+    with pytest.raises(BackendError, match=r"^out of memory: use a smaller --batch-size"):
+        runner.run(feeds(), ["pixels"])

@@ -1,4 +1,5 @@
 import json
+import math
 
 import numpy as np
 import pytest
@@ -6,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from t2i_engine.errors import BundleError, CaptionError
-from t2i_engine.tokenizer import LONGEST_CAPTION, PADDING, Tokenizer, Tokens, pad, split
+from t2i_engine.tokenizer import LONGEST_CAPTION, PADDING, Tokenizer, Tokens, misspelling, pad, split
 
 WORDS = ("<end>", "a", "yellow", "bird", "with", "caf")
 tokenizer = Tokenizer(WORDS)
@@ -122,6 +123,34 @@ def test_another_word_gets_none(word: str) -> None:
     assert Tokenizer([PADDING, *BIRDS.split()]).nearest(word) == []
 
 
+words = st.text("abirs", min_size=1, max_size=9)
+
+
+@given(st.sets(words), st.lists(words))
+def test_the_nearest_words_are_the_same_whatever_was_asked_before(known: set[str], asked: list[str]) -> None:
+    remembering = Tokenizer([PADDING, *known])
+    for word in [*asked, *asked]:
+        near = [(distance, other) for other in known if (distance := misspelling(word, other)) < math.inf]
+        expected = [other for _, other in sorted(near, key=lambda one: one[0])]
+        assert remembering.nearest(word, len(known)) == expected
+        assert remembering.nearest(word, 1) == expected[:1]
+
+
+def test_a_word_is_compared_once_however_many_captions_share_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    compared: list[str] = []
+
+    def counted(word: str, known: str) -> float:
+        compared.append(known)
+        return misspelling(word, known)
+
+    monkeypatch.setattr("t2i_engine.tokenizer.misspelling", counted)
+    fresh = Tokenizer(WORDS)
+    assert [fresh.nearest(word) for _ in range(50) for word in fresh.encode("a yelow bird").unknown] == 50 * [
+        ["yellow"]
+    ]
+    assert compared == [*WORDS[1:]]
+
+
 def test_caption_of_the_greatest_length_works_and_a_longer_one_does_not() -> None:
     caption = ("bird " * LONGEST_CAPTION)[:LONGEST_CAPTION]
     assert len(tokenizer.encode(caption).ids) == LONGEST_CAPTION // 5
@@ -152,7 +181,11 @@ def test_vocabulary_file_round_trip() -> None:
 
 
 @pytest.mark.parametrize(
-    "content", [b"", b"{}", b"[]", b'["a"]', b'["<end>", 1]', b'["<end>", "a", "a"]', b"\xff", b"[" * 100_000]
+    "content",
+    [
+        *(b"", b"{}", b"[]", b'["a"]', b'["<end>", 1]', b'["<end>", "a", "a"]', b"\xff", b"[" * 100_000),
+        rb'["<end>", "\u001b[2J\u001b]0;title\u0007"]',  # would clear the terminal that an error suggests it to
+    ],
 )
 def test_broken_vocabulary_is_a_bundle_error(content: bytes) -> None:
     with pytest.raises(BundleError, match=r"words\.json is not a vocabulary"):

@@ -167,7 +167,7 @@ def refused(folder: Path, capsys: pytest.CaptureFixture[str], *options: str, **f
 @pytest.mark.parametrize(
     ("options", "row", "said"),
     [
-        ((), {"name": "b", "set": {"gan.mismatche": 2}}, "did you mean mismatches"),
+        ((), {"name": "b", "set": {"gan.mismatche": 2}}, "did you mean gan.mismatches"),
         ((), {"name": "b", "set": {"damsm.init_from": None}}, "row 'b' has no encoders"),
         (("--count", "50"), {"name": "b"}, "50 pictures are too few"),
         (("--curve-count", "1"), {"name": "b"}, "1 pictures are too few"),

@@ -55,8 +55,8 @@ def test_defaults_are_the_papers() -> None:
 @pytest.mark.parametrize(
     ("content", "named"),
     [
-        ({"name": "x", "gan": {"bach_size": 4}}, ["gan.bach_size", "did you mean batch_size?"]),
-        ({"name": "x", "gan": {"contrastive": {"temperatur": 1.0}}}, ["did you mean temperature?"]),
+        ({"name": "x", "gan": {"bach_size": 4}}, ["gan.bach_size", "did you mean gan.batch_size?"]),
+        ({"name": "x", "gan": {"contrastive": {"temperatur": 1.0}}}, ["did you mean gan.contrastive.temperature?"]),
         ({"name": "x", "zzz": 1}, ["unknown key zzz", "there are: name, data"]),
         ({"name": "x", "gan": {"steps": "many"}}, ["gan.steps"]),
         ({"name": "x", "gan": {"steps": 0}}, ["gan.steps"]),
@@ -103,7 +103,7 @@ def test_assignments_change_the_file_under_its_schema(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("assignment", "named"),
     [
-        ("gan.step=7", ["unknown key gan.step", "did you mean steps?", "mine.yaml --set gan.step=7"]),
+        ("gan.step=7", ["unknown key gan.step", "did you mean gan.steps?", "mine.yaml --set gan.step=7"]),
         ("gann.steps=7", ["unknown key gann", "did you mean gan?"]),
         ("gan.steps=many", ["gan.steps", "valid integer"]),
         ("seed.x=1", ["seed", "valid integer"]),

@@ -10,7 +10,7 @@ import torch
 from t2i_engine.backend_selection import AUTO
 from t2i_engine.bundle import Bundle, check_target, write_bundle
 from t2i_engine.engine import Engine
-from t2i_engine.errors import OptionError, listed, unknown
+from t2i_engine.errors import OptionError, listed, quoted, unknown
 from t2i_engine.files import cache_folder
 from t2i_engine.latents import check_truncation
 from t2i_engine.sampler import Sampler
@@ -44,6 +44,7 @@ class EvaluatedModel:
     runs_as: str
     """Format, device and backend."""
     sampler: Sampler
+    provenance: Mapping[str, Any] = field(default_factory=dict)
 
 
 def open_model(model: str, backend: str = AUTO, precision: str = AUTO, device: str = AUTO) -> EvaluatedModel:
@@ -51,7 +52,7 @@ def open_model(model: str, backend: str = AUTO, precision: str = AUTO, device: s
     if not is_trained(model):
         # Exact words, so that figures stay those of the words that the model has learnt.
         engine = Engine.open(model, backend, precision, device, exact_words=True)
-        return EvaluatedModel(engine.bundle.name, str(engine.selection), engine)
+        return EvaluatedModel(engine.bundle.name, str(engine.selection), engine, engine.bundle.manifest.provenance)
     if backend not in (AUTO, "pytorch") or precision not in (AUTO, "fp32"):
         raise OptionError(
             f"checkpoints run in PyTorch and fp32, not with backend {backend!r} and precision {precision!r}; "
@@ -63,7 +64,17 @@ def open_model(model: str, backend: str = AUTO, precision: str = AUTO, device: s
     network = trained.model.to(device)
     runs_as = f"checkpoint, averaged weights (fp32) on {device} with torch {torch.__version__}"
     sampler = network_sampler(network.sizes, Tokenizer(trained.words), network.text_encoder, network.generator)
-    return EvaluatedModel(Path(model).name, runs_as, sampler)
+    return EvaluatedModel(Path(model).name, runs_as, sampler, trained.provenance)
+
+
+def own_data(model: EvaluatedModel) -> str:
+    """The data source that a model was trained on, if its test split needs no path. Raises `OptionError` if not."""
+    dataset = model.provenance.get("dataset")
+    source = (dataset.get("origin") or dataset.get("source")) if isinstance(dataset, dict) else None
+    if source == SYNTHBIRDS:
+        return SYNTHBIRDS
+    was = f"was trained on {quoted(str(source))}" if source else "does not say what it was trained on"
+    raise OptionError(f"'{model.name}' {was}; name its test data, for example --data cub:data/birds")
 
 
 @dataclass(frozen=True)

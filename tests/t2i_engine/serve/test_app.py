@@ -21,8 +21,10 @@ from t2i_engine.engine import Engine
 from t2i_engine.latents import LARGEST_SEED
 from t2i_engine.serve import build_app
 from t2i_engine.serve.queue import Ask, Drawn
+from t2i_engine.serve.requests import MOST_WORDS
 from t2i_engine.serve.service import Settings
 from t2i_engine.serve.workers import InProcess
+from t2i_engine.tensorrt.builder import Profile
 
 KEY = {"Authorization": "Bearer secret"}
 
@@ -30,6 +32,13 @@ KEY = {"Authorization": "Bearer secret"}
 @pytest.fixture(scope="module")
 def client(plain_bundle: Path) -> Iterator[TestClient]:
     with TestClient(build_app(plain_bundle, settings=Settings(workers=2)), raise_server_exceptions=False) as client:
+        yield client
+
+
+@pytest.fixture(scope="module")
+def resizing(plain_bundle: Path) -> Iterator[TestClient]:
+    app = build_app(plain_bundle, settings=Settings(workers=1, resizes=True))
+    with TestClient(app, raise_server_exceptions=False) as client:
         yield client
 
 
@@ -86,6 +95,13 @@ def test_a_url_is_a_picture_that_is_drawn_when_it_is_fetched(client: TestClient)
     assert drawn(client) == before + 1
 
 
+@pytest.mark.parametrize("caption", ["a crimson bird", "a red brench"])
+def test_what_other_settings_read_in_another_way_is_not_cached_forever(client: TestClient, caption: str) -> None:
+    version = client.get("/v1/models/tiny").json()["digest"]
+    fetched = client.get("/v1/pictures/tiny.png", params={"caption": caption, "v": version})
+    assert (fetched.status_code, fetched.headers["cache-control"]) == (200, "no-cache")
+
+
 @pytest.mark.parametrize(("kind", "suffix"), [("png", "png"), ("jpeg", "jpg"), ("webp", "webp")])
 def test_every_format_is_what_it_says(client: TestClient, kind: str, suffix: str) -> None:
     answer = generate(client, seed=1, output_format=kind, output_compression=90).json()
@@ -134,6 +150,7 @@ def test_with_exact_words_none_is_read_as_another(plain_bundle: Path) -> None:
 BAD = [
     ({"prompt": ""}, 400, "prompt", "unknown_caption"),
     ({"prompt": "x" * 1001}, 400, "prompt", "invalid_value"),
+    ({"prompt": "a " * (MOST_WORDS + 1)}, 400, "prompt", "invalid_value"),
     ({"prompt": "xylophone"}, 400, "prompt", "unknown_caption"),
     ({"prompt": "a red bird \ud800"}, 400, "prompt", "invalid_value"),
     ({"prompt": None}, 400, "prompt", "missing_required_parameter"),
@@ -170,6 +187,11 @@ def test_bad_requests_are_told_what_to_change(
         "param": param,
         "code": code,
     }
+
+
+def test_every_format_takes_captions_of_as_many_words_as_are_accepted(client: TestClient) -> None:
+    Profile().check({"B": 1, "T": MOST_WORDS})
+    assert generate(client, prompt="a " * MOST_WORDS).status_code == 200
 
 
 def test_errors_name_what_there_is(client: TestClient) -> None:
@@ -211,6 +233,8 @@ def test_bodies_that_are_no_json_get_an_error_of_openais_shape(
         ("GET", "/v1/pictures/..%2F..%2Fetc%2Fpasswd.png?caption=a", 404, "not_found"),
         ("GET", "/%2e%2e/%2e%2e/etc/passwd", 404, "not_found"),
         ("GET", "/v1/pictures/tiny.png?caption=a+red+bird&seed=x", 400, "invalid_value"),
+        ("GET", f"/v1/pictures/tiny.png?caption=a+red+bird&seed=1{'+' * 45}x", 400, "invalid_value"),
+        ("GET", f"/v1/pictures/tiny.png?caption=a+red+bird&seed={'1' * 5_000}", 400, "invalid_value"),
         ("GET", "/v1/pictures/tiny.png?caption=a+red+bird&sed=1", 400, "unknown_parameter"),
         ("GET", "/v1/models/none", 404, "model_not_found"),
         ("PUT", "/v1/images/generations", 405, "method_not_allowed"),
@@ -235,9 +259,10 @@ def test_every_other_error_has_openais_shape_too(
     )
 )
 @settings(max_examples=150, deadline=None)
-def test_no_body_makes_the_server_fail(client: TestClient, body: dict[str, object]) -> None:
-    answer = client.post("/v1/images/generations", json=body)
-    assert answer.status_code in (200, 400, 404, 413)
+def test_no_body_makes_the_server_fail(client: TestClient, resizing: TestClient, body: dict[str, object]) -> None:
+    for one in (client, resizing):
+        answer = one.post("/v1/images/generations", json=body)
+        assert answer.status_code in (200, 400, 404, 413)
 
 
 def test_the_inference_protocol_says_what_is_served_and_whether_it_is_ready(client: TestClient, engine: Engine) -> None:
@@ -270,6 +295,21 @@ def test_a_request_keeps_its_id_and_trace(client: TestClient) -> None:
     assert re.fullmatch("[0-9a-f]{16}", client.get("/v2", headers={"X-Request-Id": "x" * 200}).headers["x-request-id"])
 
 
+def test_a_failure_is_answered_and_counted_as_one(plain_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> list[Drawn]:
+        raise RuntimeError("broken")
+
+    monkeypatch.setattr(InProcess, "draw", fail)
+    app = build_app(plain_bundle, settings=Settings(workers=1, allow_origin=("https://a.example",)))
+    with TestClient(app, raise_server_exceptions=False, headers={"Origin": "https://a.example"}) as client:
+        failed = generate(client)
+        assert (failed.status_code, failed.json()["error"]["code"]) == (500, "fault")
+        assert re.fullmatch("[0-9a-f]{16}", failed.headers["x-request-id"])
+        assert failed.headers["access-control-allow-origin"] == "https://a.example"
+        counted = 't2i_requests_total{route="/v1/images/generations",status="500"} 1.0'
+        assert counted in client.get("/metrics").text
+
+
 def test_with_a_key_only_health_and_the_page_are_open(plain_bundle: Path) -> None:
     app = build_app(plain_bundle, settings=Settings(api_key="secret", allow_origin=("https://a.example",)))
     with TestClient(app) as client:
@@ -283,21 +323,29 @@ def test_with_a_key_only_health_and_the_page_are_open(plain_bundle: Path) -> Non
             assert refused.json()["error"]["code"] == "invalid_api_key"
         allowed = client.get("/v1/models", headers=KEY | {"Origin": "https://a.example"})
         assert allowed.status_code == 200
+        url = f"/v1/pictures/tiny.png?caption=a+red+bird&v={allowed.json()['data'][0]['digest']}"
+        assert client.get(url, headers=KEY).headers["cache-control"] == "private, max-age=31536000, immutable"
         assert allowed.headers["access-control-allow-origin"] == "https://a.example"
         assert "access-control-allow-origin" not in client.get(
             "/v1/models", headers=KEY | {"Origin": "https://b.example"}
         ).headers  # fmt: skip
 
 
-def test_sizes_are_resized_to_if_the_server_says_so(plain_bundle: Path) -> None:
-    with TestClient(build_app(plain_bundle, settings=Settings(resizes=True))) as client:
-        answer = generate(client, size="48x48", seed=1).json()
-        assert answer["size"] == "48x48"
-        assert pixels(base64.b64decode(answer["data"][0]["b64_json"])).shape == (48, 48, 3)
-        url = generate(client, size="48x48", seed=1, response_format="url").json()["data"][0]["url"]
-        assert pixels(client.get(url).content).shape == (48, 48, 3)
-        assert generate(client, size="48x32").status_code == 400
-        assert generate(client, size="9999x9999").status_code == 400
+def test_sizes_are_resized_to_if_the_server_says_so(resizing: TestClient) -> None:
+    answer = generate(resizing, size="48x48", seed=1).json()
+    assert answer["size"] == "48x48"
+    assert pixels(base64.b64decode(answer["data"][0]["b64_json"])).shape == (48, 48, 3)
+    url = generate(resizing, size="48x48", seed=1, response_format="url").json()["data"][0]["url"]
+    assert pixels(resizing.get(url).content).shape == (48, 48, 3)
+
+
+SIZES = ["48x32", "9999x9999", "1025x1025", "0048x0048", "001100x001100", "48x48\n", "٤٨x٤٨", "x", ""]
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_sizes_that_are_none_are_not_resized_to(resizing: TestClient, size: str) -> None:
+    refused = generate(resizing, size=size)
+    assert (refused.status_code, refused.json()["error"]["param"]) == (400, "size")
 
 
 def test_a_full_queue_and_a_passed_deadline_say_so(plain_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -306,8 +354,6 @@ def test_a_full_queue_and_a_passed_deadline_say_so(plain_bundle: Path, monkeypat
         assert (full.status_code, full.json()["error"]["type"]) == (429, "rate_limit_error")
         assert (full.headers["Retry-After"], full.headers["retry-after-ms"]) == ("1", "500")
         body = {"prompt": "a red bird"}
-        bad = client.post("/v1/images/generations", json=body, headers={"T2I-Deadline-Ms": "x"})
-        assert bad.status_code == 400
         url = "/v1/pictures/tiny.png?caption=a+red+bird&seed=1"
         tag = client.get(url).headers["etag"]
         released = threading.Event()
@@ -330,6 +376,12 @@ def test_a_full_queue_and_a_passed_deadline_say_so(plain_bundle: Path, monkeypat
         while generate(client).status_code == 429:
             pass
         assert generate(client).status_code == 200
+
+
+@pytest.mark.parametrize("deadline", ["x", "", "0", "-1", "1.5", "600001", "0000006000000000", "0000001" + "0" * 4_400])
+def test_a_deadline_that_is_no_number_in_range_is_refused(client: TestClient, deadline: str) -> None:
+    bad = client.get("/v1/pictures/tiny.png?caption=a+red+bird", headers={"T2I-Deadline-Ms": deadline})
+    assert (bad.status_code, bad.json()["error"]["code"]) == (400, "invalid_value")
 
 
 def test_the_document_describes_every_route_and_what_is_served(client: TestClient) -> None:

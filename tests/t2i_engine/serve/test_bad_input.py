@@ -1,6 +1,8 @@
 """Bad input over a network: what is no HTTP, too large, too many, never read. test_app.py has bad requests in HTTP."""
 
+import errno
 import json
+import os
 import shutil
 import socket
 import time
@@ -111,6 +113,14 @@ def test_headers_that_never_end_are_refused(server: Server) -> None:
         assert error(answer(connection, b"x" * 1_000))["code"] == "invalid_http"
 
 
+def test_a_request_that_comes_with_the_beginning_of_another_is_answered(server: Server) -> None:
+    body = json.dumps({"prompt": "a red bird", "user": "x" * 30_000}).encode()
+    with connect(server) as connection:
+        first = answer(connection, POST + b"Content-Length: %d\r\n\r\n%s" % (len(body), body) + GET[:-2])
+        assert first.startswith(b"HTTP/1.1 200")
+        assert answer(connection, b"\r\n\r\n").startswith(b"HTTP/1.1 200")
+
+
 @pytest.mark.parametrize("at_once", [True, False])
 def test_an_offer_of_http_2_is_declined_and_the_request_answered(server: Server, at_once: bool) -> None:
     offer = b"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAEAAEAAAAIAAAAB\r\n"  # Java's
@@ -216,8 +226,21 @@ def test_answers_that_are_not_read_end(plain_bundle: Path) -> None:
                     received += part
             except ConnectionResetError:
                 pass
-        assert received.count(b"HTTP/1.1 200") < asked
+        assert b"HTTP/1.1 400" not in received
+        assert 0 < received.count(b"HTTP/1.1 200") < asked
         assert is_ready(server)
+
+
+def test_a_full_disk_is_said_in_one_line_before_replicas_start(
+    plain_bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(source: Path, target: Path, **_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), source, None, target)
+
+    monkeypatch.setattr(shutil, "copyfile", fail)
+    result = CliRunner().invoke(main, ["serve", str(plain_bundle), "--port", "0", "--replicas", "1"])
+    assert result.exit_code == 2
+    assert "cannot copy tiny (No space left on device); set TMPDIR" in result.stderr.splitlines()[-1]
 
 
 def test_a_bundle_that_is_altered_or_deleted_is_served_on_from_memory(plain_bundle: Path, tmp_path: Path) -> None:

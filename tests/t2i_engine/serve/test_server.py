@@ -109,8 +109,13 @@ def test_requests_are_logged_in_one_line_without_captions(plain_bundle: Path) ->
     assert "draw;dur=" in found["timing"]
     assert not any("red bird" in line or "red+bird" in line for line in server.lines)
     with served(plain_bundle, "--log-captions") as server:
-        httpx.get(server.url + picture_url(5))
-    assert any("a red bird" in line for line in server.lines)
+        before = len(server.lines)
+        caption = "a red bird\n2026-11-27 GET '/v2' 200 \x1b[31m"
+        httpx.get(f"{server.url}/v1/pictures/tiny.png", params={"caption": caption})
+    logged_captions = [line for line in server.lines[before:] if "a red bird" in line]
+    assert len(logged_captions) == 1
+    assert repr(caption) in logged_captions[0]
+    assert not any(line.startswith("2026-11-27 GET") for line in server.lines)
 
 
 def test_exact_words_are_an_option_of_the_command(plain_bundle: Path) -> None:
@@ -180,6 +185,28 @@ def test_a_replica_that_dies_is_replaced_and_its_pictures_are_drawn_again(plain_
             time.sleep(0.1)
     assert server.process.returncode == 0
     assert not any(Path(f"/proc/{pid}").exists() for pid in last)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="finds the replicas in /proc")
+def test_a_second_signal_ends_the_server_and_its_replicas_whatever_is_in_progress(plain_bundle: Path) -> None:
+    with served(plain_bundle, "--replicas", 1) as server:
+        started = replicas(server.process)
+        with socket.create_connection(("127.0.0.1", server.port)) as connection:
+            connection.sendall(
+                b"POST /v1/images/generations HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+                b"Content-Length: 50\r\n\r\n{"
+            )
+            server.process.send_signal(signal.SIGINT)
+            while not any(line.startswith("stopping") for line in server.lines):
+                time.sleep(0.01)
+            server.process.send_signal(signal.SIGINT)
+            try:
+                assert server.process.wait(30) == 0
+            finally:
+                server.process.kill()
+    assert len(started) == 1
+    assert not Path(f"/proc/{started[0]}").exists()
+    assert not any("Traceback" in line for line in server.lines)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="finds the replicas in /proc")

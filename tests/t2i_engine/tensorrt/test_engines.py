@@ -59,9 +59,16 @@ def reference() -> Reference:
 
     side, width = SIZES.resolution, SIZES.sentence_width
     return Reference(
-        np.array(["a", "b"]), np.arange(B), np.ones((B, 3), np.int64), np.full(B, 3), normal(B, SIZES.noise_width),
-        normal(B, width), normal(B, width), normal(B, 3, side, side), np.zeros((B, side, side, 3), np.uint8),
-    )  # fmt: skip
+        captions=np.array(["a", "b"]),
+        seeds=np.arange(B),
+        tokens=np.ones((B, 3), np.int64),
+        lengths=np.full(B, 3),
+        noise=normal(B, SIZES.noise_width),
+        condition_noise=normal(B, width),
+        sentence=normal(B, width),
+        image=normal(B, 3, side, side),
+        pixels=np.zeros((B, side, side, 3), np.uint8),
+    )
 
 
 def made(content: bytes, key: Mapping[str, str]) -> BuiltEngine:

@@ -327,9 +327,3 @@ def test_a_runner_that_is_no_longer_used_gives_everything_back(cuda: FakeCuda, e
     del runner
     gc.collect()
     assert cuda.held == 0
-
-
-@pytest.mark.parametrize("sizes", [(0, 1, 2), (2, 1, 3), (1, 5, 4)])
-def test_sizes_that_are_not_in_order_are_refused(sizes: tuple[int, int, int]) -> None:
-    with pytest.raises(ValueError, match="not in order"):
-        Range(*sizes)

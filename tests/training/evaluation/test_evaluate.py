@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -12,7 +13,7 @@ from tests.training.evaluation.instruments import MeanColours
 from training.data.source import DataError
 from training.evaluation import Evaluation, GeneratedBatch, Result
 from training.evaluation.attribute_accuracy import Recipe
-from training.evaluation.evaluate import METRICS, Instruments, evaluate, open_model
+from training.evaluation.evaluate import METRICS, Instruments, evaluate, open_model, own_data
 
 QUICK = Recipe(pictures=16, steps=1, batch_size=8, tested=2)
 
@@ -145,6 +146,25 @@ def test_attributes_and_diversity_are_measured_on_synthbirds(tiny_checkpoint: Pa
 
 
 @pytest.mark.parametrize(
+    ("dataset", "message"),
+    [
+        ({"source": "cub:birds"}, "was trained on 'cub:birds'; name its test data, for example --data cub:data/birds"),
+        ({"source": "packed:x", "origin": "folder:a"}, "was trained on 'folder:a'; name its test data"),
+        (None, "does not say what it was trained on; name its test data"),
+        ("a note", "does not say what it was trained on; name its test data"),
+    ],
+)
+def test_a_model_is_judged_on_drawn_birds_by_default_only_if_it_learnt_from_them(
+    tiny_bundle: Path, dataset: object, message: str
+) -> None:
+    opened = open_model(str(tiny_bundle), "auto", "fp32")
+    assert own_data(replace(opened, provenance={"dataset": {"source": "synthbirds"}})) == "synthbirds"
+    with pytest.raises(OptionError) as caught:
+        own_data(replace(opened, provenance={"dataset": dataset}))
+    assert message in caught.value.message
+
+
+@pytest.mark.parametrize(
     ("metrics", "count", "data", "message"),
     [
         ("fdi", 12, "synthbirds", "unknown metric 'fdi' (did you mean 'fid'?)"),
@@ -190,7 +210,7 @@ def test_a_checkpoint_is_not_measured_with_another_backend_than_pytorch(tiny_che
 
 
 def test_command_prints_errors_in_one_line_and_exits_with_2(tiny_checkpoint: Path) -> None:
-    found = CliRunner().invoke(main, ["evaluate", str(tiny_checkpoint), "--metrics", "beauty"])
+    found = CliRunner().invoke(main, ["evaluate", str(tiny_checkpoint), "--data", "synthbirds", "--metrics", "beauty"])
     assert found.exit_code == 2
     assert found.stdout == ""
     assert found.stderr == f"Error: unknown metric 'beauty'; there are: {', '.join(METRICS)}\n"
@@ -201,7 +221,7 @@ def test_command_prints_markdown_or_json(
 ) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setattr("training.evaluation.evaluate.Inception", lambda device: MeanColours())
-    arguments = ["evaluate", str(tiny_checkpoint), "--metrics", "fid", "--count", "8"]
+    arguments = ["evaluate", str(tiny_checkpoint), "--data", "synthbirds", "--metrics", "fid", "--count", "8"]
     assert "| FID |" in CliRunner().invoke(main, arguments).stdout
     options = ["--json", "--real-resolution", "64", "--truncation", "0.88"]
     found = json.loads(CliRunner().invoke(main, [*arguments, *options]).stdout)
