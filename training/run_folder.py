@@ -46,6 +46,10 @@ CHANGEABLE = {
 """Keys that may change when a run resumes; any other makes it a different run."""
 
 
+SECONDS_FOR_LOCK = 10.0
+"""The data loaders of a killed run hold its lock for up to five seconds, until they see that it is gone."""
+
+
 class RunFolderError(UserError):
     """A run folder that is taken, in use, missing, not writable, or of another config."""
 
@@ -123,7 +127,7 @@ class RunFolder:
         with ExitStack() as held:
             try:
                 (self.path / "samples").mkdir(parents=True, exist_ok=True)
-                held.enter_context(FileLock(self.path / ".lock", timeout=0))  # a killed process no longer holds it
+                held.enter_context(FileLock(self.path / ".lock", timeout=SECONDS_FOR_LOCK))
                 for half in self.path.glob(".*.partial*"):  # what a killed run was writing
                     half.unlink()
                 settings = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)

@@ -54,8 +54,8 @@ def benchmark(
 
     PyTorch, torch.compile and plain exports are measured beside BUNDLE's formats. `paper` is a network of the paper's
     size with random weights, created on first use. Writes report.json, report.md and report.html, and prints their
-    paths. With a baseline, prints how each case changed, and exits with 1 if any is slower by more than both
-    --max-regression and the noise. Ctrl-C stops it and reports what has been measured.
+    paths. With a baseline, prints how each case changed. Exits with 1 if a case crashed, or is slower than in the
+    baseline by more than both --max-regression and the noise. Ctrl-C stops it and reports what has been measured.
     """
     with needs_extra("t2i-engine benchmark", "benchmark"):
         from benchmarks.benchmark import Comparison, run

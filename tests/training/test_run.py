@@ -150,7 +150,10 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {str(file.relative_to(folder)): file.read_bytes() for file in folder.rglob("*") if file.is_file()}
 
 
-def test_a_run_that_is_being_trained_is_not_resumed_and_stays_as_it_is(straight: Path, tmp_path: Path) -> None:
+def test_a_run_that_is_being_trained_is_not_resumed_and_stays_as_it_is(
+    straight: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("training.run_folder.SECONDS_FOR_LOCK", 0.1)
     folder = shutil.copytree(straight, tmp_path / "run")
     with FileLock(folder / ".lock"):  # as the process that trains it holds it, while it writes
         (folder / ".1-1-a.partial.pt").write_bytes(b"half a checkpoint")
