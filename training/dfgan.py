@@ -107,7 +107,7 @@ def _read_tensors(file: Path, network: str = "") -> Tensors:
         content = torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:  # torch.load has no error of its own
         raise ValueError(
-            "is truncated, or not a plain PyTorch file; download it again (nothing in it was executed)"
+            "is truncated, or not a plain PyTorch file (nothing was executed); download it again"
         ) from error
     for key in ("model", network):
         if isinstance(content, dict) and key in content:
