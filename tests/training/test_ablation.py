@@ -208,16 +208,16 @@ def test_a_trained_row_that_was_edited_is_refused(
 def test_a_trained_row_goes_on_with_what_does_not_change_its_results(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    class Reached(Exception):  # noqa: N818
+    class ReachedError(Exception):
         pass
 
     def reached(config: Path, out: Path, resume: bool, *further: object) -> Path:
         assert (out.name, resume) == ("encoders", False)
-        raise Reached
+        raise ReachedError
 
     monkeypatch.setattr("training.ablation.train_files", reached)
     trained(tmp_path / "out" / "a-0", "keep_checkpoints=3", "sample_every=2")
-    with pytest.raises(Reached):
+    with pytest.raises(ReachedError):
         run(tmp_path, rows=[{"name": "a", "set": {"gan.steps": 9}}])
 
 
@@ -226,19 +226,19 @@ def test_the_configs_own_encoders_are_the_rows_and_never_measure_them(
 ) -> None:
     started: dict[str, str | None] = {}
 
-    class Done(Exception):  # noqa: N818
+    class DoneError(Exception):
         pass
 
     def train(config: Path, out: Path, resume: bool, initial: str | None, assignments: Sequence[str]) -> Path:
         started[out.name] = load_config(config, assignments).damsm.init_from
         if len(started) == 2:
-            raise Done
+            raise DoneError
         return out / "checkpoint.pt"
 
     monkeypatch.setattr("training.ablation.train_files", train)
     own = str(tmp_path / "mine.pt")
     config = config_file(tmp_path, damsm={"init_from": own})
-    with pytest.raises(Done):
+    with pytest.raises(DoneError):
         run(tmp_path, config=str(config), rows=[{"name": "a"}], evaluation_encoders={"seed": 7})
     assert started == {"evaluation-encoders": None, "a-0": own}
 
