@@ -14,10 +14,11 @@ import numpy as np
 
 from benchmarks.targets import ALL, BUNDLE, PAPER, UNFOLDED, Target, find_target, paper_name
 from t2i_engine.backends.pytorch import exact_runners
-from t2i_engine.bundle import VOCABULARY, Bundle, Manifest, ModelSizes, write_bundle
+from t2i_engine.bundle import Bundle, write_bundle
 from t2i_engine.errors import BundleError
 from t2i_engine.files import cache_folder, sha256
 from t2i_engine.formats import GENERATOR, TEXT_ENCODER, Form, find
+from t2i_engine.manifest import VOCABULARY, Manifest, ModelSizes
 from t2i_engine.parity import Case, GateSize, picture_case, sentence_case
 from t2i_engine.reference import REFERENCE, make_reference
 from t2i_engine.tokenizer import Tokenizer, pad, split

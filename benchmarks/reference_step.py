@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from t2i_engine.bundle import ModelSizes
+from t2i_engine.manifest import ModelSizes
 from training.config import ContrastiveConfig
 from training.models.conditioning import AdaptiveBlock, ConditioningAugmentation
 from training.models.generator import channel_widths

@@ -19,8 +19,9 @@ from benchmarks.measurement import Worker, WorkerError, open_case
 from benchmarks.report import Roofline, StaticMetrics
 from benchmarks.targets import EAGER, Case, find_target
 from t2i_engine.backends.openvino import in_8_bits
-from t2i_engine.bundle import Bundle, ModelSizes, graphs_of
+from t2i_engine.bundle import Bundle
 from t2i_engine.formats import GENERATOR, Differences, Form
+from t2i_engine.manifest import ModelSizes, graphs_of
 
 _WIDTHS = {"bf16": 2, "fp16": 2, "int8": 2}  # bytes that a float32 of the file, or of PyTorch, takes, at least
 

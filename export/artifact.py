@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 from safetensors.torch import save
 
 from export.half_weights import is_half
-from t2i_engine.bundle import FileEntry
 from t2i_engine.formats import GENERATOR, Format
+from t2i_engine.manifest import FileEntry
 from training.models.text_to_image import TextToImage
 
 

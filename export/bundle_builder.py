@@ -7,8 +7,9 @@ from pathlib import Path
 from export.artifact import Artifact
 from export.gate import GateResult
 from t2i_engine.backend_selection import backend_status
-from t2i_engine.bundle import Bundle, Manifest, write_bundle
+from t2i_engine.bundle import Bundle, write_bundle
 from t2i_engine.formats import Format
+from t2i_engine.manifest import Manifest
 from t2i_engine.parity import as_parity
 from t2i_engine.picture_reference import PICTURES
 

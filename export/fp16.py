@@ -16,8 +16,8 @@ from export.artifact import Artifact
 from export.onnx_graphs import GeneratorGraph, TextEncoderGraph, to_artifact, traced
 from export.optimized_generator import OptimizedAdaptiveBlock
 from t2i_engine.backends.base import Array, Runner
-from t2i_engine.bundle import graphs_of
 from t2i_engine.formats import GENERATOR, TEXT_ENCODER, Form, Format
+from t2i_engine.manifest import graphs_of
 from training.models.conditioning import Augmented, ConditioningAugmentation
 from training.models.generator import Generator
 from training.models.text_encoder import TextEncoder

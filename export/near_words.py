@@ -16,7 +16,8 @@ import numpy as np
 import numpy.typing as npt
 
 from export.artifact import Artifact
-from t2i_engine.bundle import NEAR_WORDS, Bundle, write_bundle
+from t2i_engine.bundle import Bundle, write_bundle
+from t2i_engine.manifest import NEAR_WORDS
 from t2i_engine.tokenizer import Tokenizer
 
 TABLE = Path(__file__).with_name("near_words.npz")

@@ -16,8 +16,8 @@ from export.artifact import Artifact
 from export.half_weights import is_half, store_in_half
 from export.optimized_generator import optimize
 from t2i_engine.backends.base import Array
-from t2i_engine.bundle import Graph, TensorSpec, graphs_of
 from t2i_engine.formats import GENERATOR, TEXT_ENCODER, Form, Format, find
+from t2i_engine.manifest import Graph, TensorSpec, graphs_of
 from training.models.generator import Generator
 from training.models.pixels import to_pixels
 from training.models.text_encoder import TextEncoder

@@ -14,9 +14,10 @@ from export.half_weights import round_to_half
 from export.near_words import near_words_file
 from t2i_engine.backend_selection import backend_status, row_lacks
 from t2i_engine.backends.pytorch import exact_runners
-from t2i_engine.bundle import NEAR_WORDS, VOCABULARY, Bundle, Manifest, TokenizerSpec, check_target, is_name
+from t2i_engine.bundle import Bundle, check_target
 from t2i_engine.errors import BackendError, OptionError, ParityError, needs_extra, quoted
 from t2i_engine.formats import Form, Format, all_formats, find, load
+from t2i_engine.manifest import NEAR_WORDS, VOCABULARY, Manifest, TokenizerSpec, is_name
 from t2i_engine.parity import GATE, GateSize, verification_device
 from t2i_engine.picture_reference import PICTURES
 from t2i_engine.provenance import data_terms

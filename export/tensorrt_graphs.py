@@ -16,8 +16,8 @@ from torch import Tensor, nn
 
 from export import onnx_graphs
 from export.artifact import Artifact
-from t2i_engine.bundle import Graph, graphs_of
 from t2i_engine.formats import GENERATOR, TEXT_ENCODER, Format
+from t2i_engine.manifest import Graph, graphs_of
 from t2i_engine.tensorrt.builder import RTX_TARGETS, build_engine
 from t2i_engine.tensorrt.engines import PROFILE, RECORD, engine_file, engine_key
 from t2i_engine.tensorrt.variant import load_variant

@@ -12,10 +12,11 @@ from importlib.metadata import version
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from t2i_engine.bundle import HUB, MANIFEST, Bundle
+from t2i_engine.bundle import HUB, Bundle
 from t2i_engine.engine import Engine
 from t2i_engine.errors import BundleError, MissingExtra, OptionError, OutputError, UserError, quoted
 from t2i_engine.formats import all_formats
+from t2i_engine.manifest import MANIFEST
 from t2i_engine.model_card import PICTURES, model_card
 from t2i_engine.pictures import grid
 from t2i_engine.reference import read_reference

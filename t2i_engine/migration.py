@@ -6,9 +6,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from t2i_engine.bundle import MANIFEST, SCHEMA, Manifest
 from t2i_engine.errors import BundleError, OutputError
 from t2i_engine.files import write_atomically
+from t2i_engine.manifest import MANIFEST, SCHEMA, Manifest
 from t2i_engine.provenance import data_terms
 from t2i_engine.schema import SchemaError, read_json
 

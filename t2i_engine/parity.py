@@ -11,8 +11,9 @@ import numpy as np
 
 from t2i_engine.backends import find_backend
 from t2i_engine.backends.base import Array, Runner
-from t2i_engine.bundle import Bundle, ModelSizes, Parity
+from t2i_engine.bundle import Bundle
 from t2i_engine.formats import GENERATOR, PICTURE_SHARES, PSNR, SENTENCE_SHARE, TEXT_ENCODER, Differences, Format, meets
+from t2i_engine.manifest import ModelSizes, Parity
 from t2i_engine.sampler import generator_feeds
 from t2i_engine.table import aligned
 

@@ -13,10 +13,11 @@ import numpy as np
 import numpy.typing as npt
 
 from t2i_engine.backends.base import Array, Runner
-from t2i_engine.bundle import Bundle, ModelSizes
+from t2i_engine.bundle import Bundle
 from t2i_engine.errors import BundleError
 from t2i_engine.features import WIDTH, Distance, Features, describe, distance
 from t2i_engine.formats import GENERATOR, PICTURE_SHARES, TEXT_ENCODER, Format
+from t2i_engine.manifest import ModelSizes
 from t2i_engine.parity import GATE, Finding, OpenFormat, RandomCaptions
 from t2i_engine.reference import read_npz
 from t2i_engine.sampler import generator_feeds

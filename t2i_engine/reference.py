@@ -11,9 +11,10 @@ import numpy as np
 import numpy.typing as npt
 
 from t2i_engine.backends.base import Array, Runner, ShapeError, check_feeds
-from t2i_engine.bundle import Bundle, Graph, ModelSizes, TensorSpec
+from t2i_engine.bundle import Bundle
 from t2i_engine.errors import BundleError
 from t2i_engine.formats import GENERATOR, TEXT_ENCODER
+from t2i_engine.manifest import Graph, ModelSizes, TensorSpec
 from t2i_engine.parity import Case, picture_case, sentence_case
 from t2i_engine.tokenizer import Tokenizer, pad, split
 

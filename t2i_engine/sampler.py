@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from t2i_engine import latents
 from t2i_engine.backends.base import Array, Runner
-from t2i_engine.bundle import ModelSizes
+from t2i_engine.manifest import ModelSizes
 from t2i_engine.tokenizer import Tokenizer, pad
 
 

@@ -5,8 +5,8 @@ from pathlib import Path
 import torch
 
 from t2i_engine.backend_selection import row_lacks
-from t2i_engine.bundle import ModelSizes
 from t2i_engine.formats import FORMATS
+from t2i_engine.manifest import ModelSizes
 from t2i_engine.parity import GateSize
 from training.checkpoint import save_checkpoint
 from training.models.text_to_image import TextToImage

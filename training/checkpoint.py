@@ -8,9 +8,9 @@ from typing import Any
 
 import torch
 
-from t2i_engine.bundle import ModelSizes
 from t2i_engine.errors import UserError
 from t2i_engine.files import write_atomically
+from t2i_engine.manifest import ModelSizes
 from training.models.text_to_image import TextToImage
 
 FORMAT = "t2i-engine checkpoint 2"

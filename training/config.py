@@ -21,8 +21,8 @@ from pydantic import (
     model_validator,
 )
 
-from t2i_engine.bundle import ModelSizes
 from t2i_engine.errors import UserError, quoted
+from t2i_engine.manifest import ModelSizes
 from t2i_engine.migration import OLD_KEYS
 from training.data.source import MAX_HARD_NEGATIVES, check_source
 from training.models.image_encoder import BackboneName

@@ -15,9 +15,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from t2i_engine.bundle import ModelSizes
 from t2i_engine.errors import UserError, listed, quoted
 from t2i_engine.files import sha256
+from t2i_engine.manifest import ModelSizes
 from t2i_engine.tokenizer import PADDING
 from training.checkpoint import save_checkpoint
 from training.models.generator import SMALLEST_SIDE

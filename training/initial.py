@@ -18,8 +18,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from t2i_engine.bundle import Bundle, ModelSizes
+from t2i_engine.bundle import Bundle
 from t2i_engine.errors import UserError
+from t2i_engine.manifest import ModelSizes
 from t2i_engine.tokenizer import pad
 from training.checkpoint import State, TrainedModel, load_learned, load_model
 from training.config import RunConfig

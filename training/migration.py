@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from t2i_engine.bundle import ModelSizes
+from t2i_engine.manifest import ModelSizes
 from t2i_engine.migration import OLD_SIZES, migrate_config
 from training.checkpoint import FORMAT, OLD_FORMATS, CheckpointError, read_content, save_checkpoint
 from training.models.image_encoder import EfficientNetLite0

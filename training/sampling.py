@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 
 from t2i_engine.backends.pytorch import ModuleRunner
-from t2i_engine.bundle import ModelSizes, graphs_of
 from t2i_engine.formats import GENERATOR, TEXT_ENCODER
+from t2i_engine.manifest import ModelSizes, graphs_of
 from t2i_engine.pictures import Grid, Picture, grid
 from t2i_engine.sampler import Sampler
 from t2i_engine.tokenizer import Tokenizer

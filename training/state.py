@@ -18,9 +18,10 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save
 from torch import Tensor
 
-from t2i_engine.bundle import HUB, ModelSizes
+from t2i_engine.bundle import HUB
 from t2i_engine.errors import UserError
 from t2i_engine.files import write_atomically
+from t2i_engine.manifest import ModelSizes
 from t2i_engine.table import size
 from training.checkpoint import State, TrainedModel, is_frozen, load_checkpoint, load_model, model_in
 from training.models.text_to_image import TextToImage

@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from export.deploy.folder import check_folder, write_folder
-from t2i_engine.bundle import HUB, MANIFEST, Bundle, embedded_names
+from t2i_engine.bundle import HUB, Bundle, embedded_names
 from t2i_engine.errors import BundleError, OptionError
+from t2i_engine.manifest import MANIFEST
 from t2i_engine.serve.queue import LARGEST_BATCH
 
 BUSY = 4

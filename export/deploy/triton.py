@@ -24,9 +24,10 @@ from export.deploy.triton_config import (
     drawn,
     text_format,
 )
-from t2i_engine.bundle import MANIFEST, Bundle, Graph
+from t2i_engine.bundle import Bundle
 from t2i_engine.errors import BundleError
 from t2i_engine.formats import TEXT_ENCODER, Format
+from t2i_engine.manifest import MANIFEST, Graph
 from t2i_engine.pictures import Picture
 from t2i_engine.reference import read_reference
 

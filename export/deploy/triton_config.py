@@ -4,8 +4,9 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from t2i_engine.bundle import Bundle, TensorSpec
+from t2i_engine.bundle import Bundle
 from t2i_engine.formats import GENERATOR
+from t2i_engine.manifest import TensorSpec
 from t2i_engine.tensorrt.builder import Profile
 
 FRONT = "front"

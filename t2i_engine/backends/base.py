@@ -9,9 +9,10 @@ from typing import Any, Protocol
 
 import numpy.typing as npt
 
-from t2i_engine.bundle import Bundle, Graph
+from t2i_engine.bundle import Bundle
 from t2i_engine.errors import BundleError
 from t2i_engine.formats import Format
+from t2i_engine.manifest import Graph
 
 Array = npt.NDArray[Any]
 

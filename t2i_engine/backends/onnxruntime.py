@@ -28,10 +28,11 @@ from t2i_engine.backends.base import (
     cuda_device_count,
     installed_versions,
 )
-from t2i_engine.bundle import Bundle, Graph
+from t2i_engine.bundle import Bundle
 from t2i_engine.errors import BackendError, BundleError
 from t2i_engine.files import cache, cached_file, processor
 from t2i_engine.formats import GENERATOR, TEXT_ENCODER, Format
+from t2i_engine.manifest import Graph
 
 if TYPE_CHECKING:
     from onnxruntime import InferenceSession, IOBinding, OrtValue, RunOptions, SessionOptions

@@ -7,9 +7,10 @@ from threading import Lock
 from typing import TYPE_CHECKING
 
 from t2i_engine.backends.base import OUT_OF_MEMORY, Array, Runner, Status, check_feeds, cuda_device_count
-from t2i_engine.bundle import Bundle, Graph, graphs_of
+from t2i_engine.bundle import Bundle
 from t2i_engine.errors import BackendError, needs_extra
 from t2i_engine.formats import Format
+from t2i_engine.manifest import Graph, graphs_of
 
 if TYPE_CHECKING:
     from torch import Tensor, device, nn

@@ -10,9 +10,9 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from t2i_engine.bundle import Graph, TensorSpec
 from t2i_engine.errors import BackendError, OptionError, unknown
 from t2i_engine.files import cache
+from t2i_engine.manifest import Graph, TensorSpec
 from t2i_engine.tensorrt.record import EngineRecord, bindings, check_precision, compiled_layers, network_layers
 from t2i_engine.tensorrt.variant import Variant
 

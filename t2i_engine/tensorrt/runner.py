@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 
 from t2i_engine.backends.base import Array, check_feeds
-from t2i_engine.bundle import Graph
 from t2i_engine.errors import BackendError, OutputError
 from t2i_engine.files import write_atomically
+from t2i_engine.manifest import Graph
 from t2i_engine.tensorrt.builder import Profile
 from t2i_engine.tensorrt.cuda import CudaBindings, CudaError
 from t2i_engine.tensorrt.variant import Variant

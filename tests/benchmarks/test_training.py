@@ -13,7 +13,7 @@ from benchmarks import training
 from benchmarks.reference_step import ReferenceStep
 from benchmarks.step_profile import stage_times
 from benchmarks.training import Measured, Row, all_rows, as_table, main
-from t2i_engine.bundle import ModelSizes
+from t2i_engine.manifest import ModelSizes
 from tests.training.runs import TINY, train
 from training.config import ContrastiveConfig, parse_config
 from training.losses import generator_loss, nt_xent

@@ -18,10 +18,11 @@ import torch
 from click.testing import CliRunner, Result
 
 from export.artifact import Artifact
-from t2i_engine.bundle import MANIFEST, Bundle
+from t2i_engine.bundle import Bundle
 from t2i_engine.cli import main
 from t2i_engine.engine import Engine
 from t2i_engine.formats import GENERATOR, TEXT_ENCODER, Format, find
+from t2i_engine.manifest import MANIFEST
 from t2i_engine.verify import verify
 from tests.export.damage import (
     Damage,

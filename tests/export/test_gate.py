@@ -12,8 +12,9 @@ from onnx import numpy_helper
 
 from export.gate import picture_reference, run_gate
 from t2i_engine.backends.base import Array
-from t2i_engine.bundle import Bundle, FileEntry, write_bundle
+from t2i_engine.bundle import Bundle, write_bundle
 from t2i_engine.formats import GENERATOR, TEXT_ENCODER, Format, find
+from t2i_engine.manifest import FileEntry
 from t2i_engine.picture_reference import PictureReference
 from tests.export.damage import Damage, keep_gates_in_pytorchs_order, leave_alone, make_nan, read_padding
 from tests.tiny_model import SMALL_GATE, make_model

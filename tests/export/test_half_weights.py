@@ -12,11 +12,12 @@ from click.testing import CliRunner
 from export.half_weights import is_half, round_to_half
 from export.pipeline import export_bundle
 from t2i_engine.backends.openvino import rewrite
-from t2i_engine.bundle import Bundle, Graph
+from t2i_engine.bundle import Bundle
 from t2i_engine.cli import main
 from t2i_engine.engine import Engine
 from t2i_engine.errors import OptionError, ParityError
 from t2i_engine.formats import GENERATOR, TEXT_ENCODER, find
+from t2i_engine.manifest import Graph
 from tests.tiny_model import SMALL_GATE, make_model
 from training.models.text_to_image import read_model
 

@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from export.near_words import TABLE, add_near_words, near_words, thesaurus, word_vectors
-from t2i_engine.bundle import MANIFEST, NEAR_WORDS, Bundle, embedded_names
+from t2i_engine.bundle import Bundle, embedded_names
 from t2i_engine.engine import Engine
+from t2i_engine.manifest import MANIFEST, NEAR_WORDS
 from t2i_engine.tokenizer import PADDING, Tokenizer, split
 from t2i_engine.verify import verify
 from tests.tiny_model import SMALL_GATE

@@ -10,8 +10,9 @@ import pytest
 
 from export import onnx_graphs
 from export.artifact import Artifact
-from t2i_engine.bundle import Bundle, Graph, TensorSpec
+from t2i_engine.bundle import Bundle
 from t2i_engine.formats import GENERATOR, TEXT_ENCODER, find
+from t2i_engine.manifest import Graph, TensorSpec
 from tests.tiny_model import SIZES, WORDS, make_model
 
 ROW = find("onnx")

@@ -12,8 +12,8 @@ from torch import Tensor
 from benchmarks.fixtures import paper_sizes
 from export.onnx_graphs import GeneratorGraph, build_generator, traced
 from export.optimized_generator import optimize
-from t2i_engine.bundle import ModelSizes, graphs_of
 from t2i_engine.formats import GENERATOR, Form
+from t2i_engine.manifest import ModelSizes, graphs_of
 from tests.tiny_model import SIZES, make_model
 from training.models.generator import Generator
 from training.models.text_to_image import TextToImage

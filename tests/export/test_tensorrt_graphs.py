@@ -14,10 +14,11 @@ from export.gate import run_gate
 from export.tensorrt_graphs import build, build_with_engines
 from t2i_engine.backends.base import Array
 from t2i_engine.backends.pytorch import exact_runners
-from t2i_engine.bundle import Bundle, FileEntry, Manifest, graphs_of, write_bundle
+from t2i_engine.bundle import Bundle, write_bundle
 from t2i_engine.errors import ParityError
 from t2i_engine.formats import GENERATOR, TEXT_ENCODER, find
 from t2i_engine.info import system_info
+from t2i_engine.manifest import FileEntry, Manifest, graphs_of
 from t2i_engine.parity import Case, GateSize, picture_case, sentence_case
 from t2i_engine.tensorrt.builder import Profile, build_engine
 from t2i_engine.tensorrt.record import PrecisionError

@@ -10,10 +10,11 @@ import pytest
 from t2i_engine.backend_selection import backend_status
 from t2i_engine.backends import base, find_backend, onnxruntime, pytorch
 from t2i_engine.backends.base import Array, Runner, ShapeError
-from t2i_engine.bundle import Bundle, FileEntry, Manifest, write_bundle
+from t2i_engine.bundle import Bundle, write_bundle
 from t2i_engine.errors import BackendError, BundleError, MissingExtra
 from t2i_engine.formats import GENERATOR, TEXT_ENCODER, Format, find
 from t2i_engine.latents import draw
+from t2i_engine.manifest import FileEntry, Manifest
 from tests.tiny_model import RUNS_HERE, SIZES
 
 every_format = pytest.mark.parametrize("row", RUNS_HERE, ids=lambda row: row.name)

@@ -11,9 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import t2i_engine.bundle
-from t2i_engine.bundle import MANIFEST, Bundle, FileEntry, Manifest, Parity, graphs_of, write_bundle
+from t2i_engine.bundle import Bundle, write_bundle
 from t2i_engine.errors import BundleError, OutputError, UserError
 from t2i_engine.formats import Differences
+from t2i_engine.manifest import MANIFEST, FileEntry, Manifest, Parity, graphs_of
 from t2i_engine.schema import SchemaError
 from t2i_engine.tokenizer import Tokenizer
 from tests.tiny_model import SIZES, WORDS

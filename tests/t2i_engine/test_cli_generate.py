@@ -17,11 +17,12 @@ from PIL import Image
 
 from t2i_engine.backend_selection import backend_status
 from t2i_engine.backends import onnxruntime
-from t2i_engine.bundle import MANIFEST, Bundle, embedded_names
+from t2i_engine.bundle import Bundle, embedded_names
 from t2i_engine.cli import main, parse_seeds
 from t2i_engine.engine import Engine
 from t2i_engine.errors import OptionError
 from t2i_engine.latents import LARGEST_SEED
+from t2i_engine.manifest import MANIFEST
 
 Generate = Callable[..., Result]
 

@@ -10,9 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from t2i_engine.backends.base import Status
-from t2i_engine.bundle import Bundle, FileEntry, Manifest, embedded_names, write_bundle
+from t2i_engine.bundle import Bundle, embedded_names, write_bundle
 from t2i_engine.cli import main
 from t2i_engine.info import SystemInfo
+from t2i_engine.manifest import FileEntry, Manifest
 from t2i_engine.tokenizer import Tokenizer
 from tests.tiny_model import SIZES, WORDS
 

@@ -18,11 +18,12 @@ import yaml
 from click.testing import CliRunner, Result
 from PIL import Image
 
-from t2i_engine.bundle import MANIFEST, Bundle, write_bundle
+from t2i_engine.bundle import Bundle, write_bundle
 from t2i_engine.cli import main
 from t2i_engine.engine import Engine
 from t2i_engine.errors import BundleError, MissingExtra, OptionError, OutputError
 from t2i_engine.hub import push
+from t2i_engine.manifest import MANIFEST
 from tests.t2i_engine.hub_stub import TOKEN, HubStub, Repository
 
 CAPTION = "a red bird"

@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 
-from t2i_engine.bundle import MANIFEST, Bundle, FileEntry
+from t2i_engine.bundle import Bundle
 from t2i_engine.cli import main
 from t2i_engine.engine import Engine
+from t2i_engine.manifest import MANIFEST, FileEntry
 
 OLD = {"resolution": "picture_side", "base_channels": "base_width", "max_channel_multiple": "width_limit"}
 TRAINING_ONLY = {"image_encoder.safetensors": b"image encoder", "discriminator.safetensors": b"discriminator"}

@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 
 from t2i_engine.backends.base import Array, Runner
-from t2i_engine.bundle import Bundle, FileEntry, Manifest, write_bundle
+from t2i_engine.bundle import Bundle, write_bundle
 from t2i_engine.errors import BundleError
 from t2i_engine.formats import GENERATOR, TEXT_ENCODER, find
+from t2i_engine.manifest import FileEntry, Manifest
 from t2i_engine.parity import Finding, OpenFormat, compare, sentence_case
 from t2i_engine.picture_reference import (
     PICTURES,

@@ -13,8 +13,9 @@ import pytest
 from click.testing import CliRunner, Result
 
 from t2i_engine.backends.base import Status
-from t2i_engine.bundle import MANIFEST, Bundle, FileEntry
+from t2i_engine.bundle import Bundle
 from t2i_engine.cli import main
+from t2i_engine.manifest import MANIFEST, FileEntry
 from t2i_engine.picture_reference import PICTURES
 from t2i_engine.reference import Reference, read_reference
 from tests.tiny_model import RUNS_HERE, SMALL_GATE

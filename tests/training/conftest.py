@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from t2i_engine.bundle import ModelSizes
+from t2i_engine.manifest import ModelSizes
 from tests.training.runs import TINY, train
 
 SIZES = ModelSizes(

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from t2i_engine.bundle import ModelSizes
 from t2i_engine.errors import OutputError
+from t2i_engine.manifest import ModelSizes
 from tests.training.random_weights import randomised
 from training.checkpoint import CheckpointError, load_checkpoint, load_model, require_resumable, save_checkpoint
 from training.models.text_to_image import TextToImage

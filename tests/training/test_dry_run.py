@@ -7,7 +7,7 @@ import pytest
 import torch
 import yaml
 
-from t2i_engine.bundle import ModelSizes
+from t2i_engine.manifest import ModelSizes
 from t2i_engine.tokenizer import Tokenizer
 from tests.training.runs import TINY, train
 from training.config import load_config, model_sizes, parse_config

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from t2i_engine.bundle import ModelSizes
+from t2i_engine.manifest import ModelSizes
 from tests.tiny_model import make_model
 from tests.training.runs import config_file, train
 from training.checkpoint import load_checkpoint, load_learned, load_model

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from t2i_engine.bundle import ModelSizes
+from t2i_engine.manifest import ModelSizes
 from t2i_engine.migration import OLD_KEYS, OLD_SIZES
 from t2i_engine.tokenizer import Tokenizer
 from tests.tiny_model import WORDS, make_model

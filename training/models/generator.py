@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from t2i_engine.bundle import ModelSizes
+from t2i_engine.manifest import ModelSizes
 from training.models.conditioning import AdaptiveBlock, ConditioningAugmentation
 
 SMALLEST_SIDE = 4

@@ -5,8 +5,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
 
-from t2i_engine.bundle import Bundle, ModelSizes
+from t2i_engine.bundle import Bundle
 from t2i_engine.errors import BundleError
+from t2i_engine.manifest import ModelSizes
 from training.models.generator import Generator
 from training.models.text_encoder import TextEncoder
 

@@ -17,11 +17,12 @@ from click.testing import CliRunner
 from export.deploy.triton_config import BACKENDS, configs, drawn
 from t2i_engine import latents
 from t2i_engine.backends.openvino import kept_signal_stack
-from t2i_engine.bundle import Bundle, FileEntry, write_bundle
+from t2i_engine.bundle import Bundle, write_bundle
 from t2i_engine.cli import main
 from t2i_engine.engine import Engine
 from t2i_engine.errors import CaptionError
 from t2i_engine.formats import find
+from t2i_engine.manifest import FileEntry
 from t2i_engine.sampler import text_encoder_feeds
 from tests.export.deploy.captions import AWKWARD, made_captions
 

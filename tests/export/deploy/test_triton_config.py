@@ -14,8 +14,9 @@ from PIL import Image
 
 from export.deploy.triton import deploy_triton
 from export.deploy.triton_config import FRONT, configs, text_format
-from t2i_engine.bundle import Bundle, TensorSpec
+from t2i_engine.bundle import Bundle
 from t2i_engine.formats import GENERATOR, TEXT_ENCODER
+from t2i_engine.manifest import TensorSpec
 
 triton = pytest.importorskip("tritonclient.grpc", reason="tritonclient is not installed")
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from t2i_engine.backends.base import Array
-from t2i_engine.bundle import Graph, TensorSpec
+from t2i_engine.manifest import Graph, TensorSpec
 from t2i_engine.tensorrt.builder import Profile
 from t2i_engine.tensorrt.cuda import CudaBindings, Gpu
 from t2i_engine.tensorrt.runner import MAX_CONTEXTS, LoadedEngine, TensorRtRunner

@@ -3,8 +3,8 @@
 import numpy as np
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 
-from t2i_engine.bundle import graphs_of
 from t2i_engine.formats import GENERATOR
+from t2i_engine.manifest import graphs_of
 from tests.tiny_model import SIZES
 
 SIDE = SIZES.resolution

@@ -14,10 +14,11 @@ from click.testing import CliRunner
 
 from t2i_engine.backend_selection import selectable
 from t2i_engine.backends.base import Array, Status
-from t2i_engine.bundle import Bundle, FileEntry, Graph, Manifest, write_bundle
+from t2i_engine.bundle import Bundle, write_bundle
 from t2i_engine.cli import main
 from t2i_engine.errors import BackendError, BundleError, ParityError
 from t2i_engine.formats import GENERATOR, TEXT_ENCODER, Differences, Format, find
+from t2i_engine.manifest import FileEntry, Graph, Manifest
 from t2i_engine.picture_reference import PICTURES, make_picture_reference
 from t2i_engine.reference import REFERENCE, Reference
 from t2i_engine.tensorrt import engines

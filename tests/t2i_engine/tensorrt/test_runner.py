@@ -15,9 +15,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from t2i_engine.backends.base import Array, ShapeError
-from t2i_engine.bundle import graphs_of
 from t2i_engine.errors import BackendError
 from t2i_engine.formats import GENERATOR, TEXT_ENCODER
+from t2i_engine.manifest import graphs_of
 from t2i_engine.tensorrt.builder import Profile, Range
 from t2i_engine.tensorrt.cuda import CudaError
 from t2i_engine.tensorrt.runner import MAX_CONTEXTS, LoadedEngine, TensorRtRunner

@@ -5,9 +5,9 @@ from types import SimpleNamespace
 
 import pytest
 
-from t2i_engine.bundle import graphs_of
 from t2i_engine.errors import BackendError
 from t2i_engine.formats import GENERATOR
+from t2i_engine.manifest import graphs_of
 from t2i_engine.tensorrt import variant as module
 from t2i_engine.tensorrt.builder import Profile, build_engine
 from t2i_engine.tensorrt.variant import PACKAGES, TENSORRT, TENSORRT_RTX, Log, Variant, load_variant, variant_status

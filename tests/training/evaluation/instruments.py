@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from t2i_engine.backends.base import Array
-from t2i_engine.bundle import ModelSizes
+from t2i_engine.manifest import ModelSizes
 from t2i_engine.pictures import Pixels
 from t2i_engine.sampler import Sampler
 from t2i_engine.tokenizer import Tokenizer

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from t2i_engine.bundle import ModelSizes
+from t2i_engine.manifest import ModelSizes
 from tests.training.random_weights import randomised
 from training.models.generator import Generator, channel_widths
 
