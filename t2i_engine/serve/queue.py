@@ -98,7 +98,7 @@ class Queue:
         others: deque[Job] = deque()
         while self._jobs and len(batch) < share:
             job = self._jobs.popleft()
-            if batch and not _together(batch[0].ask, job.ask):
+            if batch and not _together(batch[0], job):
                 others.append(job)
             elif job.attempts or job.future.set_running_or_notify_cancel():
                 batch.append(job)
@@ -108,7 +108,7 @@ class Queue:
     def put_back(self, jobs: Sequence[Job], error: Exception) -> None:
         """Returns to the front what a worker could not finish because of `error`: the pictures come out the same.
 
-        Those that were tried often enough fail with it.
+        Each is taken alone from now on. Those that were tried often enough fail with it.
         """
         with self._changed:
             for job in reversed(jobs):
@@ -126,5 +126,7 @@ class Queue:
             self._changed.notify_all()
 
 
-def _together(first: Ask, other: Ask) -> bool:
-    return first.bundle == other.bundle and first.truncation == other.truncation
+def _together(first: Job, other: Job) -> bool:
+    if first.attempts or other.attempts:  # one that ends its worker ends no other picture's again
+        return False
+    return first.ask.bundle == other.ask.bundle and first.ask.truncation == other.ask.truncation

@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from t2i_engine.serve.queue import LARGEST_BATCH, MOST_ATTEMPTS, Ask, Drawn, Job, Queue, QueueFull
+from t2i_engine.serve.queue import LARGEST_BATCH, MOST_ATTEMPTS, Ask, Job, Queue, QueueFull
 
 
 def ask(seed: int, bundle: str = "tiny", truncation: float = 1.0) -> Ask:
@@ -68,18 +68,17 @@ def test_a_worker_sleeps_until_something_comes_and_ends_when_the_queue_closes() 
         queue.put([ask(8)])
 
 
-def test_pictures_of_a_dead_worker_come_first_again_and_fail_at_last() -> None:
+def test_pictures_of_a_dead_worker_come_first_again_each_alone_and_fail_at_last() -> None:
     queue = Queue(limit=10, workers=1)
-    doomed = queue.put([ask(0)])[0]
     error = RuntimeError("died")
-    for attempt in range(MOST_ATTEMPTS):
-        waiting = queue.put([ask(10 + attempt)])[0]
+    fatal, *others = queue.put([ask(0), ask(1), ask(2)])
+    queue.put_back(queue.take(), error)
+    queue.put([ask(3), ask(4)])
+    for _ in range(MOST_ATTEMPTS - 1):
         jobs = queue.take()
-        assert jobs[0].ask.seed == 0
-        queue.put_back(jobs[:1], error)
-        for job in jobs[1:]:
-            job.future.set_result(Drawn(b"", 0, 0, 0))
-        assert waiting.done()
+        assert seeds(jobs) == [0]
+        queue.put_back(jobs, error)
     with pytest.raises(RuntimeError, match="died"):
-        doomed.result(0)
-    assert len(queue) == 0
+        fatal.result(0)
+    assert [seeds(queue.take()) for _ in range(3)] == [[1], [2], [3, 4]]
+    assert not any(future.done() for future in others)
