@@ -1,4 +1,4 @@
-"""What the benchmarks of servers share: pictures to ask for, and figures with what they should be."""
+"""What the benchmarks of servers share: pictures to request, and measured figures with their targets."""
 
 import io
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ CAPTIONS, SEEDS = 16, 8
 
 @dataclass(frozen=True)
 class Bar:
-    """A figure and what it should be."""
+    """A measured figure and its target."""
 
     name: str
     found: str
@@ -25,7 +25,7 @@ class Bar:
 
 
 class Requests:
-    """The pictures that are asked for, and what the engine draws."""
+    """The pictures to request, and the engine's own pictures to compare them with."""
 
     def __init__(self, engine: Engine) -> None:
         captions = make_captions(engine.bundle.tokenizer(), CAPTIONS)

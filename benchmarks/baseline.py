@@ -40,7 +40,7 @@ class Change:
 
 
 def check_comparable(baseline: Report, machine: Machine, network: Network, anyway: bool) -> list[str]:
-    """What differs in the baseline. Raises `BaselineError` where machine or model sizes do, unless `anyway`."""
+    """What differs from the baseline. Raises `BaselineError` if machine or model sizes do, unless `anyway`."""
     problems = []
     if baseline.machine.identity != machine.identity:
         problems.append(f"the baseline is from another machine ({baseline.machine.identity}; this: {machine.identity})")
@@ -59,7 +59,7 @@ def check_comparable(baseline: Report, machine: Machine, network: Network, anywa
 
 
 def changes(baseline: Report, current: Report) -> list[Change]:
-    """Of every case in both reports. The network's name is ignored: a bundle may have been renamed."""
+    """The changes of every case in both reports. The network's name is ignored: a bundle may have been renamed."""
     before, after = _by_case(baseline), _by_case(current)
     return [
         Change(after[key].case, part, old.p50, new.p50, change(old.rounds, new.rounds))

@@ -47,7 +47,7 @@ class Outcome:
     paths: Sequence[Path]
     lines: Sequence[str]
     failed: bool
-    """A case crashed, or is slower than in the baseline; what cannot run here is no failure."""
+    """A case crashed, or is slower than in the baseline; a case that cannot run here is not a failure."""
 
     @property
     def interrupted(self) -> bool:
@@ -120,7 +120,7 @@ def measure_all(
     missing = [str(case) for case in plan.cases if case not in known and str(case) not in findings.failed] + stages
     return Report(
         created=created,
-        command=re.sub(r"(?<=[\s=])'?/\S*/", "", command),  # reports are shown to others: no folder of this machine
+        command=re.sub(r"(?<=[\s=])'?/\S*/", "", command),  # reports are public: no path of this machine
         commit=working_commit(),
         machine=describe_machine(),
         network=network_of(bundle),

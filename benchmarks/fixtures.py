@@ -1,8 +1,8 @@
-"""What is measured with: captions, PyTorch's pictures of them, and bundles that no user has.
+"""What the benchmark measures with: captions, PyTorch's pictures of them, and bundles that are not for users.
 
-Those are the graphs exported without the fold, and `paper`, the network of the paper's size with seeded random weights,
-at any resolution. Its pictures mean nothing, but have the contrast of real ones (a standard deviation near 0.6), so
-formats differ on them as much. Fixtures pass no gate: the report has every target's differences.
+These bundles are the graphs exported without the fold, and `paper`, the network of the paper's size with seeded random
+weights, at any resolution. Its pictures mean nothing, but have the contrast of real ones (a standard deviation near
+0.6), so that formats differ on them as much. Fixtures pass no gate: the report gives every target's differences.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -27,19 +27,17 @@ if TYPE_CHECKING:
     from export.artifact import Artifact
     from training.models.text_to_image import TextToImage
 
-WORDS = 12  # of each caption
+WORDS = 12  # per caption
 PICTURES = 8  # compared with PyTorch
 PAPER_RESOLUTION = 256
-RANDOM = "random"  # what the provenance of `paper` says of its weights
+RANDOM = "random"  # what the provenance of `paper` says about its weights
 SEED = 0
 DESCRIBED = 200  # birds of synthbirds whose captions give `paper` its vocabulary
 
 # Relative to what preserves variance through a leaky ReLU: a residual adds half, a condition moves scales and shifts by
 # a fifth, and the last layer sets the contrast.
 _GAINS = {"c2": 0.5, "linear2": 0.2, "to_rgb.1": 0.085}
-_GATE = GateSize(
-    rounds=1, longest=8, batches=(1, 2), pairs=64, emulated=4
-)  # of `paper`: a check of the export, no more
+_GATE = GateSize(rounds=1, longest=8, batches=(1, 2), pairs=64, emulated=4)  # of `paper`: only checks the export
 
 
 @dataclass(frozen=True)
@@ -102,8 +100,8 @@ def read_cases(expected: Path, batch: int) -> Iterator[Case]:
 def open_paper(formats: str, on_progress: Callable[[str], None]) -> Bundle:
     """The bundle `paper` from the cache, with the named formats or `all` that this machine can make.
 
-    It is made first where it is missing or another version of the exporter made it. Raises `OptionError` for an unknown
-    name.
+    It is made first if it is missing, or was made by another version of the exporter. Raises `OptionError` for an
+    unknown name.
     """
     from export.pipeline import export_bundle
 
@@ -144,7 +142,7 @@ def make_paper_model(words: int, resolution: int = PAPER_RESOLUTION) -> "TextToI
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(SEED)
         model = TextToImage(paper_sizes(words, resolution))
-        torch.manual_seed(SEED)  # again: what was drawn so far depends on the vocabulary's size, as synthbirds grows
+        torch.manual_seed(SEED)  # again: draws so far depend on the vocabulary's size, which grows with synthbirds
         for name, module in model.generator.named_modules():
             if isinstance(module, nn.Linear | nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, a=0.2)

@@ -1,7 +1,7 @@
 """`python -m benchmarks.gpu`: every TensorRT format of a bundle on this machine's GPU, as one file to send back.
 
-Each step is a command of the project in a process of its own: one that fails, or crashes, is part of the report, and
-the others run all the same.
+Each step is a command of the project in a process of its own: one that fails or crashes becomes part of the report, and
+the others still run.
 """
 
 import argparse
@@ -51,14 +51,14 @@ class Outcome:
 
 
 def planned(bundle: Path, formats: Sequence[str], out: Path) -> list[list[str]]:
-    """The commands' arguments: a copy of a bundle gets each format, builds it, is verified and measured."""
+    """The commands' arguments: each format is added to a copy of a bundle, built, verified and measured."""
     each = [[verb, str(bundle), "--formats", name] for verb in ("export", "build") for name in formats]
     options = ["--quick", "--batch-sizes", "1,4,16", "--minutes", "3", "--out", str(out)]
     return [["info"], *each, ["verify", str(bundle)], ["benchmark", str(bundle), *options]]
 
 
 def run_step(command: Sequence[str], shown: str, longest: float = LONGEST_STEP) -> Outcome:
-    """Runs a command to its end, whatever that is; `shown` stands for it in the report."""
+    """Runs a command until it ends, however that is; `shown` stands for it in the report."""
     start = time.perf_counter()
     code: int | None = None
     with tempfile.TemporaryFile() as printed:

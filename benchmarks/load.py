@@ -13,7 +13,7 @@ _LAST_CHUNK = b"\r\n0\r\n\r\n"
 
 
 class Answer(NamedTuple):
-    """What came of one request."""
+    """The outcome of one request."""
 
     request: int
     """Its index."""
@@ -22,7 +22,7 @@ class Answer(NamedTuple):
     milliseconds: float
     headers: Mapping[str, str]
     content: bytes
-    """In chunks, if it came so."""
+    """With its chunk headers, if it came in chunks."""
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class Load:
     seconds: float
 
     def milliseconds(self, status: int = 200) -> list[float]:
-        """Of the answers with this status."""
+        """The latencies of the answers with this status."""
         return [answer.milliseconds for answer in self.answers if answer.status == status]
 
     def rate(self, status: int = 200) -> float:
@@ -52,9 +52,9 @@ def get(target: str, headers: Mapping[str, str] | None = None) -> bytes:
 
 
 def closed_loop(port: int, requests: Sequence[bytes], concurrency: int, goes_on: Callable[[int, float], bool]) -> Load:
-    """`concurrency` clients that each ask again as soon as they have an answer; requests are taken round robin.
+    """`concurrency` clients, each of which asks again as soon as it has an answer; requests are taken round robin.
 
-    `goes_on` decides by the number of requests so far and the seconds since the start.
+    `goes_on` decides by the number of requests so far and the seconds since the start whether to continue.
     """
     return _run(partial(_closed_loop, port, requests, concurrency, goes_on))
 
@@ -65,7 +65,7 @@ def closed_loop_of(port: int, requests: Sequence[bytes], concurrency: int, total
 
 
 def open_loop(port: int, requests: Sequence[bytes], rate: float, seconds: float) -> Load:
-    """`rate` requests per second, whether answers come or not."""
+    """`rate` requests per second, whether or not answers arrive."""
     return _run(partial(_open_loop, port, requests, rate, seconds))
 
 
@@ -119,7 +119,7 @@ async def _open_loop(port: int, requests: Sequence[bytes], rate: float, seconds:
 
 
 class _Connection(asyncio.Protocol):
-    """One connection, opened at the first request and again after its end.
+    """One connection, opened at the first request and reopened after it ends.
 
     The client shares the processors with what it measures, and a protocol costs less than half of what streams do.
     """

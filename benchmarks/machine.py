@@ -23,7 +23,7 @@ from t2i_engine.backends import find_backend
 from t2i_engine.backends.base import available_threads, installed_versions
 
 PACKAGES = ("t2i-engine", "numpy", "pillow", "onnx", "scipy")  # and those that backends name
-BUSY = 0.1  # processors used by others, above which figures are doubtful
+BUSY = 0.1  # processors used by others, above which figures are unreliable
 PEAKS = {
     "fp32": "GFLOP/s, torch.mm of 1536 × 1536 matrices",
     "bf16": "GFLOP/s, torch.mm in bfloat16, 1536 × 1536 (256 × 256 where the CPU lacks bf16)",
@@ -56,7 +56,7 @@ class Machine:
     system: str
     python: str
     versions: Mapping[str, str]
-    variables: Mapping[str, str]  # of the environment, which set threads and instructions
+    variables: Mapping[str, str]  # environment variables that set threads and instructions
     gpus: tuple[Mapping[str, str], ...] = ()
 
     @property
@@ -76,12 +76,12 @@ class Load:
 
     @property
     def busy(self) -> bool:
-        """True where the figures are doubtful."""
+        """Whether the figures are unreliable."""
         return max([self.before, *self.during]) > BUSY
 
 
 def describe_machine() -> Machine:
-    """Asks the system; what it does not tell is an empty string."""
+    """Asks the system; what it does not report is an empty string."""
     info = _cpu_info()
     uname = platform.uname()
     return Machine(
@@ -117,7 +117,7 @@ class LoadMeter:
         self._last = time.perf_counter(), _seconds_of_others()
 
     def read(self) -> float:
-        """Since the last reading."""
+        """Processors that others have used since the last reading."""
         before, self._last = self._last, (time.perf_counter(), _seconds_of_others())
         return round(max(0.0, (self._last[1] - before[1]) / (self._last[0] - before[0])), 2)
 
@@ -194,7 +194,7 @@ def _best(work: Callable[[], object], device: str) -> float:
 
 
 def _seconds_of_others() -> float:
-    """Processor time since the system booted, with what its host took for other guests, without this run's own."""
+    """Processor time since boot, including what the host took for other guests, without this run's own."""
     times = psutil.cpu_times()
     idle = times.idle + getattr(times, "iowait", 0.0)
     guest = getattr(times, "guest", 0.0) + getattr(times, "guest_nice", 0.0)  # already counted in user

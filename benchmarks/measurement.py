@@ -26,12 +26,12 @@ from benchmarks.report import Quality, Roofline, StaticMetrics
 from benchmarks.targets import Case, find_target
 from benchmarks.worker import Call
 
-ROUNDS = 12  # aimed at
-FEWEST_ROUNDS, MOST_ROUNDS = 3, 20  # when time is short, or calls are
+ROUNDS = 12  # the number aimed for
+FEWEST_ROUNDS, MOST_ROUNDS = 3, 20  # if time is short; if calls are short
 MOST_CALLS = 15  # of one case in one round
 COLD_ROUNDS = 5
 WARM_UP_SECONDS = 6.0
-PAUSE = 0.03  # seconds after an answer: a pool's threads spin on for a while, at the next case's cost
+PAUSE = 0.03  # seconds after an answer: a pool's threads keep spinning for a while, at the next case's expense
 MEMORY_RESERVE = 0.1  # of the machine's memory, to stay free when the next block is opened
 
 _ROOT = Path(__file__).parents[1]
@@ -60,7 +60,7 @@ class Worker:
         )
 
     def ask(self, do: str, **request: Any) -> Any:  # noqa: ANN401  (JSON)
-        """Sends a request and waits for the result. Raises `WorkerError` where it fails or the process dies."""
+        """Sends a request and waits for the result. Raises `WorkerError` if it fails or the process dies."""
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         try:

@@ -21,7 +21,7 @@ from matplotlib.ticker import FixedLocator, LogLocator, MaxNLocator, NullLocator
 from benchmarks.report import Measured, Report, Roofline, StaticMetrics
 from benchmarks.tables import as_markdown, of_bundle, one_condition, render, verdict
 
-OPEN = 3  # tables that are shown at once; the others unfold
+OPEN = 3  # tables that are shown open; the others are collapsed
 WIDTH, HEIGHT, STRIP = 380, 250, 30  # units; at this width a phone shows text of 11 units legibly
 LEFT, RIGHT, TOP, BOTTOM = 46, 12, 12, 38  # margins
 LINE = 12  # units between the names of guides
@@ -171,7 +171,7 @@ def _roofline(
 def _chart(
     across: str, up: str, series: Series, styles: Styles, marked: bool = False, logarithmic: bool = False
 ) -> Figure:
-    """Marks joined by lines between two axes; `marked`: the axis across names just the values that there are."""
+    """Marks joined by lines between two axes; with `marked`, the x axis has ticks only at the values present."""
     figure, axes = _figure()
     xs, ys = ([point[axis] for points in series.values() for point in points] for axis in range(2))
     _scale(axes, "x", xs, logarithmic=marked)

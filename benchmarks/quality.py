@@ -16,7 +16,7 @@ FIGURES = ("fid", "attributes")
 
 
 def check_quality(bundle: Bundle, data: str, count: int) -> None:
-    """Raises a `UserError` where the weights are random, `count` is too small, or the data or a package is missing."""
+    """Raises a `UserError` if the weights are random, `count` is too small, or the data or a package is missing."""
     if bundle.manifest.provenance.get("weights") == RANDOM:
         raise OptionError(f"{bundle.name!r} has random weights, so there is no quality to measure: drop --quality")
     if count < FEWEST:

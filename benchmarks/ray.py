@@ -1,6 +1,6 @@
-"""`python -m benchmarks.ray`: what `t2i-engine deploy ray` writes, on a cluster of Ray's on this machine.
+"""`python -m benchmarks.ray`: tests what `t2i-engine deploy ray` writes, on a Ray cluster on this machine.
 
-Two replicas behind each of Ray's proxies, in turns with `t2i-engine serve` with two workers. The client that makes the
+Two replicas behind each of Ray's proxies take turns with `t2i-engine serve` with two workers. The client that makes the
 load shares the processors with them, and compares every picture with the engine's. Needs the extra `ray`, and psutil.
 """
 
@@ -37,17 +37,17 @@ PROXIES: dict[str, dict[str, str]] = {
     "Python proxy": {},
     "HAProxy": {"RAY_SERVE_ENABLE_HA_PROXY": "1", "RAY_SERVE_HAPROXY_RETRY_ON": "conn-failure empty-response"},
 }
-"""Ray's two, by what is in the environment of `ray start`."""
+"""Ray's two proxies, with the environment of `ray start` that selects each."""
 CONCURRENCIES = (1, 8, 32)
 QUEUE, CROWD = 40, 120
-"""Pictures that may wait in a replica, and clients that are more than two replicas let wait."""
+"""Pictures that may wait in a replica, and clients: more than the queues of two replicas hold."""
 ROUNDS = 3
 KILLS, CLIENTS = 3, 8
 SECONDS_TO_WAIT = 180.0
 ADDRESS = "127.0.0.2"
-"""Of Ray's own traffic: it takes 127.0.0.1 for a mistake, and listens on the network instead."""
+"""The address of Ray's own traffic: Ray takes 127.0.0.1 for a mistake, and listens on the network instead."""
 SOONER = {"upscale_delay_s": 2, "downscale_delay_s": 5, "look_back_period_s": 5}
-"""Than Ray's defaults of 30 s and 10 min."""
+"""Delays shorter than Ray's defaults of 30 s and 10 min."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ class Cluster:
     metrics: int
 
     def deploy(self, **autoscaling: float) -> float:
-        """Gives Ray the folder's config with other autoscaling, and waits until it is so; the seconds that it took."""
+        """Gives Ray the folder's config with other autoscaling, and waits until it applies; returns the seconds."""
         config = yaml.safe_load((self.folder / "serve.yaml").read_text("utf-8"))
         config["http_options"] = {"host": "127.0.0.1", "port": self.port}
         config["applications"][0]["deployments"][0]["autoscaling_config"].update(autoscaling)
@@ -89,7 +89,7 @@ class Cluster:
         return [child for child in self.process.children(recursive=True) if "ray::ServeReplica" in _command(child)]
 
     def memory(self) -> float:
-        """MiB of all of Ray's processes; what they share counts once."""
+        """The memory of all of Ray's processes in MiB, counting what they share once."""
         found = 0
         for child in self.process.children(recursive=True):
             with suppress(psutil.Error):
@@ -101,7 +101,7 @@ class Cluster:
         end = time.perf_counter() + SECONDS_TO_WAIT
         while not done():
             if time.perf_counter() > end:
-                raise UserError(f"Ray did not get there within {SECONDS_TO_WAIT:g} s")
+                raise UserError(f"Ray was not ready within {SECONDS_TO_WAIT:g} s")
             time.sleep(0.5)
 
     def _answers(self) -> bool:
@@ -110,7 +110,7 @@ class Cluster:
 
 @contextmanager
 def cluster(folder: Path, environment: Mapping[str, str]) -> Iterator[Cluster]:
-    """Ray, started, and ended with all of its processes."""
+    """Starts Ray, and ends all of its processes at the end."""
     app, gcs, dashboard, metrics = _free_ports(4)
     paths = filter(None, [str(folder), os.environ.get("PYTHONPATH")])
     own = {"RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "60"}  # not 5: cores may be busy
@@ -177,7 +177,7 @@ def full(ray: Cluster, requests: Requests) -> list[Bar]:
 
 
 def kills(ray: Cluster, requests: Requests) -> list[Bar]:
-    """Ends replicas under load. What fails is asked for again afterwards."""
+    """Kills replicas under load; failed requests are repeated afterwards."""
     done = threading.Event()
     back: list[float] = []
 
@@ -271,7 +271,7 @@ def speeds(ports: Mapping[str, int], requests: Requests, seconds: float) -> list
 
 
 def run(bundle: str, seconds: float) -> bool:
-    """Measures everything, and prints it; whether every bar was reached."""
+    """Measures and prints everything; returns whether every target was reached."""
     reached, rows = True, []
 
     def measured(bars: Sequence[Bar]) -> None:
@@ -332,7 +332,7 @@ def _command(process: psutil.Process) -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Measures; exits with 1 where a bar was missed."""
+    """Measures; exits with 1 if a target was missed."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.ray", description="Try t2i-engine deploy ray.")
     parser.add_argument("--bundle", default="birds", metavar="BUNDLE", help="name or folder (default: birds)")
     parser.add_argument("--seconds", type=float, default=2.0, metavar="S", help="of each load (default: 2)")

@@ -54,7 +54,7 @@ def section(report: Report) -> str:
 
 
 def _choices(report: Report) -> list[Measured]:
-    """Of each backend the fastest format, and the fastest within one level of PyTorch; PyTorch eager is the last."""
+    """For each backend, the fastest format and the fastest within one level of PyTorch; PyTorch eager comes last."""
     cases = of_bundle(report)
     batch = min(one.case.batch for one in cases)
     threads = max(one.case.threads for one in cases if one.case.batch == batch)
@@ -81,7 +81,7 @@ def updated(readme: str, report: Report) -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Writes the README, or with --check returns 1 where it is out of date."""
+    """Writes the README, or with --check returns 1 if it is out of date."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.readme", description="Write README's table of speeds.")
     parser.add_argument("--check", action="store_true", help="write nothing; exit with 1 where README is out of date")
     options = parser.parse_args(arguments)

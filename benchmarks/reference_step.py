@@ -1,4 +1,4 @@
-"""DF-GAN's training step written the plain way, which benchmarks/training.py times this project's own against.
+"""DF-GAN's training step, written plainly: the baseline against which benchmarks/training.py times this project's own.
 
 Networks and order of passes are those of DF-GAN's published code (Tao et al., 2022): default layout, an upsampled map
 before every convolution, the 1×1 shortcut at full resolution, the gradient penalty through the logits of the real

@@ -43,7 +43,7 @@ class Measured:
 
 @dataclass(frozen=True)
 class StaticMetrics:
-    """What holds for a target on a network at any batch size; GFLOP and MB are of one picture or caption."""
+    """Metrics of a target on a network that hold at any batch size; GFLOP and MB are of one picture or caption."""
 
     target: str
     title: str
@@ -148,7 +148,7 @@ class Report:
         return next(one for one in self.static if (one.target, one.network) == (case.target, case.network))
 
     def is_exact(self, case: Case) -> bool:
-        """Whether a case's pictures are PyTorch's, within one level."""
+        """Whether a case's pictures equal PyTorch's, within one level."""
         return self.static_metrics(case).differences.pixels in (0, 1)
 
     def roofline(self, case: Case) -> Roofline | None:
@@ -158,7 +158,7 @@ class Report:
 
 
 def read_report(file: Path, any_schema: bool = False) -> Report:
-    """Reads a report. Raises `BaselineError` where it is none, or has another schema and `any_schema` is not set."""
+    """Reads a report. Raises `BaselineError` if it is not one, or has another schema and `any_schema` is not set."""
     shown, cure = quoted(str(file), 200), "measure the baseline again"
     try:
         found = json.loads(file.read_bytes())

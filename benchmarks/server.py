@@ -21,7 +21,7 @@ SECONDS_TO_WAIT = 60.0
 
 @dataclass(frozen=True)
 class Resources:
-    """What a server holds."""
+    """The resources that a server holds."""
 
     memory: float
     """MiB."""
@@ -40,7 +40,7 @@ class Server:
     lines: list[str] = field(default_factory=list)
 
     def load(self, requests: Sequence[bytes], concurrency: int, seconds: float) -> Load:
-        """The load of so many clients."""
+        """A load from this many clients."""
         return closed_loop(self.port, requests, concurrency, lambda _, elapsed: elapsed < seconds)
 
     def resources(self) -> Resources:
@@ -54,7 +54,7 @@ class Server:
         )
 
     def replicas(self) -> list[psutil.Process]:
-        """Its processes that draw."""
+        """The processes that draw for it."""
         children = psutil.Process(self.process.pid).children()
         return [child for child in children if "spawn_main" in " ".join(child.cmdline())]
 

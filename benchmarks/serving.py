@@ -41,7 +41,7 @@ OVERLOAD, QUEUE = 4, 256
 KILLS, KILLED_REQUESTS = 5, 2_000
 STOPS = 5
 SAMPLES = 60
-"""Of a soak."""
+"""Taken during a soak."""
 
 
 @dataclass(frozen=True)
@@ -159,7 +159,7 @@ def overload(server: Server, requests: Requests, rate: float, seconds: float) ->
 
 
 def kills(server: Server, requests: Requests, times: int = KILLS, total: int = KILLED_REQUESTS) -> list[Bar]:
-    """Ends a replica `times` times under load, of `total` requests at least."""
+    """Kills a replica `times` times under load, over at least `total` requests."""
     done = threading.Event()
     killed: list[int] = []
 
@@ -189,7 +189,7 @@ def kills(server: Server, requests: Requests, times: int = KILLS, total: int = K
 
 
 def terminations(bundle: Path, arguments: Sequence[object], requests: Requests, times: int = STOPS) -> list[Bar]:
-    """SIGTERM under load, several times: what the server accepted, by its own log, was answered."""
+    """SIGTERM under load, several times: every request that the server accepted, by its own log, must be answered."""
     unanswered, lost, seconds, codes = 0, 0, [], set()
 
     def stop(process: subprocess.Popen[str]) -> None:
@@ -215,7 +215,7 @@ def terminations(bundle: Path, arguments: Sequence[object], requests: Requests, 
 
 
 def not_modified(server: Server, requests: Requests, seconds: float) -> list[Bar]:
-    """Requests for pictures that the client has."""
+    """Requests for pictures that the client already has."""
     first = closed_loop_of(server.port, requests.sent, 4, len(requests.sent))
     tags = {answer.request: answer.headers["etag"] for answer in first.answers}
     asks = [get(target, {"If-None-Match": tags[number]}) for number, target in enumerate(requests.targets)]
@@ -241,7 +241,7 @@ def starts(bundle: Path, arguments: Sequence[object]) -> list[Bar]:
 
 
 def soak(server: Server, requests: Requests, seconds: float) -> tuple[list[Bar], list[Resources]]:
-    """A long load with refused requests among the others: memory, files and threads stay what they were."""
+    """A long load that includes refused requests: memory, files and threads must not grow."""
     asks = [*requests.sent, get("/v1/pictures/none.png"), get(requests.targets[0] + "&seed=-1"), get("/nowhere")]
     samples: list[Resources] = []
     failed = total = 0

@@ -1,7 +1,7 @@
-"""What holds for a target at any batch size: first opening, files, differences from PyTorch, and work.
+"""Metrics of a target that hold at any batch size: first opening, files, differences from PyTorch, and work.
 
 Work is the FLOPs of every convolution and matrix product, a multiply-add as two, and the bytes that they move: inputs,
-weights and outputs, each once. Whatever lies between them counts as free and fused. That is the minimum the graph's
+weights and outputs, each once. Everything between them counts as free and fused. That is the minimum the graph's
 arithmetic requires, not what a runtime does.
 """
 
@@ -28,7 +28,7 @@ _WIDTHS = {"bf16": 2, "fp16": 2, "int8": 2}  # bytes that a float32 of the file,
 
 @dataclass(frozen=True)
 class Work:
-    """Of one call; `int8_flop` are those whose operands have 8 bits, `weight_bytes` do not grow with the batch."""
+    """The work of one call; `int8_flop` are those with 8-bit operands, `weight_bytes` do not grow with the batch."""
 
     flop: float
     int8_flop: float
@@ -41,9 +41,9 @@ class UncountedError(ValueError):
 
 
 def measure_static(case: Case, fixtures: Fixtures, on_progress: Callable[[str], None]) -> StaticMetrics:
-    """Opens a target in a process of its own, with empty caches. Raises `WorkerError` where that fails.
+    """Opens a target in a process of its own, with empty caches. Raises `WorkerError` if that fails.
 
-    A failing profiler costs the target nothing but its profile; `on_progress` gets a line.
+    If the profiler fails, the target only lacks its profile; `on_progress` gets a line.
     """
     target = find_target(case.target)
     pictures = {"expected": str(fixtures.expected(case.network)), "batch": case.batch}
@@ -81,7 +81,7 @@ def measure_static(case: Case, fixtures: Fixtures, on_progress: Callable[[str], 
 def roofline_time(static: StaticMetrics, case: Case, roofline: Roofline) -> float | None:
     """Milliseconds that the generator's products take at peak rates, or their bytes at peak bandwidth, if longer.
 
-    ONNX Runtime computes FP16 graphs on a CPU in fp32; what int8 leaves over is bf16 where the CPU has it. None where a
+    ONNX Runtime computes FP16 graphs on a CPU in fp32; what int8 does not cover is bf16 if the CPU has it. None if a
     rate is not known.
     """
     precision = "fp32" if (case.precision, case.device) == ("fp16", "cpu") else case.precision

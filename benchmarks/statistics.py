@@ -1,7 +1,7 @@
 """Quantiles over all calls, and 95 % confidence intervals over whole rounds.
 
-Calls within a round are more alike than calls of different rounds, so rounds are resampled, not calls, by SciPy's
-bootstrap (percentile) of the medians of rounds. Fewer than three rounds give no interval.
+Calls within a round are more alike than calls of different rounds, so SciPy's bootstrap (percentile) resamples the
+medians of rounds, not calls. Fewer than three rounds give no interval.
 """
 
 from collections.abc import Callable, Sequence
@@ -52,7 +52,7 @@ def summarise(rounds: Rounds) -> Timing:
 
 
 def paired_ratio(slower: Rounds, faster: Rounds) -> Estimate:
-    """How many times faster `faster` is: the median ratio within rounds, which both went through together."""
+    """How many times faster `faster` is: the median ratio within rounds, in which conditions were the same."""
     count = min(len(slower), len(faster))
     return _estimate(np.median, _medians(slower[:count]) / _medians(faster[:count]))
 

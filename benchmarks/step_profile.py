@@ -31,7 +31,7 @@ from training.step import GanPhase
 WARM_UP = {"cpu": 1, "cuda": 6}
 """Untimed steps with the gradient penalty; on a GPU, they end with the capture of the CUDA graph."""
 PROFILED = 5
-"""Steps under the profiler: enough for shares, and its record of them stays small."""
+"""Steps under the profiler: enough to estimate shares, and the profiler's record stays small."""
 OPERATORS = 10
 ELSEWHERE = "elsewhere"
 
@@ -123,7 +123,7 @@ def profile_training(config: RunConfig, steps: int) -> list[str]:
         f"{1000 * seconds:,.1f} ms/step, {pictures / seconds:,.1f} images/s, {gflop:,.2f} GFLOP/step, "
         f"{gflop / seconds / 1000:.3f} TFLOP/s: "
         f"{figure(gflop / seconds / peak, '.0%')} of the {peak / 1000:.3f} that torch.mm reaches",
-        f"below, {profiled} steps under the profiler, which takes time itself ({where}):",
+        f"below, {profiled} steps under the profiler, which itself takes time ({where}):",
         "",
         *aligned([("stage", "ms/step", "share"), *(row(*stage) for stage in stages.items())]),
         "",

@@ -28,7 +28,7 @@ def as_markdown(report: Report) -> str:
 
 
 def render(template: str, filters: Mapping[str, Callable[..., str]], **values: object) -> str:
-    """A file of templates/ with its values; what is HTML escapes them."""
+    """A file of templates/ with its values filled in; an HTML template escapes them."""
     environment = Environment(
         loader=PackageLoader("benchmarks"),
         autoescape=template.endswith(".html"),
@@ -42,7 +42,7 @@ def render(template: str, filters: Mapping[str, Callable[..., str]], **values: o
 
 
 def verdict(report: Report) -> str:
-    """The fastest target, and the fastest whose pictures are PyTorch's; empty where nothing was timed."""
+    """The fastest target, and the fastest whose pictures match PyTorch's; empty if nothing was timed."""
     cases = one_condition(report)
     if not cases:
         return ""

@@ -1,4 +1,4 @@
-"""What is measured: targets, which are every format and what one would use without this project, and their cases.
+"""What is measured: targets (every format, and what one would use without this project), and their cases.
 
 Everything that is wrong with the command's options is reported here, before anything runs.
 """
@@ -80,7 +80,7 @@ def all_targets() -> tuple[Target, ...]:
 
 
 def find_target(name: str) -> Target:
-    """The target called `name`. Raises `OptionError`, with a suggestion, where there is none."""
+    """The target called `name`. Raises `OptionError`, with a suggestion, if there is none."""
     for target in all_targets():
         if target.name == name:
             return target
@@ -101,7 +101,7 @@ class Case:
 
     @property
     def block(self) -> tuple[str, str, int, int]:
-        """What the cases that are compared with each other share: all but the target."""
+        """The common properties of cases that are compared with each other: all but the target."""
         return self.network, self.device, self.batch, self.threads
 
     def __str__(self) -> str:
@@ -110,7 +110,7 @@ class Case:
 
 @dataclass(frozen=True)
 class Options:
-    """The command line's; None where --quick decides."""
+    """The command line's options; None where --quick decides."""
 
     formats: str = ALL
     batch_sizes: tuple[int, ...] | None = None
@@ -140,8 +140,8 @@ def paper_name(resolution: int) -> str:
 def make_plan(bundle: Bundle, options: Options) -> Plan:
     """The cases for a bundle on this machine; targets that cannot run here are listed with the reason.
 
-    Raises `OptionError` for what is unknown or out of range, and `BackendError` where a target that was named, or
-    PyTorch eager, cannot run here.
+    Raises `OptionError` for what is unknown or out of range, and `BackendError` if a target that was named, or PyTorch
+    eager, cannot run here.
     """
     quick, every = options.quick, available_threads()
     batches = _checked("batch size", options.batch_sizes or ((1,) if quick else (1, 4, 16)), LARGEST_BATCH)

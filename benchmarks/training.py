@@ -1,4 +1,4 @@
-"""`python -m benchmarks.training`: whole training steps of this project against DF-GAN's, written the plain way.
+"""`python -m benchmarks.training`: whole training steps of this project against DF-GAN's, written plainly.
 
 Both train the same networks from the same weights, in turns, on a GPU if there is one. The reference
 (reference_step.py) computes in fp32, with PyTorch's defaults, on a batch that is ready; this project's step includes
@@ -37,9 +37,9 @@ from training.step import GanPhase
 
 ROUNDS = 5
 SECONDS = {"cpu": 3.0, "cuda": 1.0}
-"""Least seconds of each step in a round."""
+"""Minimum seconds of each step in a round."""
 BARS = {("cpu", "fp32"): 1.35, ("cpu", "bf16"): 2.5, ("cuda", "bf16"): 4.0}
-"""Least ratio of DF-GAN's step, by device and precision."""
+"""Minimum speed relative to DF-GAN's step, by device and precision."""
 HEAD = (
     "step", "DF-GAN's code, images/s", "this project, images/s", "ratio", "bar",
     "GFLOP/step: DF-GAN's", "this project's", "GFLOP/s", "of the limit", "load",
@@ -69,7 +69,7 @@ class Row:
 
     @property
     def bar(self) -> float | None:
-        """The least ratio that is aimed at."""
+        """The minimum ratio that is aimed at."""
         return None if self.full else BARS[self.device, self.precision]
 
     @property
@@ -157,7 +157,7 @@ def gflop_counts(row: Row) -> tuple[float, float]:
 
 
 class _Timer:
-    """A process that takes a row's steps when it is told to: settings of one, such as of memory, are its own."""
+    """A process that takes a row's steps on request, so that process-wide settings, such as of memory, are its own."""
 
     def __init__(self, row: Row, reference: bool) -> None:
         self.connection, theirs = get_context("spawn").Pipe()

@@ -83,7 +83,7 @@ class OpenCase:
         return {"calls": [self.call(captions) for _ in range(count)], "memory": peak_memory()}
 
     def warm(self, captions: Sequence[str], seconds: float) -> dict[str, Any]:
-        """Calls until call times settle, for `seconds` at most; the first call counts apart."""
+        """Calls until call times settle, for `seconds` at most; the first call is reported separately."""
         first = self.call(captions)[2]
         times: list[float] = []
         started, steady = time.perf_counter(), False
@@ -98,7 +98,7 @@ class OpenCase:
         from benchmarks.fixtures import read_cases
         from t2i_engine.parity import OpenFormat, as_parity, compare
 
-        row = replace(self.row, tolerance=Differences(psnr=0.0))  # PSNR for every target, and no shares of a way
+        row = replace(self.row, tolerance=Differences(psnr=0.0))  # PSNR for every target, but no shares
         opened = OpenFormat(row, {TEXT_ENCODER: self.text_encoder, GENERATOR: self.generator})
         findings = compare([opened], read_cases(Path(expected), batch), "PyTorch")
         if not all(math.isfinite(one.difference) for one in findings):
@@ -130,7 +130,7 @@ def peak_memory() -> int:
 
 
 def serve(requests: Iterable[str], answers: IO[str]) -> None:
-    """Answers line by line; a case is opened before it is asked for anything. A failure is an answer, too."""
+    """Answers line by line; a case is opened before it is asked for anything. A failure is also an answer."""
     case: OpenCase | None = None
     for line in requests:
         request = json.loads(line)

@@ -1,4 +1,4 @@
-"""Artifact: what a builder yields, a file of a bundle in memory. The plainest builder, of the weights, is here too."""
+"""Artifact: a bundle's file in memory, as builders yield it. The simplest builder, of the weights, is here too."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -13,7 +13,7 @@ from training.models.text_to_image import TextToImage
 
 @dataclass(frozen=True)
 class Artifact:
-    """A file and what the manifest says of it; a field that does not apply is None."""
+    """A file and what the manifest says about it; a field that does not apply is None."""
 
     name: str
     content: bytes
@@ -30,7 +30,7 @@ class Artifact:
 
 
 def build_weights(model: TextToImage, row: Format) -> Iterator[Artifact]:
-    """Yields every tensor of the state dict as safetensors, in half precision if it holds all of them exactly.
+    """Yields every tensor of the state dict as safetensors, in half precision if that is exact for all of them.
 
     Equal tensors give equal bytes, whatever their strides.
     """

@@ -1,4 +1,4 @@
-"""BundleBuilder: a bundle in the making, a new one or one that formats are added to."""
+"""BundleBuilder: a bundle under construction, either new or one that formats are added to."""
 
 from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -16,12 +16,12 @@ from t2i_engine.picture_reference import PICTURES
 
 @dataclass
 class BundleBuilder:
-    """Collects files in memory; `stage` writes them all for the gate, `write` those that it lets through."""
+    """Collects files in memory; `stage` writes them all for the gate, `write` those that pass it."""
 
     target: Path
     """Where the bundle goes."""
     manifest: Manifest
-    """Of the files so far; new ones are not yet verified."""
+    """The manifest of the files so far; new ones are not yet verified."""
     files: dict[str, bytes | Path]
     adding: bool
     """Whether formats are added to an existing bundle."""

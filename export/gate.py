@@ -30,7 +30,7 @@ from t2i_engine.picture_reference import (
 from training.models.text_to_image import TextToImage
 
 EMULATED = 4  # batches of pictures: emulators are slow, and one picture exercises every layer
-MOST_FLOOR = 0.02  # of the way: another runtime's fp32 further from PyTorch than that does not stand for fp32
+MOST_FLOOR = 0.02  # share of the way: another runtime further from PyTorch than that cannot stand for fp32
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
-"""Half the size: weights rounded to half precision once, before anything is exported, and stored so.
+"""Half the size: weights rounded to half precision once, before anything is exported, and stored that way.
 
-Graphs in fp32 cast such constants when they are opened, which runtimes do once; they compute what they would have
-computed from the rounded weights in fp32, so every fp32 format stays exact.
+Graphs in fp32 cast these constants when they are opened, which runtimes do once. The results are those of the
+rounded weights in fp32, so every fp32 format stays exact.
 """
 
 from collections.abc import Mapping
@@ -21,7 +21,7 @@ from t2i_engine.parity import GateSize, OpenFormat, compare, gate_cases
 from t2i_engine.picture_reference import make_picture_reference, sentence_reach
 from training.models.text_to_image import TextToImage
 
-SMALLEST = 256  # numbers in a constant that is worth a cast
+SMALLEST = 256  # fewest numbers in a constant that is worth a cast
 
 _JUDGED_AS = find("onnx-fp16")
 # Along one axis: what a 2-tap kernel of even and of odd results takes of a, b and c (optimized_generator.py).
@@ -54,10 +54,10 @@ def is_half(model: TextToImage) -> bool:
 
 
 def store_in_half(proto: onnx.ModelProto, kernels: Mapping[str, Array] = MappingProxyType({})) -> None:
-    """Stores the large constants of a graph in half precision where that is exact.
+    """Stores the large constants of a graph in half precision if that is exact.
 
     `kernels` are 3×3 kernels (out, in, 3, 3) by the name of a layer whose constants `NAME.weights.0` to `.3` are the
-    2×2 kernels of its phases: sums, which half precision does not hold. They are computed when the graph is opened.
+    2×2 kernels of its phases: sums, which half precision cannot hold. They are computed when the graph is opened.
     """
     graph, nodes = proto.graph, []
     constants = {one.name: one for one in graph.initializer}

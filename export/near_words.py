@@ -1,7 +1,7 @@
 """Near words: the known words that a bundle reads in place of frequent English words its model never learnt.
 
-Two files decide. thesaurus.txt says, by hand, which words may stand for each other, and near_words.npz holds vectors
-(word_vectors.py), by which the nearest known one of them is chosen. Vectors alone would not do: they find "stomach" for
+Two files decide. thesaurus.txt, written by hand, says which words may stand for each other, and near_words.npz holds
+vectors (word_vectors.py) for finding the nearest known one. Vectors alone would not do: they find "stomach" for
 "tummy", but also "wide" for "narrow" and "black" for "silver".
 """
 
@@ -26,10 +26,10 @@ THESAURUS = Path(__file__).with_name("thesaurus.txt")
 NEAR = 0.9
 """The cosine from which a word that the thesaurus does not list is read as another."""
 COMMONEST = 100
-"""The most frequent words of English, mostly function words, which are never read as another."""
+"""The most frequent words of English, mostly function words; they are never read as another."""
 
 IRREGULAR = {"goose": "geese", "titmouse": "titmice"}
-"""Plurals that are formed otherwise."""
+"""Irregular plurals."""
 BATCH = 1024
 
 Vectors = npt.NDArray[np.float32]
@@ -58,7 +58,7 @@ class WordVectors:
 
 @cache
 def word_vectors() -> WordVectors:
-    """The table, which takes some time to read."""
+    """The table, read once because that takes some time."""
     return WordVectors()
 
 
@@ -89,7 +89,7 @@ def _plural(word: str) -> str:
 def near_words(known: Sequence[str]) -> dict[str, str | None]:
     """Frequent English words that are not `known`, and the known word that each is read as.
 
-    None for words that would be taken for a misspelling of one of all these, because they differ from it by a letter.
+    None for words that would be taken for a misspelling of any of these words, because they differ by one letter.
     """
     table = word_vectors()
     found: dict[str, str | None] = {**_unlisted(known, table), **_listed(known, table)}
@@ -105,18 +105,18 @@ def _without_a_letter(word: str) -> set[str]:
 
 
 def _listed(known: Sequence[str], table: WordVectors) -> dict[str, str]:
-    """Words of the thesaurus: the nearest of their group, else the commonest of the group above."""
+    """Words of the thesaurus: the nearest of their group, else the most common one of the group above."""
     found: dict[str, str] = {}
     for name, words in thesaurus().items():
         own = [word for word in words if word in known]
         above = [word for word in thesaurus().get(name.partition("/")[0], ()) if word in known]
         unknown = [word for word in words if word not in known]
-        if own and not _is_of(name, "colour"):  # what tells colours apart is not in the vectors, which are of texts
+        if own and not _is_of(name, "colour"):  # vectors come from texts, and cannot tell colours apart
             nearest = (table.of(unknown) @ table.of(own).T).argmax(axis=1)
             found |= {word: own[place] for word, place in zip(unknown, nearest, strict=True)}
         elif own or above:
             found |= dict.fromkeys(unknown, (own or above)[0])
-        elif _is_of(name, "birds"):  # where there are no words for several birds, as for one of them
+        elif _is_of(name, "birds"):  # if no plural is known: the plural of what the singular is read as
             singular = "bird" + name.removeprefix("birds")
             one = {_plural(word): found.get(word, word) for word in thesaurus()[singular]}
             found |= {word: bird for word, bird in one.items() if bird in known}
@@ -144,7 +144,7 @@ def _unlisted(known: Sequence[str], table: WordVectors) -> dict[str, str]:
 
 
 def _is_plural(word: str, table: WordVectors) -> bool:
-    """Whether it is another word and an ending, as far as the table knows."""
+    """Whether it is another word with a plural ending, as far as the table knows."""
     singulars = (word[:-1], word[:-2], f"{word[:-3]}y")
     return any(word == _plural(singular) and singular in table for singular in singulars if singular)
 
@@ -155,7 +155,7 @@ def near_words_file(tokenizer: Tokenizer) -> Artifact:
 
 
 def add_near_words(bundle: Bundle) -> None:
-    """Writes the file into a bundle that was exported before, or writes it anew; nothing else of it changes."""
+    """Adds the file to an exported bundle, or replaces it there; nothing else in the bundle changes."""
     manifest, file = bundle.manifest, near_words_file(bundle.tokenizer(exact_words=True))
     manifest = replace(
         manifest,

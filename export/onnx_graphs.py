@@ -116,7 +116,7 @@ def phase_kernels(generator: Generator) -> dict[str, Array]:
 def to_artifact(
     proto: onnx.ModelProto, row: Format, graph: str, notes: Mapping[str, object] = MappingProxyType({})
 ) -> Artifact:
-    """The file of a graph, checked by ONNX with full shape inference and stripped of where it was made."""
+    """The file of a graph, checked by ONNX with full shape inference and stripped of notes on where it was made."""
     proto.producer_name, proto.producer_version = "t2i-engine", version("t2i-engine")
     _clear_notes(proto)
     onnx.checker.check_model(proto, full_check=True)

@@ -1,9 +1,9 @@
-"""The trained generator, rewritten exactly into what runs fastest; all that export knows of the inside of its blocks.
+"""Rewrites the trained generator exactly into what runs fastest; only this module knows the inside of its blocks.
 
 An upsample followed by a 3×3 convolution becomes a transposed 4×4 convolution of stride 2, or four 2×2 convolutions,
 one per position in a doubled pixel, whose results are interleaved (`folded_kernel` has the derivation). Kernels
-are summed once, here, in float64. The MLPs of a block's affines are computed together, an adaptive block's summary, a
-convolution as large as its map, becomes a sum of products, and the last convolution computes two pixels at a time.
+are summed once, here, in float64. The MLPs of a block's affines are computed together; an adaptive block's summary (a
+convolution as large as its map) becomes a sum of products; and the last convolution computes two pixels at a time.
 """
 
 import copy
@@ -20,7 +20,7 @@ from training.models.generator import DFBlock, Generator, UpBlock, folded_kernel
 
 
 def optimize(generator: Generator, form: Form) -> Generator:
-    """The same function in another form; the original stays as it is, and shares what is not rewritten.
+    """The same function in another form; the original stays as it is, and shares the tensors that are not rewritten.
 
     Equal to it within 1e-10 in float64 and 5e-5 in float32.
     """
@@ -96,7 +96,7 @@ class PhaseConvolutions(nn.Module):
 
 
 class PairedConvolution(nn.Module):
-    """A 3×3 convolution to 3 channels, as one to 6 with stride 2 along rows: two neighbouring pixels at once.
+    """A 3×3 convolution to 3 channels, computed as one to 6 with stride 2 along rows: two neighbouring pixels at once.
 
     CPUs compute channels in groups of eight: 6 of 8 are then useful, at 12 taps per pair, instead of 3 of 8 at 18.
     """
@@ -131,7 +131,7 @@ class OptimizedAdaptiveBlock(nn.Module):
 
 
 class _Affines(nn.Module):
-    """A DFBlock after the hidden layers of its four MLPs, of two scales and two shifts; their last layers are one."""
+    """A DFBlock after the hidden layers of its four MLPs (two scales, two shifts), whose last layers are merged."""
 
     def __init__(self, block: DFBlock) -> None:
         super().__init__()

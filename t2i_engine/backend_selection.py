@@ -1,4 +1,4 @@
-"""Which format runs a bundle here, and on which device: the one asked for, or the first in the table that can."""
+"""Selects the format that runs a bundle here, and its device: those asked for, or the first in the table that can."""
 
 import logging
 from collections.abc import Callable, Iterable, Sequence
@@ -11,7 +11,7 @@ from t2i_engine.errors import BackendError, BundleError, OptionError, listed, un
 from t2i_engine.formats import DEVICES, Format, all_formats
 
 AUTO = "auto"
-_MEANT = {"gpu": "cuda"}  # more like cpu
+_MEANT = {"gpu": "cuda"}  # spelled more like cpu
 
 _log = logging.getLogger(__name__)
 
@@ -29,7 +29,7 @@ class BackendSelection:
 
 
 def backend_names() -> list[str]:
-    """Every backend of the table of formats, in its order."""
+    """Every backend in the table of formats, in the table's order."""
     return list(dict.fromkeys(row.backend for row in all_formats()))
 
 
@@ -53,11 +53,11 @@ def select_backend(
     bundle: str = "BUNDLE",
     cpu_order: Callable[[Sequence[Format]], Sequence[Format]] = list,
 ) -> BackendSelection:
-    """The first of `rows` that matches the request and can run here; what was asked for is never substituted.
+    """Selects the first of `rows` that matches the request and can run here; an explicit request is never substituted.
 
-    Every row is tried on a GPU before any is tried on the CPU, there in the order that `cpu_order` gives. `bundle`
-    names the bundle in the command that would add a format. Raises `OptionError` for an unknown name, `BundleError` if
-    no row matches, `BackendError` if none can run here.
+    Every row is tried on a GPU before any is tried on the CPU; on the CPU, `cpu_order` gives the order.
+    `bundle` is how the suggested export command names the bundle. Raises `OptionError` for an unknown name,
+    `BundleError` if no row matches, and `BackendError` if none can run here.
     """
     _check("backend", backend, backend_names())
     _check("precision", precision, (row.precision for row in all_formats()))
@@ -82,7 +82,7 @@ def select_backend(
             able = cpu_order(able)
         for row in able if able or device == AUTO else fitting:
             status = backend_status(row.backend)
-            if status.lacks and status.version:  # installed but broken: not to be skipped
+            if status.lacks and status.version:  # installed but broken: report it instead of skipping it
                 raise BackendError(status.lacks)
             lacks = row_lacks(row, name)
             if lacks is None:
@@ -105,7 +105,7 @@ def selectable(bundle: Bundle) -> list[Format]:
 
 
 def build_needed(bundle: Bundle, row: Format) -> str | None:
-    """What must be built before a format's first use here, with the command; None if nothing."""
+    """What must be built before a format is first used here, with the command; None if nothing."""
     needs_build = getattr(find_backend(row.backend), "needs_build", None)
     if needs_build is None or backend_status(row.backend).lacks:
         return None

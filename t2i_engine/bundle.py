@@ -30,10 +30,10 @@ class Bundle:
 
     @classmethod
     def open(cls, name_or_folder: str | Path) -> "Bundle":
-        """Opens an embedded bundle by name, any by folder, and `hf:OWNER/NAME@REVISION` from the hub (hub.py).
+        """Opens an embedded bundle by name, any by folder, or one on the hub by `hf:OWNER/NAME@REVISION` (hub.py).
 
-        A name wins over a folder (write ./NAME for that). Raises `BundleError` where there is no bundle, or one whose
-        manifest is broken or of a newer schema; from the hub, what `hub.pull` raises.
+        A name takes precedence over a folder of that name (write ./NAME for the folder). Raises `BundleError` if there
+        is no bundle, or its manifest is broken or has another schema; from the hub, what `hub.pull` raises.
         """
         if isinstance(name_or_folder, str) and name_or_folder.startswith(HUB):
             from t2i_engine.hub import pull
@@ -46,7 +46,7 @@ class Bundle:
                 raise BundleError(f"{file} is too large to be a manifest; export the bundle again")
             manifest = Manifest.from_json(file.read_bytes())
         except FileNotFoundError:
-            raise BundleError(f"{quoted(str(folder))} has no {MANIFEST}; give a folder that was exported") from None
+            raise BundleError(f"{quoted(str(folder))} has no {MANIFEST}; give an exported bundle's folder") from None
         except OSError as error:
             raise BundleError(f"{file} cannot be read ({error.strerror}); give another bundle") from None
         except OldSchemaError as error:
@@ -58,12 +58,12 @@ class Bundle:
 
     @property
     def name(self) -> str:
-        """The manifest's name for the bundle."""
+        """The bundle's name in its manifest."""
         return self.manifest.name
 
     @property
     def license(self) -> str | None:
-        """Under which terms its model may be used, in one printable line; None where the manifest claims nothing."""
+        """The terms under which the model may be used, in one printable line; None if the manifest states none."""
         return self.manifest.license
 
     @property
@@ -78,13 +78,13 @@ class Bundle:
 
     @property
     def formats(self) -> tuple[Format, ...]:
-        """The verified formats, and those built where they could not run, in the table's order."""
+        """The formats that were verified, or built where they could not run, in the table's order."""
         listed_formats = self.manifest.parity.keys() | self.manifest.unverified.keys()
         files = self.manifest.files.keys()
         return tuple(row for row in all_formats() if row.name in listed_formats and row.all_files <= files)
 
     def path(self, file: str) -> Path:
-        """The path of a file, checked. Raises `BundleError` where it is missing, truncated or altered."""
+        """The path of a file, checked. Raises `BundleError` if it is missing, truncated or altered."""
         entry = self.manifest.files.get(file)
         if entry is None:
             raise BundleError(
@@ -101,9 +101,9 @@ class Bundle:
         return self.path(file).read_bytes()
 
     def tokenizer(self, exact_words: bool = False) -> Tokenizer:
-        """The bundle's tokenizer; with `exact_words`, one that reads no unknown word as a near one.
+        """The bundle's tokenizer; with `exact_words`, one that never reads an unknown word as a known one.
 
-        Raises `BundleError` where vocabulary, near words and model do not fit each other.
+        Raises `BundleError` if the vocabulary, the near words and the model do not match.
         """
         file, near_file = self.manifest.tokenizer.vocabulary, self.manifest.tokenizer.near_words
         tokenizer = Tokenizer.from_json(self.read(file), str(self.folder / file), self.sample_captions)
@@ -118,7 +118,7 @@ class Bundle:
 
     @property
     def sample_captions(self) -> list[str]:
-        """The captions that its training drew samples of, if its provenance says."""
+        """The captions that training drew samples of, if the provenance lists them."""
         config = self.manifest.provenance.get("config")
         captions = config.get("sample_captions") if isinstance(config, dict) else None
         return [caption for caption in captions if isinstance(caption, str)] if isinstance(captions, list) else []
@@ -189,7 +189,7 @@ def _locate(name_or_folder: str | Path) -> Path:
             return folder
         if os.sep in name or folder.is_file():
             known = listed(embedded_names())
-            raise BundleError(f"{quoted(name)} is no folder; give a bundle's folder, or one of: {known}")
+            raise BundleError(f"{quoted(name)} is not a folder; give a bundle's folder, or one of: {known}")
     except (OSError, ValueError):  # a name too long for the file system, or with a NUL
         pass
     raise BundleError(f"{unknown('bundle', name, embedded_names())}; or give a bundle's folder")
@@ -217,7 +217,7 @@ def _check_replaceable(folder: Path) -> None:
     except OldSchemaError as error:
         raise OutputError(f"{folder} is a bundle of an earlier version: {error}; or choose a new folder") from None
     except SchemaError as error:
-        raise OutputError(f"{folder / MANIFEST} is not a bundle's ({error}); choose a new folder") from None
+        raise OutputError(f"{folder / MANIFEST} is not a bundle's manifest ({error}); choose a new folder") from None
     kept = [name for name in names if name not in replaced]
     if kept:
         raise OutputError(

@@ -27,9 +27,9 @@ from t2i_engine.tokenizer import Tokens
 
 DEFAULT_BUNDLE = "birds"
 MANY = 1_000_000
-"""Pictures that a caller may expect to draw who does not know when it will stop, such as a server."""
+"""What to `expect` for a caller that does not know how many pictures it will draw, such as a server."""
 BATCH_SIZE = 16
-"""Pictures drawn at once unless another number is asked for: as many as every backend can draw."""
+"""The default number of pictures drawn at once; every backend can draw as many."""
 LARGEST_BATCH = 1024
 MOST_THREADS = 1024
 MOST_STEPS = 256
@@ -39,10 +39,10 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Engine(Sampler):
-    """A bundle, opened with the backend and on the device that `selection` names.
+    """A bundle opened with the backend, and on the device, that `selection` names.
 
-    A context manager: `close` frees what the backend holds. May be used from several threads at once; each gets the
-    pictures that it would get alone.
+    A context manager: `close` frees what the backend holds. Thread-safe: calls from several threads draw the same
+    pictures as one call at a time.
     """
 
     bundle: Bundle
@@ -60,13 +60,13 @@ class Engine(Sampler):
         expect: int = 1,
         exact_words: bool = False,
     ) -> "Engine":
-        """Opens a bundle as `Bundle.open` does; `threads` is per run on the CPU, by default one per processor.
+        """Opens a bundle as `Bundle.open` does; `threads` are CPU threads per run, by default one per processor.
 
-        `expect` is how many pictures the caller expects to draw: on a CPU, `auto` takes the format that draws so many
-        soonest, opening included. That is measured the first time, in a few seconds per format (speed.py).
+        `expect` is the number of pictures the caller expects to draw: on a CPU, `auto` chooses the format that draws
+        that many soonest, opening included. Formats are timed on first use, in a few seconds each (speed.py).
 
-        Unknown words are read as near ones that the bundle lists, and misspellings as what was meant, unless
-        `exact_words` leaves them all out. Raises a `UserError` if anything requested is unavailable.
+        Unknown words that the bundle lists are read as known words near in meaning, and misspellings are corrected;
+        with `exact_words`, all unknown words are left out. Raises a `UserError` if anything requested is unavailable.
         """
         bundle, selection = cls.select(name_or_folder, backend, precision, device, threads, expect)
         open_runner = find_backend(selection.format.backend).open_runner
@@ -85,7 +85,7 @@ class Engine(Sampler):
     def select(
         name_or_folder: str | Path, backend: str, precision: str, device: str, threads: int | None, expect: int
     ) -> tuple[Bundle, BackendSelection]:
-        """The bundle, and what `open` would choose to run it with; raises what `open` raises."""
+        """The bundle, and the selection that `open` would make; raises what `open` raises."""
         if expect < 1:
             raise OptionError(f"{expect} pictures are too few to expect; 1 or more expected")
         if threads is not None and not 1 <= threads <= MOST_THREADS:
@@ -109,12 +109,13 @@ class Engine(Sampler):
     ) -> Iterator[Picture]:
         """Draws each caption once per seed, lazily and in that order.
 
-        In a batch of another size, a few values of a picture may differ, by one level of 255.
-        Before the first picture, raises `CaptionError` for a caption that is empty, too long or without a known word,
-        and `OptionError` for what is out of range; while drawing, `BackendError` where memory runs out, or a TensorRT
-        engine is too small for a batch or a caption. With `skip_unknown`, captions without a known word are skipped, as
-        long as one is left. Other unknown words are left out; both are logged, and so is every word that is read as
-        another.
+        In a batch of a different size, a few values of a picture may differ by one level of 255.
+
+        Raises `CaptionError` for a caption that is empty, too long or without a known word, and `OptionError` for an
+        argument that is out of range, both before the first picture. While drawing, raises `BackendError` if memory
+        runs out, or if a batch or caption is too large for a TensorRT engine. With `skip_unknown`, captions without a
+        known word are skipped, as long as one is left. Unknown words in the other captions are left out. Skipped
+        captions, words left out and words read as others are logged.
         """
         captions = [captions] if isinstance(captions, str) else list(captions)
         seeds = [latents.check_seed(seed) for seed in seeds]

@@ -80,7 +80,7 @@ def needs_extra(what: str, extra: str) -> Iterator[None]:
 
 
 def _shadow(package: str) -> str | None:
-    """Where Python finds a package under this project's name that is not this project's; None if it is ours."""
+    """Where Python finds a foreign package under the name of one of this project's; None if it is ours."""
     module = sys.modules.get(package)
     try:
         # A package whose own import failed is no longer in sys.modules.
@@ -116,4 +116,4 @@ def unknown(kind: str, name: str, known: Iterable[str], synonyms: Mapping[str, s
     known = list(known)
     meant = [synonyms[name]] if name in synonyms else closest(name, known, likeness=0.5)
     suggestion = f" (did you mean {meant[0]!r}?)" if meant else ""
-    return f"unknown {kind} {quoted(name)}{suggestion}; there are: {listed(known)}"
+    return f"unknown {kind} {quoted(name)}{suggestion}; available: {listed(known)}"

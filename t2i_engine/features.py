@@ -1,7 +1,7 @@
-"""Features that pictures are compared by: fixed filters instead of a learned network, so they are the same everywhere.
+"""Features for comparing pictures: fixed filters instead of a learned network, so they are the same everywhere.
 
 Mean energies of oriented filters at four scales, as in the first layer of a scattering network (Bruna & Mallat, 2013),
-and a thumbnail. docs/export.md says how well they agree with the Inception network that FID is defined by.
+and a thumbnail. docs/export.md says how well they agree with the Inception network on which FID is based.
 """
 
 from typing import NamedTuple
@@ -21,22 +21,22 @@ _ORIENTED = 3 * (_BLOCK**2 - 1)
 WIDTH = SCALES * _ORIENTED + 3 * THUMBNAIL**2
 """D, the number of features of a picture."""
 
-_FAINT = 2.0  # a level of 255 or two: below that, energies count as equal
-# Luma and two colour differences (ITU-R BT.601), a column each.
+_FAINT = 2.0  # one or two levels of 255: below that, energies count as equal
+# Luma and two colour differences (ITU-R BT.601), one column each.
 _COLOURS = np.array([[0.299, 0.5, -0.147], [0.587, -0.419, -0.289], [0.114, -0.081, 0.436]])
 
 Features = npt.NDArray[np.floating]
 
 
 class Distance(NamedTuple):
-    """How far apart two sets of features are, row by row of the same caption and seed."""
+    """The distance between two sets of features, whose rows are paired by caption and seed."""
 
     frechet: float
-    """Of Gaussians fitted to both sets: what a change does to all pictures alike."""
+    """The Fréchet distance of Gaussians fitted to both sets: what a change does to all pictures alike."""
     mean: float
-    """Euclidean, over pairs."""
+    """The mean Euclidean distance over pairs."""
     worst: float
-    """Of the pair that is furthest apart."""
+    """The Euclidean distance of the pair that is furthest apart."""
 
 
 def describe(pixels: Pixels) -> npt.NDArray[np.float32]:
@@ -78,7 +78,7 @@ def frechet(first: Features, second: Features) -> float:
 
 
 def _filters() -> Array:
-    """The DCT-II of blocks of 4 × 4 pixels in each colour, without its means: float32 (4 * 4 * 3, 45)."""
+    """The DCT-II of 4 × 4 pixel blocks in each colour component, without the means: float32 (4 * 4 * 3, 45)."""
     index = np.arange(_BLOCK)
     waves = np.cos(np.pi * index[:, None] * (2 * index + 1) / (2 * _BLOCK))
     waves /= np.linalg.norm(waves, axis=1, keepdims=True)

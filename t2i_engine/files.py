@@ -1,4 +1,4 @@
-"""Files that the project writes and trusts: atomic writes, SHA-256 sums, and the cache of what can be made again."""
+"""Files that the project writes and trusts: atomic writes, SHA-256 sums, and the cache of what can be regenerated."""
 
 import contextlib
 import hashlib
@@ -15,8 +15,8 @@ CACHE_KINDS = {
     "ort": "graphs optimised by ONNX Runtime",
     "openvino": "graphs compiled by OpenVINO",
     "engines": "TensorRT engines",
-    "speed": "how fast each format is here",
-    "benchmark": "the benchmark's network of the paper's size",
+    "speed": "speed of each format on this machine",
+    "benchmark": "the benchmark's paper-sized network",
     "pictures": "rendered data sets",
     "evaluation": "statistics of real pictures, attribute classifiers",
 }
@@ -29,14 +29,14 @@ def write_atomically(
     cure: str = "choose another place",
     durable: bool = True,
 ) -> Path:
-    """Writes a file completely or not at all, and returns its path; its folder is made if it is missing.
+    """Writes a file completely or not at all, creating its folder if necessary, and returns its path.
 
-    `content` is the bytes, or a function that writes the temporary file it is given. A crash at any moment leaves what
-    was there before, and so does a power cut if `durable`, which waits for the disk. Raises `OutputError`, ending in
-    `cure`, where the file cannot be written.
+    `content` is the bytes, or a function that writes to the temporary path it is given. A crash at any moment leaves
+    the previous file in place; with `durable`, which waits for the disk, so does a power cut. Raises `OutputError`,
+    whose message ends in `cure`, if the file cannot be written.
     """
     digest = hashlib.sha256(path.name.encode("utf-8", "surrogatepass")).hexdigest()[:8]  # a name may be at its limit
-    writer = f"{os.getpid()}-{threading.get_native_id()}"  # two threads may write one file, the last one stays
+    writer = f"{os.getpid()}-{threading.get_native_id()}"  # if two threads write the same file, the last one wins
     temporary = path.with_name(f".{writer}-{digest}.partial{path.suffix[:10]}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -66,7 +66,7 @@ def sha256(content: bytes | Path) -> str:
 
 
 def check_file(path: Path, size: int, digest: str) -> None:
-    """Raises `BundleError` where a file of a bundle is missing, truncated or altered, or a link out of the bundle."""
+    """Raises `BundleError` if a bundle's file is missing, truncated, altered, or a link out of the bundle."""
     cure = "copy or export the bundle again"
     try:
         if not _is_at_home(path):
@@ -89,7 +89,7 @@ def is_hub_snapshot(folder: Path) -> bool:
 
 
 def _is_at_home(path: Path) -> bool:
-    """Whether a file lies in its folder; one of the hub's cache, in the blobs of its repository or of the cache."""
+    """Whether a file lies in its folder or, in the hub's cache, in the blobs of its repository or of the cache."""
     target, home = path.resolve().parent, path.parent.resolve()
     blobs = [above / "blobs" for above in home.parents[1:3]] if is_hub_snapshot(home) else []
     return target == home or any(target.is_relative_to(folder) for folder in blobs)
@@ -103,25 +103,25 @@ def cache_folder() -> Path:
 
 
 def cached_file(kind: str, *parts: str) -> Path:
-    """The place in the cache of a file that depends on `parts` and nothing else; `kind` is its folder and suffix."""
+    """The cache path of a file that is determined by `parts` alone; `kind` is its folder and suffix."""
     return cache_folder() / kind / f"{sha256(chr(10).join(parts).encode())[:32]}.{kind}"
 
 
 def cache_is_writable() -> bool:
-    """Whether files can be kept in the cache, as far as that is known without writing one."""
+    """Whether the cache appears to be writable; checked without writing to it."""
     folder = cache_folder()
     nearest = next(path for path in (folder, *folder.parents) if path.exists())
     return nearest.is_dir() and os.access(nearest, os.W_OK | os.X_OK)
 
 
 def cache(path: Path, content: bytes | Callable[[Path], object]) -> None:
-    """Writes a file of the cache; if that fails, it is made again next time."""
+    """Writes a file to the cache; if that fails, the file is made again next time."""
     with contextlib.suppress(OutputError):
         write_atomically(path, content)
 
 
 def cache_contents() -> dict[str, list[Path]]:
-    """The files in the cache by kind: the name of their folder, or `CACHE_KINDS` for those that lie in none."""
+    """The cached files by kind: the name of their folder or, for files at the top level, the matching `CACHE_KINDS`."""
     found: dict[str, list[Path]] = {}
     for path in sorted(cache_folder().rglob("*")):
         if path.is_symlink() or not path.is_dir():
@@ -132,7 +132,7 @@ def cache_contents() -> dict[str, list[Path]]:
 
 
 def clear_cache(kind: str | None = None) -> tuple[int, int]:
-    """Deletes what the cache holds, or one kind of it; returns how many files that were, and their bytes.
+    """Deletes everything in the cache, or one kind; returns the number of files deleted and their bytes.
 
     Raises `OptionError` for an unknown kind, and `OutputError` if a file cannot be deleted.
     """
@@ -157,7 +157,7 @@ def clear_cache(kind: str | None = None) -> tuple[int, int]:
 
 
 def processor() -> str:
-    """What code compiled for this CPU depends on: its architecture, and its model and features where Linux tells."""
+    """What code compiled for this CPU depends on: its architecture and, on Linux, its model and features."""
     names = ("model name", "flags", "Features", "CPU implementer", "CPU part")
     lines: list[str] = []
     with contextlib.suppress(OSError), Path("/proc/cpuinfo").open(encoding="utf-8", errors="replace") as described:

@@ -19,33 +19,33 @@ GENERATOR = "generator"
 PSNR = "psnr"
 SENTENCE_SHARE = "sentence_share"
 PICTURE_SHARES = ("frechet_share", "mean_share", "worst_share")
-DEVICES = ("cuda", "cpu")  # in order of preference for `auto`, before that of the rows
+DEVICES = ("cuda", "cpu")  # in order of preference for `auto`, which outranks the order of rows
 
 
 @dataclass(frozen=True)
 class Differences:
-    """How far from PyTorch in fp32: as found, or as allowed (None: no limit).
+    """Differences from PyTorch in fp32: as measured, or as allowed (None: no limit).
 
-    Full precision is limited by the largest absolute difference of each output. Reduced precision is limited by what it
-    does to pictures, as a share of the way to pictures of other seeds (t2i_engine/picture_reference.py).
+    Full precision is limited by the largest absolute difference of each output. Reduced precision is limited by its
+    effect on pictures, as a share of the way to pictures of other seeds (t2i_engine/picture_reference.py).
     """
 
     sentence: float | None = None
     image: float | None = None
     pixels: int | None = None
     psnr: float | None = None  # of the worst image, in dB; as a limit, a guard against broken pictures
-    sentence_share: float | None = None  # of the way that takes a picture to one of another seed
+    sentence_share: float | None = None  # of the change that would turn a picture into one of another seed
     frechet_share: float | None = None
     mean_share: float | None = None
     worst_share: float | None = None
 
     def within(self, allowed: "Differences") -> bool:
-        """Whether every measure is as good as `allowed`; NaN and missing values are not."""
+        """Whether every measure is within `allowed`; NaN and missing values are not."""
         return all(meets(field.name, getattr(self, field.name), getattr(allowed, field.name)) for field in fields(self))
 
 
 def meets(measure: str, found: float | None, bound: float | None) -> bool:
-    """Whether one field of `Differences` is within its limit: at least that for psnr, at most that for the others."""
+    """Whether one field of `Differences` is within its bound: a minimum for psnr, a maximum for the others."""
     if bound is None:
         return True
     return found is not None and (found >= bound if measure == PSNR else found <= bound)
@@ -76,7 +76,7 @@ class Format:
     tolerance: Differences
     reason: str  # why the tolerance is what it is
     form: Form = Form.PHASES
-    emulator: str | None = None  # gives a `Runner` per graph that shows what the backend hides on a CPU
+    emulator: str | None = None  # makes `Runner`s that show overflow on a CPU, which the backend hides
     built_ahead: bool = False  # can be built where it cannot run; the bundle then lists it as unverified
     extra_files: tuple[str, ...] = ()  # further files that its builder yields and its backend reads
 
@@ -93,7 +93,7 @@ class Format:
 
     @property
     def all_files(self) -> set[str]:
-        """Every file that the format has in a bundle."""
+        """All of the format's files in a bundle."""
         return {*self.files.values(), *self.extra_files}
 
 
@@ -109,15 +109,15 @@ _ONNX_BUILDER = "export.onnx_graphs:build"
 
 # 1e-7 per LSTM state of an fp32 text encoder, which 64 words of a well-trained one amplify to 3e-5.
 _SENTENCE = 1e-4
-# For words in no order, PyTorch's own fp32 is up to 1.4e-4 from float64 (cub); 5e-4 is a sixteenth of a level.
+# For words in random order, PyTorch's own fp32 is up to 1.4e-4 from float64 (cub); 5e-4 is a sixteenth of a level.
 _EXACT = Differences(sentence=_SENTENCE, image=5e-4, pixels=1)
 _SAME_ARITHMETIC = (
     "the same fp32 arithmetic summed in another order: about 1e-7 per LSTM state, amplified word by word up to 3e-5, "
     "and 7e-6 per image value, 2e-4 for words in no order; a value that close to a rounding boundary moves one level"
 )
 _SAME_CODE = "the same weights in the same code; batch size and number of threads change the order of sums"
-# Shares of the way from fp32's own pictures to those of other seeds, of 1,000 pairs; docs/lab/graphs.md has what was
-# found. The guard is just above the 15 dB of unrelated pictures: PSNR punishes an edge that moved, and misses grain.
+# Shares of the way from fp32's own pictures to those of other seeds, over 1,000 pairs (docs/lab/graphs.md).
+# The guard is just above the 15 dB of unrelated pictures: PSNR punishes an edge that moved, and misses grain.
 _GUARD = 20
 _FP16 = Differences(psnr=_GUARD, sentence_share=0.05, frechet_share=0.005, mean_share=0.02, worst_share=0.05)
 _FP16_REASON = "11 bits of mantissa in every layer: 0.03 % of the way as a set, 0.9 % in the mean, 1.4 % at worst"
@@ -183,7 +183,7 @@ def all_formats() -> tuple[Format, ...]:
 
 
 def find(name: str) -> Format:
-    """The row called `name`. Raises `OptionError`, with a suggestion, where there is none."""
+    """The row called `name`. Raises `OptionError`, with a suggestion, if there is none."""
     for row in all_formats():
         if row.name == name:
             return row

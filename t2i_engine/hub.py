@@ -1,7 +1,7 @@
 """Bundles on the Hugging Face hub: pushed as one commit, pulled into the hub's own cache and checked there.
 
 An address is `hf:OWNER/NAME`, or `hf:OWNER/NAME@REVISION` with a branch, a tag or a commit. Only a commit is permanent.
-What huggingface_hub reads from the environment (HF_HOME, HF_TOKEN, HF_ENDPOINT, HF_HUB_OFFLINE, …) holds here too.
+huggingface_hub's environment variables (HF_HOME, HF_TOKEN, HF_ENDPOINT, HF_HUB_OFFLINE, …) apply here too.
 """
 
 import logging
@@ -28,22 +28,22 @@ CARD = "README.md"
 _NAME = r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}"
 _REPOSITORY = re.compile(rf"{_NAME}/{_NAME}")
 _ADDRESS = re.compile(rf"{HUB}({_NAME}/{_NAME})(?:@((?!.*\.\.)[A-Za-z0-9][A-Za-z0-9._/-]{{0,199}}))?")
-_ANYWHERE = {CARD, ".gitattributes"}  # what the hub's page makes with a new repository
+_ANYWHERE = {CARD, ".gitattributes"}  # created by the hub's page with a new repository
 
 _log = logging.getLogger(__name__)
 
 
 def pull(address: str) -> Bundle:
-    """Opens `hf:OWNER/NAME[@REVISION]`, every file checked; downloads what the hub's cache lacks.
+    """Opens `hf:OWNER/NAME[@REVISION]`, checking every file; downloads those that are not in the hub's cache.
 
-    Without a network, or with HF_HUB_OFFLINE=1, what the cache holds is opened. A file that is damaged there is
-    downloaded again. Raises `MissingExtra` without the extra `hub`, and `BundleError` where the address is malformed or
-    leads to no bundle, the hub cannot be reached, or a file is not what the manifest says.
+    Without a network, or with HF_HUB_OFFLINE=1, opens the cached bundle. A damaged file in the cache is downloaded
+    again. Raises `MissingExtra` without the extra `hub`, and `BundleError` if the address is malformed, there is no
+    bundle at it, the hub cannot be reached, or a file does not match the manifest.
     """
     match = _ADDRESS.fullmatch(address)
     if not match:
         raise BundleError(
-            f"{quoted(address)} is no bundle on the hub; hf:OWNER/NAME or hf:OWNER/NAME@REVISION expected"
+            f"{quoted(address)} is not a bundle on the hub; hf:OWNER/NAME or hf:OWNER/NAME@REVISION expected"
         )
     repository, revision = match.groups()
     _need_library(address)
@@ -58,7 +58,7 @@ def pull(address: str) -> Bundle:
             if not _is_whole(bundle, file):
                 _download(repository, commit, file, again=True)
                 if not _is_whole(bundle, file):
-                    raise BundleError(f"{pinned}: {file} is not what its manifest says; push the bundle again")
+                    raise BundleError(f"{pinned}: {file} does not match its manifest; push the bundle again")
     if address != pinned:
         _log.info("%s is now at %s; give that to pin it", address, pinned)
     return bundle
@@ -67,17 +67,17 @@ def pull(address: str) -> Bundle:
 def push(bundle: Bundle, repository: str, private: bool = False) -> str:
     """Uploads a bundle with a model card and pictures as one commit; returns its address, with the commit.
 
-    Makes the repository, `OWNER/NAME`, if there is none; `private` is for that. Replaces the bundle that it holds, but
-    nothing else. Raises `MissingExtra` without the extra `hub`, `OptionError` for a malformed name, `OutputError` where
-    the hub refuses or cannot be reached, and what drawing raises.
+    Creates the repository, `OWNER/NAME`, if it does not exist; a new one is private if `private`. Replaces an earlier
+    bundle in it, but nothing else. Raises `MissingExtra` without the extra `hub`, `OptionError` for a malformed name,
+    `OutputError` if the hub refuses, cannot be reached or holds something else there, and what drawing raises.
     """
     if not _REPOSITORY.fullmatch(repository):
-        raise OptionError(f"{quoted(repository)} is no repository; OWNER/NAME expected")
+        raise OptionError(f"{quoted(repository)} is not a repository; OWNER/NAME expected")
     _need_library("t2i-engine push")
     from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, get_token
 
     if get_token() is None:
-        raise OutputError("pushing needs a token of the hub that may write: run hf auth login, or set HF_TOKEN")
+        raise OutputError("pushing needs a hub token with write access: run hf auth login, or set HF_TOKEN")
     files: dict[str, Path | bytes] = {file: bundle.path(file) for file in bundle.manifest.files}
     files[MANIFEST] = bundle.folder / MANIFEST
     captions, files[PICTURES] = _drawn(bundle)
@@ -89,11 +89,11 @@ def push(bundle: Bundle, repository: str, private: bool = False) -> str:
         held = {file.rfilename for file in found.siblings or ()}
         if MANIFEST not in held and held - _ANYWHERE:
             raise OutputError(
-                f"{HUB}{repository} holds {quoted(min(held - _ANYWHERE))} and no bundle; choose a new name"
+                f"{HUB}{repository} holds {quoted(min(held - _ANYWHERE))} but no bundle; choose a new name"
             )
         if private and not found.private:
             raise OutputError(
-                f"{HUB}{repository} is there and public; make it private on its page, or choose a new name"
+                f"{HUB}{repository} already exists and is public; make it private on its page, or choose a new name"
             )
         stale = held.intersection(file for row in all_formats() for file in row.all_files) - files.keys()
         commit = api.create_commit(
@@ -110,8 +110,8 @@ def push(bundle: Bundle, repository: str, private: bool = False) -> str:
 
 def _need_library(what: str) -> None:
     try:
-        import httpx2  # noqa: F401  # whose errors the other raises
-        from huggingface_hub import resolve_revision  # noqa: F401  # other packages may have brought an older one
+        import httpx2  # noqa: F401  # huggingface_hub raises its errors
+        from huggingface_hub import resolve_revision  # noqa: F401  # another package may have installed an older one
     except ImportError:
         raise MissingExtra(what, "the package huggingface_hub, 2.0 or later", "hub") from None
 
@@ -125,7 +125,7 @@ def _drawn(bundle: Bundle) -> tuple[list[str], bytes]:
 
 
 def _download(repository: str, commit: str, file: str, again: bool = False) -> Path:
-    """The place of a file in the hub's cache, downloaded if it is not there, or `again` if it is damaged."""
+    """The path of a file in the hub's cache, downloaded if it is missing, or `again` if it is damaged."""
     from huggingface_hub import hf_hub_download, is_offline_mode
     from huggingface_hub.errors import RemoteEntryNotFoundError
 
@@ -137,7 +137,7 @@ def _download(repository: str, commit: str, file: str, again: bool = False) -> P
         return Path(hf_hub_download(repository, file, revision=commit, force_download=again))
     except RemoteEntryNotFoundError:
         raise BundleError(
-            f"{HUB}{repository}@{commit} is no bundle, it has no {file}: t2i-engine push BUNDLE {repository} makes one"
+            f"{HUB}{repository}@{commit} is not a bundle, it has no {file}; run t2i-engine push BUNDLE {repository}"
         ) from None
 
 
@@ -158,10 +158,10 @@ def _one_line(address: str, kind: type[UserError]) -> Iterator[None]:
     try:
         yield
     except errors.RevisionNotFoundError:
-        raise kind(f"{address}: there is no such revision; give a branch, a tag or a commit of it") from None
+        raise kind(f"{address}: there is no such revision; give a branch, a tag or a commit") from None
     except errors.RepositoryNotFoundError:
         raise kind(
-            f"{address} is not on {constants.ENDPOINT}, or private; check the name, or run hf auth login"
+            f"{address} is not on {constants.ENDPOINT}, or is private; check the name, or run hf auth login"
         ) from None
     except errors.OfflineModeIsEnabled:
         raise kind(f"{address} cannot be reached while HF_HUB_OFFLINE is set; unset it") from None
@@ -177,4 +177,4 @@ def _one_line(address: str, kind: type[UserError]) -> Iterator[None]:
         cure = "run hf auth login with a token that may do this" if status in (401, 403) else "try again later"
         raise kind(f"{address}: the hub answered {status} ({said}); {cure}") from None
     except (httpx2.HTTPError, errors.XetDownloadError, OSError, RuntimeError, ValueError) as error:
-        raise kind(f"{address}: {error.__cause__ or error}; try again: what was complete is kept") from None
+        raise kind(f"{address}: {error.__cause__ or error}; try again: complete files are kept") from None

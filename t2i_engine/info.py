@@ -25,7 +25,7 @@ WIDTH = 100
 """Columns of the text; only a path may be longer."""
 
 MOST_SEGMENTS = 4
-"""The last segments of a run, of which the text shows so many."""
+"""Only this many of a run's last segments are shown in the text."""
 
 # A field of a record -> how it is shown.
 _DATASET = {
@@ -67,12 +67,12 @@ class SystemInfo:
     auto: str
     """What `auto` chooses for one picture."""
     auto_many: str
-    """And for as many as a server draws."""
+    """What `auto` chooses for as many pictures as a server draws."""
     embedded: Sequence[str]
     bundle: Bundle | None
 
     def as_json(self) -> dict[str, object]:
-        """Everything; of a bundle its whole manifest."""
+        """Everything, with a bundle's whole manifest."""
         info: dict[str, object] = {
             "version": self.version,
             "backends": {name: asdict(status) for name, status in self.backends.items()},
@@ -112,9 +112,9 @@ class SystemInfo:
 
 
 def system_info(bundle: Bundle | None) -> SystemInfo:
-    """Asks every backend. What `auto` chooses is for the bundle if one is given, otherwise for any format.
+    """Asks every backend. What `auto` chooses refers to the bundle if one is given, otherwise to all formats.
 
-    Speeds are those known so far: nothing is measured.
+    Speeds are those already known: nothing is measured.
     """
     statuses = {name: backend_status(name) for name in backend_names()}
     rows = selectable(bundle) if bundle else all_formats()
@@ -141,7 +141,10 @@ def _backend_rows(statuses: Mapping[str, Status]) -> Iterator[tuple[str, ...]]:
 
 
 def bundle_rows(bundle: Bundle) -> Iterator[tuple[str, str]]:
-    """What a manifest says of model, data, training and figures, by name; an empty name goes on from the row before."""
+    """What a manifest says about model, data, training and metrics, as (name, text) rows.
+
+    A row with an empty name continues the one before it.
+    """
     sizes, files, provenance = bundle.sizes, bundle.manifest.files, bundle.manifest.provenance
     yield "resolution", f"{sizes.resolution} × {sizes.resolution}"
     parts = [
@@ -175,14 +178,14 @@ def bundle_rows(bundle: Bundle) -> Iterator[tuple[str, str]]:
 
 
 def differences(bundle: Bundle, row: Format) -> dict[str, str]:
-    """A format's largest differences from PyTorch by measure, as text; none where it was built and not run."""
+    """A format's largest differences from PyTorch by measure, as text; empty if it was built but not run."""
     parity = bundle.manifest.parity.get(row.name)
     worst = asdict(parity.worst) if parity else {}
     return {name: text for name, template in _MEASURES.items() if (text := _filled(template, worst.get(name)))}
 
 
 def _run_rows(runs: Sequence[Mapping[str, object]]) -> Iterator[tuple[str, str]]:
-    """Steps by phase, and hours, over all runs; of a run whose encoders alone were taken, the GAN's do not count."""
+    """Steps by phase, and hours, over all runs; GAN steps of runs that only gave their encoders don't count."""
     total: dict[str, int] = {}
     for run in runs:
         steps = run.get("steps")
@@ -199,7 +202,7 @@ def _run_rows(runs: Sequence[Mapping[str, object]]) -> Iterator[tuple[str, str]]
 
 
 def _segment_rows(segments: object) -> Iterator[tuple[str, str]]:
-    """What each process contributed to the last run, one line each; only the last ones of many."""
+    """What each process contributed to the last run, one line each; if there are many, only the last ones."""
     found = [one for one in segments if isinstance(one, dict)] if isinstance(segments, list) else []
     for number, segment in list(enumerate(found, 1))[-MOST_SEGMENTS:]:
         steps = segment.get("steps")
@@ -214,13 +217,13 @@ def _segment_rows(segments: object) -> Iterator[tuple[str, str]]:
 
 
 def _steps(phase: str, span: object) -> str:
-    """The steps of a phase in a segment; empty if it made none."""
+    """The steps of a phase in a segment; empty if there were none."""
     idle = isinstance(span, list) and len(span) == 2 and span[0] == span[1]
     return "" if idle else _filled(f"{_PHASES.get(phase, 'steps')} {{0[0]:,}}–{{0[1]:,}}", span)
 
 
 def _metric_rows(metrics: object) -> Iterator[tuple[str, str]]:
-    """The chief figures of the evaluation with most pictures, the last one if several have as many."""
+    """The main metrics of the evaluation with the most pictures, or of the last such evaluation."""
     evaluations = metrics.get("evaluations") if isinstance(metrics, dict) else None
     found = [one for one in evaluations if isinstance(one, dict)] if isinstance(evaluations, list) else []
     if not found:
@@ -266,7 +269,7 @@ def _table(rows: Iterable[tuple[str, ...]], most: int, most_lines: int = 3) -> l
 
 
 def _filled(template: str, value: object) -> str:
-    """A template filled with a value, or with the fields of a record; empty if they do not fit: provenance is free."""
+    """A template filled with a value or a record's fields; empty if they do not fit, since provenance has no schema."""
     if value is not None:
         with suppress(LookupError, TypeError, ValueError, OverflowError):
             return template.format(value, **value) if isinstance(value, dict) else template.format(value)
@@ -278,5 +281,5 @@ def _shown(value: object) -> str:
 
 
 def _plain(text: str) -> str:
-    """The text itself, unless it would do something to the terminal."""
+    """The text itself, or escaped if it has characters that a terminal would act on."""
     return text if text.isprintable() else json.dumps(text)

@@ -24,7 +24,7 @@ class Latents:
 
 
 def draw(seeds: Sequence[int], noise_width: int, condition_width: int, truncation: float = 1.0) -> Latents:
-    """Draws both noises for each seed; a row depends on its seed and the truncation alone.
+    """Draws both noises for each seed; a row depends only on its seed and the truncation.
 
     Truncation 1 is N(0, I). Below 1, it is a normal distribution cut at ±2, times the truncation. Raises `OptionError`
     if a seed or the truncation is out of range.
@@ -38,7 +38,7 @@ def draw(seeds: Sequence[int], noise_width: int, condition_width: int, truncatio
 def between(start: int, end: int, steps: int, noise_width: int, condition_width: int, truncation: float) -> Latents:
     """Interpolates both noises between two seeds, inclusive, in `steps` rows.
 
-    Spherically (Shoemake, 1985): halfway along a straight line, noise would be smaller than any a generator has seen.
+    Spherically (Shoemake, 1985): halfway along a straight line, noise would be shorter than any a generator has seen.
     Raises `OptionError` as `draw` does.
     """
     ends = draw([start, end], noise_width, condition_width, truncation)

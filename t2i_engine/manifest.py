@@ -1,4 +1,4 @@
-"""Manifest: what bundle.json says of a model, its graphs and its files, checked when it is read."""
+"""Manifest: what bundle.json says about a model, its graphs and its files, checked when it is read."""
 
 import json
 import re
@@ -98,7 +98,7 @@ def graphs_of(sizes: ModelSizes) -> dict[str, Graph]:
 
 @dataclass(frozen=True)
 class FileEntry:
-    """What the manifest says of one file; `graph` is None where it holds no graph, or all of them."""
+    """What the manifest says about one file; `graph` is None if the file holds no graph, or holds all of them."""
 
     sha256: str
     size: int  # in bytes
@@ -149,11 +149,11 @@ class Manifest:
     model: ModelSizes
     files: Mapping[str, FileEntry]
     parity: Mapping[str, Parity] = field(default_factory=dict)  # by format
-    unverified: Mapping[str, str] = field(default_factory=dict)  # format that was built, not run -> what was lacking
+    unverified: Mapping[str, str] = field(default_factory=dict)  # format that was built but not run -> what was missing
     rejected: Mapping[str, str] = field(default_factory=dict)  # format that missed its tolerance -> by how much
     tokenizer: TokenizerSpec = TokenizerSpec()
     reference: str | None = None  # the file with captions, noise and PyTorch's outputs
-    license: str | None = None  # under which terms its model may be used, in one line; None: nothing is claimed
+    license: str | None = None  # terms under which the model may be used, in one line; None: not stated
     provenance: Mapping[str, object] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -180,7 +180,7 @@ class Manifest:
 
     @classmethod
     def from_json(cls, content: bytes) -> "Manifest":
-        """Reads and checks a manifest. Raises `SchemaError` with the first thing that is wrong."""
+        """Reads and checks a manifest. Raises `SchemaError` for the first mistake found."""
         found = read_json(content)
         if not isinstance(found, dict):
             raise SchemaError("a JSON object was expected")

@@ -1,4 +1,4 @@
-"""Migration from earlier versions: bundles, whose graphs and pictures stay the same, and what was renamed."""
+"""Migration from earlier versions: bundles, whose graphs and pictures stay the same, and names that changed."""
 
 import json
 from collections.abc import Mapping
@@ -44,10 +44,10 @@ _DROPPED = ("image_encoder.safetensors", "discriminator.safetensors")
 
 
 def migrate_bundle(folder: Path) -> Path:
-    """Rewrites a bundle's manifest in the current schema, with the terms of its data, and returns the folder.
+    """Rewrites a bundle's manifest in the current schema, adds the terms of its data, and returns the folder.
 
-    A current bundle stays as it is. The manifest is replaced atomically; only then are the files deleted that it no
-    longer lists. Raises `BundleError` if the folder holds no bundle, or one of a newer schema, and `OutputError` if it
+    A current bundle stays as it is. The manifest is replaced atomically; files that it no longer lists are deleted only
+    after that. Raises `BundleError` if the folder holds no bundle, or one of a newer schema, and `OutputError` if it
     cannot be written.
     """
     file = folder / MANIFEST
@@ -61,7 +61,7 @@ def migrate_bundle(folder: Path) -> Path:
     except SchemaError as error:
         raise BundleError(f"{file} cannot be migrated: {error}") from None
     if manifest.to_json() != content:
-        write_atomically(file, manifest.to_json(), "migrate a copy that can be written")
+        write_atomically(file, manifest.to_json(), "migrate a writable copy")
     for name in set(_DROPPED) - manifest.files.keys():
         try:
             (folder / name).unlink(missing_ok=True)
@@ -71,7 +71,7 @@ def migrate_bundle(folder: Path) -> Path:
 
 
 def _current(content: bytes) -> bytes:
-    """A manifest of schema 1 as one of this schema; anything else as it is."""
+    """Converts a manifest of schema 1 to the current schema; returns anything else unchanged."""
     found = read_json(content)
     if not isinstance(found, dict) or found.get("schema") != 1 or not isinstance(found.get("files"), dict):
         return content

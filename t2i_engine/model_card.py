@@ -8,13 +8,13 @@ from importlib.metadata import version
 from t2i_engine.bundle import HUB, Bundle
 from t2i_engine.info import bundle_rows, differences
 
-PICTURES = "card/pictures.png"  # no file of a bundle lies in a folder
+PICTURES = "card/pictures.png"  # a bundle's own files are never in a subfolder
 LICENSES = ("apache-2.0", "mit", "bsd-3-clause", "cc0-1.0", "cc-by-4.0", "cc-by-sa-4.0", "cc-by-nc-4.0")
-"""What the hub calls the licences that a manifest may name; any other is `other` to it."""
+"""The hub's identifiers for licences that a manifest may name; to the hub, any other licence is `other`."""
 
 
 def model_card(bundle: Bundle, repository: str, captions: Sequence[str], seeds: Sequence[int]) -> str:
-    """The card of `repository` (OWNER/NAME), whose `PICTURES` show each caption once per seed, a row each."""
+    """The card of `repository` (OWNER/NAME), whose `PICTURES` show each caption once per seed, one row per caption."""
     address, caption = f"{HUB}{repository}", " ".join(captions[0].split())
     resolution = bundle.sizes.resolution
     return f"""---
@@ -23,12 +23,12 @@ def model_card(bundle: Bundle, repository: str, captions: Sequence[str], seeds: 
 
 # {bundle.name}
 
-Draws pictures of {resolution} × {resolution} pixels from captions, in a single pass. A bundle of t2i-engine: graphs for
-several runtimes, each compared with PyTorch before it was written.
+Draws pictures of {resolution} × {resolution} pixels from captions, in a single pass. This is a bundle for t2i-engine:
+graphs for several runtimes, each compared with PyTorch before it was written.
 
 ![Pictures]({PICTURES})
 
-*Seeds {seeds[0]} to {seeds[-1]} of {" · ".join(map(_plain, captions))}; a row each, as drawn.*
+*Seeds {seeds[0]} to {seeds[-1]} of {" · ".join(map(_plain, captions))}; one row per caption, as drawn.*
 
 ## How to use
 
@@ -54,7 +54,7 @@ graphs' inputs and outputs; the ONNX files run without t2i-engine too.
 
 ## Formats
 
-With the largest differences from PyTorch in fp32 (pixels in levels of 255).
+Differences are the largest from PyTorch in fp32 (pixels in levels of 255).
 
 {_table(("format", "backend", "precision", "differences"), _formats(bundle))}
 
@@ -63,7 +63,7 @@ Written by t2i-engine {version("t2i-engine")} from the bundle's manifest.
 
 
 def _metadata(bundle: Bundle) -> str:
-    """What the hub files a model by, as YAML."""
+    """The metadata by which the hub lists a model, as YAML."""
     tags = ["gan", *(["onnx"] if any(row.backend == "onnxruntime" for row in bundle.formats) else [])]
     lines = ["pipeline_tag: text-to-image", "library_name: t2i-engine", f"tags: [{', '.join(tags)}]"]
     if bundle.license:

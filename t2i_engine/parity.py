@@ -1,6 +1,6 @@
 """Parity: how far a format is from PyTorch in fp32. What is compared, on which cases, and what passes.
 
-Runtime and exporter share this module: PyTorch is one more `Runner` to it. Tolerances are in the table of formats.
+Runtime and exporter share this module, to which PyTorch is one more `Runner`. Tolerances are in the table of formats.
 """
 
 import math
@@ -24,7 +24,7 @@ CPU = "cpu"  # the device that every machine has: a format that runs there is ve
 class GateSize:
     """How much is compared: `rounds` of one batch of pictures of each size, and captions of 1 to `longest` words.
 
-    Reduced precision is judged by `pairs` of pictures; what runs in an emulator, by the first `emulated` of them.
+    Reduced precision is judged by `pairs` of pictures; what runs in an emulator, by the first `emulated` pairs.
     """
 
     rounds: int = 12
@@ -45,7 +45,7 @@ _SHARES = (SENTENCE_SHARE, *PICTURE_SHARES)
 
 @dataclass(frozen=True)
 class Case:
-    """Inputs of one graph, and what PyTorch makes of them, by name."""
+    """Inputs of one graph, and PyTorch's outputs for them, by name."""
 
     graph: str
     name: str
@@ -61,7 +61,7 @@ class Finding:
     graph: str
     output: str  # a field of `Differences`, or `MEDIAN_PSNR`
     against: str  # PyTorch here, the bundle's reference, or fp32's pictures
-    difference: float  # the largest, or the least psnr; infinite for a failure, NaN, another shape or dtype
+    difference: float  # the largest, or the lowest psnr; infinite for a failure, NaN, a wrong shape or dtype
     allowed: float | None  # None: anything finite
     case: str
     cases: int  # how many were compared
@@ -69,12 +69,12 @@ class Finding:
 
     @property
     def shown(self) -> str:
-        """The difference for people."""
+        """The difference as readable text."""
         return _shown(self.output, self.difference)
 
     @property
     def limit(self) -> str:
-        """The tolerance for people."""
+        """The tolerance as readable text."""
         return "any" if self.allowed is None else _shown(self.output, self.allowed)
 
     @property
@@ -115,7 +115,7 @@ def verification_device(row: Format) -> str:
 
 
 def gate_cases(pytorch: Mapping[str, Runner], sizes: ModelSizes, size: GateSize = GATE) -> Iterator[Case]:
-    """Cases for both graphs, the same ones for the same sizes; `pytorch` runs the model in PyTorch, per graph."""
+    """Cases for both graphs, always the same for the same sizes; `pytorch` runs the model's graphs in PyTorch."""
     captions = RandomCaptions(sizes.vocabulary_size, size.longest)
     for length in range(1, size.longest + 1):
         for batch in size.batches:
@@ -144,7 +144,7 @@ def picture_case(pytorch: Mapping[str, Runner], sizes: ModelSizes, sentences: Ar
 
 
 class RandomCaptions:
-    """Random token ids that use every word once before any twice, padded with words instead of zeros.
+    """Random token ids that use every word once before repeating any, padded with words instead of zeros.
 
     A graph that reads past a caption's end then gives itself away.
     """
@@ -156,7 +156,7 @@ class RandomCaptions:
         self._longest = longest
 
     def draw(self, batch: int, length: int) -> tuple[Array, Array]:
-        """Tokens int64 (batch, T) and lengths int64 (batch): the first caption has `length` words, the others any."""
+        """Tokens int64 (batch, T) and lengths int64 (batch): the first is `length`, the others are random up to it."""
         lengths = self._random.integers(1, self._longest + 1, batch)
         lengths[0] = min(length, self._longest)
         width = min(int(lengths.max()) + int(self._random.integers(0, 4)), self._longest)
@@ -172,9 +172,9 @@ def compare(
     sentence_reach: float = math.nan,
     with_median: bool = False,
 ) -> list[Finding]:
-    """Runs every case through every format: the worst case of each output, and `with_median`, `MEDIAN_PSNR`.
+    """Runs every case through every format; returns the worst case of each output and, `with_median`, `MEDIAN_PSNR`.
 
-    Formats whose sentences are limited by what they do to pictures fail without the `sentence_reach` of a
+    Formats whose sentences are limited by their effect on pictures fail without the `sentence_reach` of a
     `PictureReference`.
     """
     worst: dict[str, dict[str, Finding]] = {opened.row.name: {} for opened in formats}
@@ -205,7 +205,7 @@ def compare(
 
 
 def as_parity(findings: Sequence[Finding], row: Format) -> Parity:
-    """What the manifest says of a format, from its findings, all of them finite."""
+    """The manifest's entry for a format, from its findings, which must all be finite."""
     found: dict[str, Finding] = {}
     for one in findings:
         if one.format == row.name:
@@ -233,9 +233,9 @@ def as_table(findings: Iterable[Finding]) -> list[str]:
 
 
 def psnr(found: Array, expected: Array, peak: float = 2) -> Array:
-    """The peak signal-to-noise ratio of each picture of a batch in dB, float64 (B,), of values `peak` apart at most.
+    """The peak signal-to-noise ratio of each picture of a batch in dB, float64 (B,); values span `peak`.
 
-    What is equal to the last bit of float64 counts as 200 dB.
+    Equal pictures count as 200 dB.
     """
     squares = np.square(found.astype(np.float64) - expected.astype(np.float64)).mean(axis=(1, 2, 3))
     return np.asarray(10 * np.log10(peak**2 / np.maximum(squares, 1e-20 * peak**2)))
@@ -250,7 +250,7 @@ def _shown(output: str, value: float) -> str:
 def _differences(
     found: Mapping[str, Array], expected: Mapping[str, Array], tolerance: Differences, sentence_reach: float
 ) -> Iterator[tuple[str, float]]:
-    """The largest difference of each output, and what the tolerance asks for besides; infinite if not comparable."""
+    """The largest difference of each output, and what else the tolerance needs; infinite if not comparable."""
     for output, array in expected.items():
         largest = furthest = math.nan
         if _comparable(found, expected, output):

@@ -1,7 +1,7 @@
-"""Picture reference: how far a reduced precision's pictures are from fp32's own, of the same captions and seeds.
+"""Picture reference: how far a reduced precision's pictures are from fp32's own for the same captions and seeds.
 
-Distances are shares of the way from a floor, fp32 in another runtime, to a ceiling, pictures of other seeds, both of
-the model itself. Features are stored, not pictures, so that an engine is judged where nothing else can run.
+Distances are shares of the way from a floor (fp32 in another runtime) to a ceiling (pictures of other seeds), both
+measured on the model itself. Features are stored, not pictures, so that an engine is judged where nothing else can run.
 """
 
 import io
@@ -24,9 +24,9 @@ from t2i_engine.sampler import generator_feeds
 
 PICTURES = "pictures.npz"
 CAPTIONS = 125
-LONGEST = 18  # words of a caption, as in data sets
+LONGEST = 18  # words per caption, as in data sets
 CHECKED = 64  # pairs that the floor is measured on
-PROBE = 0.02  # of the way to another caption's sentence
+PROBE = 0.02  # share of the way to another caption's sentence
 
 _BATCH = 8
 # Of a feature, a fifth of an energy: what hardly differs between pictures weighs no more, which ranks formats as
@@ -36,15 +36,15 @@ _LEAST_SPREAD = 0.2
 
 @dataclass(frozen=True)
 class PictureReference:
-    """N pairs: number n draws caption n modulo C with seed n, and with seed N + n for the ceiling."""
+    """N pairs: pair n draws caption n modulo C with seed n, and with seed N + n for the ceiling."""
 
     sentences: Array  # float32 (C, S), fp32's
-    mean: Array  # float32 (D,), of fp32's features as they were before they were standardised
+    mean: Array  # float32 (D,), of fp32's features before they were standardised
     scale: Array  # float32 (D,)
     features: Array  # float16 (N, D), standardised
     others: Array  # float16 (N, D), of the other seeds
     floor: Array  # float64 (3,), a `Distance`
-    sentence_reach: Array  # float64 (), how far a sentence must go to take a picture all the way, were that linear
+    sentence_reach: Array  # float64 (), how far a sentence must move to take a picture all the way, if that were linear
 
     @property
     def floor_share(self) -> float:
@@ -52,7 +52,7 @@ class PictureReference:
         return Distance(*self.floor.tolist()).worst / max(distance(self.others, self.features).mean, 1e-9)
 
     def shares(self, features: Features) -> Distance:
-        """Where pictures of the first n pairs, by their features (n, D), are between floor (0) and ceiling (1)."""
+        """Where the pictures of the first n pairs, given by features (n, D), lie between floor (0) and ceiling (1)."""
         expected, others = self.features[: len(features)], self.others[: len(features)]
         found = distance(_standardised(features, self.mean, self.scale), expected)
         ways = zip(found, self.floor.tolist(), distance(others, expected), strict=True)
@@ -92,12 +92,12 @@ class PictureReference:
 
 
 def needed_picture_reference(bundle: Bundle, row: Format) -> PictureReference | None:
-    """What a format is judged by, if it is judged by pictures. Raises as `read_picture_reference` does."""
+    """The reference that a format is judged by, if it needs one. Raises as `read_picture_reference` does."""
     return read_picture_reference(bundle) if row.judged_by_pictures else None
 
 
 def sentence_reach(pictures: PictureReference | None) -> float:
-    """The reach to compare sentences with; NaN without a picture reference, which no reduced sentence passes."""
+    """The reach to compare sentences with; NaN without a picture reference, so that no reduced sentence passes."""
     return pictures.sentence_reach.item() if pictures else math.nan
 
 
@@ -115,7 +115,7 @@ def draw_features(generator: Runner, sizes: ModelSizes, sentences: Array, seeds:
 def make_picture_reference(
     fp32: Mapping[str, Runner], elsewhere: Mapping[str, Runner], sizes: ModelSizes, pairs: int
 ) -> PictureReference:
-    """Draws `pairs` pictures of captions of random words, and as many of other seeds, with the runners of `fp32`.
+    """Draws `pairs` pictures of captions of random words, and as many with other seeds, using the `fp32` runners.
 
     `elsewhere` is another runtime's fp32, which draws the first `CHECKED` for the floor.
     """
@@ -170,5 +170,5 @@ def read_picture_reference(bundle: Bundle) -> PictureReference:
 
 
 def _standardised(features: Features, mean: Array, scale: Array) -> npt.NDArray[np.float16]:
-    """Features (N, D) in units of their spread over fp32's pictures, rounded as they are stored."""
+    """Features (N, D) in units of their spread over fp32's pictures, rounded as they will be stored."""
     return ((features - mean) / scale).astype(np.float16)

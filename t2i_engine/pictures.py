@@ -23,18 +23,18 @@ from t2i_engine.files import write_atomically
 SUFFIXES = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
 
 QUALITY = 95
-"""Of JPEG and WebP, 1 to 100."""
+"""The default quality of JPEG and WebP, 1 to 100."""
 
 MILLISECONDS = 120
-"""Of each frame of an animation."""
+"""The duration of each frame of an animation."""
 CURE = "choose another --out"
 
 _LONGEST_SLUG = 60
-_AHEAD = 32  # pictures that wait to be encoded or taken; more would only fill memory
+_AHEAD = 32  # most pictures that wait to be encoded or consumed; more would only fill memory
 _THREADS = 4
 
-# Generated pictures hardly repeat a sequence of bytes: searching for one takes three to six times as long and saves
-# nothing. Runs are cheap to find, and grids and flat skies have them.
+# Generated pictures hardly ever repeat a sequence of bytes: searching for matches takes three to six times as long and
+# saves nothing. Runs of equal bytes are cheap to find, and occur in grids and flat skies.
 _OPTIONS: Mapping[str, Mapping[str, int]] = {
     "PNG": {"compress_level": 1, "compress_type": zlib.Z_RLE},
     "WEBP": {"method": 0},
@@ -46,7 +46,7 @@ Made = TypeVar("Made")
 
 @dataclass(frozen=True, eq=False)
 class Picture:
-    """What the user gets: `pixels` uint8 (R, R, 3) and their origin."""
+    """A drawn picture: `pixels` uint8 (R, R, 3), and where they come from."""
 
     pixels: Pixels
     caption: str
@@ -75,7 +75,7 @@ class Picture:
         return self.encoded("PNG", QUALITY)
 
     def encoded(self, kind: str, quality: int) -> bytes:
-        """The content of a file: PNG, JPEG or WEBP, the last two of a quality from 1 to 100."""
+        """The content of a file: PNG, or JPEG or WEBP of a quality from 1 to 100."""
         return _encoded(self.pixels, kind, _texts(self.caption, str(self.seed), self), quality)
 
 
@@ -141,7 +141,7 @@ class Strip:
 
 
 def in_threads(pictures: Iterable[Picture], make: Callable[[Picture], Made]) -> Iterator[tuple[Picture, Made]]:
-    """Yields each picture with what `make` gives, in order: several are encoded at once, while the next are drawn.
+    """Yields each picture with the result of `make`, in order: several are encoded at once while the next are drawn.
 
     The last one is encoded in the caller's thread, so that a request for one picture waits for no other thread. If
     drawing fails, `make` still gets every picture that was drawn.
@@ -190,12 +190,12 @@ def _truncated(truncation: float) -> str:
 
 
 def _exact(truncation: float) -> str:
-    """As few digits as draw the same picture."""
+    """The fewest digits that draw the same picture."""
     return repr(float(truncation)).removesuffix(".0")
 
 
 def _texts(caption: str, seeds: str, picture: Picture | Strip) -> dict[str, str]:
-    # "Description" and "Software" are keywords of the PNG specification, whose texts hold no NUL and no lone surrogate.
+    # "Description" and "Software" are keywords of the PNG specification, whose texts exclude NUL and lone surrogates.
     plain = caption.replace("\0", "\ufffd").encode("utf-8", "replace").decode("utf-8")
     return {
         "Description": plain,
@@ -208,7 +208,7 @@ def _texts(caption: str, seeds: str, picture: Picture | Strip) -> dict[str, str]
 
 @cache
 def _software() -> str:
-    from importlib.metadata import version  # which reads a file, and takes half as long as the picture's encoding
+    from importlib.metadata import version  # reads a file, and takes half as long as encoding a picture
 
     return f"t2i-engine {version('t2i-engine')}"
 
@@ -223,7 +223,7 @@ def _save(pixels: Pixels, path: Path, texts: Mapping[str, str], quality: int, ot
 
 def _write(path: Path, encode: Callable[[], bytes]) -> Path:
     if not path.parent.is_dir():
-        raise OutputError(f"cannot write {quoted(str(path), 200)} (it has no folder); {CURE}")
+        raise OutputError(f"cannot write {quoted(str(path), 200)} (its folder does not exist); {CURE}")
     # Waiting for the disk would take longer than drawing, and the picture can be drawn again.
     return write_atomically(path, lambda file: file.write_bytes(encode()), CURE, durable=False)
 

@@ -11,7 +11,7 @@ _COCO = (
     "with captions under CC BY 4.0 (Chen et al., 2015)"
 )
 _TERMS = {"cub": _CUB, "cub+attributes": _CUB, "coco": _COCO}
-"""By the kind of a data source, which its name begins with; `cub+attributes` was one in version 0.1.0."""
+"""By the kind of data source, which its name begins with; `cub+attributes` was a kind in version 0.1.0."""
 
 
 def runs(provenance: Mapping[str, object]) -> Iterator[Mapping[str, object]]:

@@ -28,7 +28,7 @@ Kind = TypeVar("Kind")
 
 @dataclass(frozen=True, kw_only=True)
 class Reference:
-    """B captions with what belongs to them; shapes and dtypes are those of the graphs' inputs and outputs."""
+    """B captions with their inputs and outputs; shapes and dtypes are those of the graphs."""
 
     captions: npt.NDArray[np.str_]
     seeds: npt.NDArray[np.int64]
@@ -94,7 +94,7 @@ def read_reference(bundle: Bundle) -> Reference:
 
 
 def read_npz(path: Path, kind: type[Kind], what: str) -> Kind:
-    """Reads a dataclass of arrays from a file. Raises `BundleError` if the file is not `what` it should be."""
+    """Reads a dataclass of arrays from a file. Raises `BundleError` if the file is not `what` it is supposed to be."""
     try:
         with zipfile.ZipFile(path) as archive:
             if sum(entry.file_size for entry in archive.infolist()) > _LARGEST:

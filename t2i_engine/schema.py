@@ -20,7 +20,7 @@ class SchemaError(ValueError):
 
 
 def read_json(content: bytes) -> object:
-    """Parses JSON without Infinity and NaN, nor numbers as large. Raises `SchemaError`."""
+    """Parses JSON, except Infinity, NaN and numbers that overflow to infinity. Raises `SchemaError`."""
     try:
         return json.loads(content, parse_constant=_refuse, parse_float=_finite)
     except (ValueError, RecursionError) as error:
@@ -28,7 +28,7 @@ def read_json(content: bytes) -> object:
 
 
 def read_dataclass(kind: type[Kind], found: object, where: str = "") -> Kind:
-    """Builds a dataclass from parsed JSON. Raises `SchemaError`, also for values that its own checks refuse."""
+    """Builds a dataclass from parsed JSON. Raises `SchemaError`, also for values that the dataclass itself rejects."""
     if not isinstance(found, dict):
         raise _mismatch(where or kind.__name__, found, "an object")
     hints = get_type_hints(kind)

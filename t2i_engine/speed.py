@@ -1,4 +1,4 @@
-"""Speed: how soon and how fast each format draws on this machine, measured once and cached: `auto` does not guess."""
+"""Speed: how soon and how fast each format draws on this machine, measured once and cached, for `auto` to choose by."""
 
 import json
 import logging
@@ -23,15 +23,15 @@ from t2i_engine.schema import SchemaError, read_dataclass, read_json
 
 BATCH = 4
 SECONDS = 0.2  # of drawing batches, in each of `RUNS`
-RUNS = 2  # the first one leaves in the caches what a later process finds there
-MOST_SECONDS = 120.0  # of a run
-WORTH_MEASURING = 500  # pictures: they take longer than measuring, even where nothing can be cached
-GAIN = 0.9  # a format is preferred to an earlier one in the table if it takes less than this share of its time
+RUNS = 2  # the first one fills the caches for later processes
+MOST_SECONDS = 120.0  # limit of a run
+WORTH_MEASURING = 500  # pictures: drawing them takes longer than measuring, even if nothing can be cached
+GAIN = 0.9  # a format is preferred to an earlier one in the table if it takes less than this share of that one's time
 
 _CPU = "cpu"
-_UNMEASURED = ("pytorch",)  # it takes seconds to import and draws slowest, so `auto` takes it only for want of others
+_UNMEASURED = ("pytorch",)  # takes seconds to import and draws slowest, so `auto` chooses it last
 
-# A new process finds modules where this one does, and no `__main__` is imported.
+# A new process finds modules where this one does, and does not import this one's `__main__`.
 _RUN = "import json, sys; sys.path[:] = json.loads(sys.argv[1]); from t2i_engine.speed import run; run(*sys.argv[2:])"
 
 _log = logging.getLogger(__name__)
@@ -39,7 +39,7 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Speed:
-    """Of one format on the CPU, in milliseconds: the least of several runs, since neighbours only add."""
+    """A format's speed on the CPU, in milliseconds: the least of several runs, since other load can only add time."""
 
     first: float
     """To the first picture of a new process: importing the runtime, opening both graphs from the caches, drawing."""
@@ -47,17 +47,17 @@ class Speed:
     """Per further picture, in batches of `BATCH`."""
 
     def milliseconds(self, pictures: int) -> float:
-        """The time that a process takes for so many pictures."""
+        """The time that a process takes for this many pictures."""
         return self.first + (pictures - 1) * self.each
 
 
 def fastest_first(
     bundle: Bundle, rows: Sequence[Format], pictures: int, threads: int | None = None, measures: bool = True
 ) -> list[Format]:
-    """The formats in the order in which to try them on the CPU, for a process that draws so many pictures.
+    """The formats in the order in which to try them on the CPU, for a process that draws this many pictures.
 
-    What is not known is measured if `measures` and it pays: a few seconds per format. Formats of unknown speed come
-    last, in their order.
+    Unknown speeds are measured if `measures` and if that pays off: a few seconds per format. Formats of unknown speed
+    come last, in their order.
     """
     able = [row for row in rows if _CPU in row.devices and row.backend not in _UNMEASURED and _installed(row)]
     if len(able) < 2:
@@ -78,7 +78,7 @@ def fastest_first(
 
 
 def speed(bundle: Bundle, row: Format, threads: int | None = None) -> Speed | None:
-    """What was measured here for a format; None if nothing was."""
+    """The speed that was measured here for a format; None if there is none."""
     try:
         return _recorded(bundle, row, threads)
     except LookupError:
@@ -104,7 +104,7 @@ def run(folder: str, name: str, threads: str) -> None:
 
 
 def _recorded(bundle: Bundle, row: Format, threads: int | None) -> Speed | None:
-    """What is cached: a format's speed, or None if it cannot run here. Raises `LookupError` if neither is known."""
+    """The cached speed of a format, or None if it cannot run here. Raises `LookupError` if nothing is cached."""
     try:
         found = read_json(_file(bundle, row, threads).read_bytes())
         return None if found is None else read_dataclass(Speed, found)
@@ -115,10 +115,10 @@ def _recorded(bundle: Bundle, row: Format, threads: int | None) -> Speed | None:
 def _measure(bundle: Bundle, row: Format, threads: int | None) -> Speed | None:
     file = _file(bundle, row, threads)
     if row_lacks(row, _CPU):
-        if not backend_status(row.backend).lacks:  # but for a precision, say: no need to import the runtime next time
+        if not backend_status(row.backend).lacks:  # it lacks a precision, say: saves the import next time
             cache(file, b"null")
         return None
-    if getattr(sys, "frozen", False):  # this program, not Python, would be started
+    if getattr(sys, "frozen", False):  # sys.executable is this program, not Python
         return None
     _log.info("measuring how fast format %s draws here, once", row.name)
     arguments = json.dumps(sys.path), str(bundle.folder), row.name, str(threads or available_threads())
@@ -150,7 +150,7 @@ def _installed(row: Format) -> bool:
 
 
 def _versions(row: Format) -> dict[str, str]:
-    """What a backend runs on, as installed here; unlike its status, without importing it."""
+    """The installed versions of what a backend runs on; unlike `status`, does not import it."""
     return installed_versions(find_backend(row.backend).PACKAGES)
 
 

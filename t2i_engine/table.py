@@ -24,7 +24,7 @@ def aligned(rows: Iterable[Sequence[str]], width: int | None = None, most_lines:
 
 
 def size(count: int) -> str:
-    """A number of bytes for people: 512 B, 1.5 kB, 23.4 MB, 1.2 GB."""
+    """A number of bytes as readable text: 512 B, 1.5 kB, 23.4 MB, 1.2 GB."""
     for unit, factor in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
         if count >= factor:
             return f"{count / factor:.1f} {unit}"

@@ -1,7 +1,7 @@
 r"""Captions to token ids by DF-GAN's rule: lower case, runs of `\w`, ASCII only, unknown words skipped.
 
-Before it skips a word, a tokenizer that has near words looks for a known one that means nearly the same, and then for
-one of which it may be a misspelling.
+Before it skips a word, a tokenizer with near words looks for a known word that means nearly the same, and then for one
+that it may be a misspelling of.
 """
 
 import json
@@ -21,10 +21,10 @@ RULE = "df-gan"
 PADDING = "<end>"
 LONGEST_CAPTION = 10_000
 SHORTEST_MISSPELT = 4
-"""Letters of a word that may be a misspelling, and of the known word: of shorter ones, too many are a letter apart."""
+"""Fewest letters of a misspelling, and of the word that was meant: too many shorter words differ by one letter."""
 LONGEST_MISSPELT = 40
 MOST_REMEMBERED = 1000
-"""Unknown words whose nearest known ones are kept: captions share them, and each takes milliseconds to compare."""
+"""Most unknown words whose nearest known words are cached: captions share them, and each search takes milliseconds."""
 
 Ids = npt.NDArray[np.int64]
 
@@ -35,7 +35,7 @@ def split(caption: str) -> list[str]:
 
 
 def _pairs(caption: str) -> list[tuple[str, str]]:
-    """Each run of word characters, and its ASCII characters alone, which may be none."""
+    """Each run of word characters, and its ASCII characters only, which may be empty."""
     runs = re.findall(r"\w+", caption.replace("\ufffd\ufffd", " ").lower())
     return [(run, run.encode("ascii", "ignore").decode("ascii")) for run in runs]
 
@@ -62,8 +62,8 @@ class Tokenizer:
     """A vocabulary: the word at index i has the id i, and the padding word has 0.
 
     `examples` are captions for this model; two of them are suggested for a caption without a known word. `near` maps
-    other words to the known one that each is read as, or to None if a word is merely no misspelling; without `near`,
-    every word is read exactly.
+    unknown words to the known word that each is read as, or to None if a word has none but is not a misspelling;
+    without `near`, every word is read exactly.
     """
 
     def __init__(
@@ -108,10 +108,10 @@ class Tokenizer:
         return Tokens(tuple(ids), tuple(unknown), tuple(read_as.items()))
 
     def read_as(self, word: str) -> str | None:
-        """The known word that an unknown one, in lower case, is read as; None if it is left out.
+        """The known word that an unknown word, in lower case, is read as; None if it is left out.
 
-        A near word comes first; then a word that is spelt as it is but for a letter: two swapped, one missing, one too
-        many, or one wrong, in this order, the first letter being right; and of these, known words before near ones.
+        Near words come first, then words that differ by one slip: two letters swapped, one missing, one too many or one
+        wrong, in this order, the first letter being right. Among those, known words come before near words.
         """
         if self.near is None or word in self._ids:
             return None
@@ -150,7 +150,7 @@ class Tokenizer:
 
     @classmethod
     def from_json(cls, content: bytes, file: str = "vocabulary.json", examples: Sequence[str] = ()) -> "Tokenizer":
-        """Reads a vocabulary file. Raises `BundleError`, naming `file`, if it is none."""
+        """Reads a vocabulary file. Raises `BundleError`, naming `file`, if it is not one."""
         try:
             words = json.loads(content)
             if not isinstance(words, list) or not all(isinstance(word, str) and word.isprintable() for word in words):
@@ -160,7 +160,7 @@ class Tokenizer:
             raise BundleError(f"{file} is not a vocabulary ({error}); export the bundle again") from None
 
     def with_near_words(self, content: bytes, file: str = "near_words.json") -> "Tokenizer":
-        """Adds the near words of a file, to a copy. Raises `BundleError`, naming `file`, if they do not fit it."""
+        """A copy with the near words of a file added. Raises `BundleError`, naming `file`, if they do not fit."""
         try:
             near = json.loads(content)
             if not isinstance(near, dict):
@@ -171,7 +171,7 @@ class Tokenizer:
 
 
 def _one_letter_off(word: str) -> Iterator[str]:
-    """What may have been meant by a word with one slip, except for its plural and its singular."""
+    """Words that one slip may have turned into `word`, except for its plural and its singular."""
     for place, (letter, following) in enumerate(pairwise(word)):
         yield f"{word[:place]}{following}{letter}{word[place + 2 :]}"
     for place in range(1, len(word) + 1):
@@ -192,7 +192,7 @@ def misspelling(word: str, known: str) -> float:
     Swapped letters cost 0.75, a missing or extra letter 1, a wrong letter 1.5. A misspelling is within 1.5 for words
     of 4 to 7 letters, within 2.5 for 8 to 11, and so on, and starts with the right letter.
     """
-    if word[:1] not in known[:2] or known[:1] not in word[:2]:  # of most words, and quickly found
+    if word[:1] not in known[:2] or known[:1] not in word[:2]:  # true of most words, and quick to check
         return math.inf
     if _singular(word) == _singular(known):
         return 0.0

@@ -40,7 +40,7 @@ class Verification:
         return not self.failures
 
     def as_json(self) -> dict[str, object]:
-        """The findings for programs; a difference that is no finite number is null."""
+        """The findings for programs; a difference that is not finite is null."""
         return {
             "bundle": self.bundle.name,
             "folder": str(self.bundle.folder),
@@ -56,7 +56,7 @@ class Verification:
         }
 
     def as_text(self) -> str:
-        """The findings for people; the last line is PASSED or FAILED."""
+        """The findings as readable text; the last line is PASSED or FAILED."""
         rows = [("file", "size", "SHA-256")]
         for name, entry in self.bundle.manifest.files.items():
             rows.append((name, size(entry.size), "ok" if name in self.files else "FAILED"))
@@ -83,7 +83,7 @@ def verify(bundle: Bundle, on_progress: Callable[[str], None], size: GateSize = 
     opened: list[OpenFormat] = []
     for row in bundle.formats:
         status = backend_status(row.backend)
-        if status.lacks and status.version:  # installed but broken: not to be skipped
+        if status.lacks and status.version:  # installed but broken: report it instead of skipping it
             raise BackendError(status.lacks)
         lacks = row_lacks(row, verification_device(row))
         if lacks:
@@ -132,7 +132,7 @@ def _with_reference(
 
 
 def _check_inputs(bundle: Bundle, reference: Reference) -> None:
-    """Raises `BundleError` unless the reference's captions give its tokens here, and its seeds its noise."""
+    """Raises `BundleError` unless, here, the reference's captions give its tokens and its seeds give its noise."""
     tokenizer = bundle.tokenizer()
     try:
         tokens, lengths = pad([tokenizer.encode(str(caption)).ids for caption in reference.captions])

@@ -3,7 +3,7 @@
     python -m training.ablation training/configs/ablations/cub-64.yaml --out runs/ablation
 
 A row that is already trained or evaluated is not repeated, and an interrupted one resumes; one that was trained with
-other settings is an error. What is measured of a run lies in its folder: evaluation.json, and fid_by_step.json.
+other settings is an error. A run's measurements are in its folder: evaluation.json, and fid_by_step.json.
 """
 
 import argparse
@@ -32,7 +32,7 @@ from training.loop import train_files
 ENCODERS, EVALUATION_ENCODERS = "encoders", "evaluation-encoders"
 METRICS = ("fid", "kid", "r-precision")
 FIXED = ("gan.generator_learning_rate", "gan.discriminator_learning_rate", "precision")
-"""What a run may resume with changed, but then is no longer the row that the table says it is."""
+"""Keys that a run may change when it resumes, but then it would no longer be the row that the table says it is."""
 
 
 class Row(BaseModel):
@@ -46,7 +46,7 @@ class Row(BaseModel):
 
     @property
     def slug(self) -> str:
-        """Its name as its folders have it."""
+        """Its name as used in its folders' names."""
         return re.sub(r"[^a-z0-9]+", "-", self.name.lower()).strip("-")
 
 
@@ -100,14 +100,14 @@ class AblationRun:
     count: int
     """Pictures drawn for the table, the same for every row."""
     real_resolution: int | None = None
-    """Of the real pictures that distances compare with; None: the rows' own."""
+    """The resolution of the real pictures that distances compare with; None: the rows' own."""
     curve_count: int = 0
     """Pictures drawn for the FID of each kept checkpoint; 0: none."""
 
     def results(self) -> Iterator[Result]:
         """Trains and evaluates every row with its first seed, to compare rows early, then with the other seeds.
 
-        Raises `UserError` before anything is trained where a row, a count or a folder cannot be used.
+        Raises `UserError` before anything is trained if a row, a count or a folder cannot be used.
         """
         planned = list(self._plan())
         for one in planned:
@@ -123,7 +123,7 @@ class AblationRun:
         """The runs in their order.
 
         First come the encoders that all rows share, unless the config names others, and those for evaluation, which
-        start from neither; each has a single, unused GAN step.
+        are trained from scratch; each has a single, unused GAN step.
         """
         shared = self._planned(ENCODERS, [*self.assignments, "gan.steps=1"])
         given: list[str] = []
@@ -159,7 +159,7 @@ class AblationRun:
         if changed:
             raise ConfigError(
                 f"'{planned.folder}' was trained with another {listed(changed)}; "
-                "rename the row, or remove that folder to train it anew"
+                "rename the row, or remove that folder to train it again"
             )
 
     def _result(self, planned: Planned, checkpoint: Path) -> Result:
@@ -170,7 +170,7 @@ class AblationRun:
         return Result(planned.row, seed, planned.folder, figures, [*log, *self._curve(planned.folder, config)])
 
     def _figures(self, checkpoint: Path, config: RunConfig) -> dict[str, Any]:
-        """The figures of a trained run: those that were measured in the same way, and what is missing."""
+        """The metrics of a trained run: reuses those measured in the same way, and measures what is missing."""
         trained = load_model(checkpoint)
         metrics = (*METRICS, "clip-fid") if clip.is_installed() else METRICS
         conditions = {
@@ -191,7 +191,7 @@ class AblationRun:
         return figures
 
     def _curve(self, run: Path, config: RunConfig) -> list[dict[str, Any]]:
-        """The FID of the run's kept checkpoints, by step; also of those that were measured, but not kept since."""
+        """The FID of the run's kept checkpoints, by step, and of those measured and deleted since."""
         if not self.curve_count:
             return []
         file = run / "fid_by_step.json"
@@ -231,7 +231,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Trains and evaluates every row of a file; after each, writes the results so far and prints the table's path."""
     parser = argparse.ArgumentParser(prog="python -m training.ablation", description="Train and evaluate every row.")
     parser.add_argument("rows", type=Path, metavar="ROWS.yaml")
-    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="the runs; given again, they resume")
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="the runs' folder; existing ones resume")
     parser.add_argument(
         "--set", dest="assignments", action="append", default=[], metavar="KEY=VALUE", help="change every row's config"
     )

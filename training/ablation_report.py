@@ -1,4 +1,4 @@
-"""What an ablation shows of its results: a table, curves, and the pictures of every row under the same captions."""
+"""What an ablation reports: a table, curves, and the pictures of every row for the same captions."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -27,7 +27,7 @@ CURVES = {
     **{loss: loss for loss in ("G adversarial", "D real", "D fake", "D mismatch")},
 }
 STYLES = ("-", "--", ":", "-.")
-"""Of a row's seeds, which share a colour."""
+"""Line styles of a row's seeds, which share a colour."""
 
 
 @dataclass(frozen=True)

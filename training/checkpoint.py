@@ -18,10 +18,10 @@ OLD_FORMATS = ("t2i-engine checkpoint 1",)
 """Those that `t2i-engine migrate` converts (migration.py)."""
 
 RUN_STATE = 2
-"""The layout of the state that a run resumes from. It may change where models can still be read."""
+"""The layout of the state that a run resumes from. It may change even if models can still be read."""
 
 FROZEN = ".backbone.network."
-"""Part of the names of an ImageNet network's tensors in an image encoder; they never change."""
+"""Part of the names of an ImageNet network's tensors in an image encoder; these tensors never change."""
 
 State = dict[str, torch.Tensor]
 
@@ -42,7 +42,7 @@ class TrainedModel:
     image_encoder: State | None = None
     """DAMSM's state dict, including a frozen backbone, where the checkpoint has it; R-precision needs it too."""
     discriminator: State | None = None
-    """Without it, a run that starts from the generator first unlearns much of what that had learned."""
+    """Without it, a run that starts from the generator first unlearns much of what the generator had learned."""
 
 
 def save_checkpoint(

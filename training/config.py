@@ -272,7 +272,7 @@ def load_config(path: Path, assignments: Sequence[str] = ()) -> RunConfig:
     """
     try:
         content = yaml.load(path.read_text(encoding="utf-8"), _Loader)
-    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:  # ValueError: not UTF-8, or no date
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:  # ValueError: not UTF-8, or a bad date
         reason = getattr(error, "strerror", None) or " ".join(str(error).split())
         raise ConfigError(f"config '{path}' cannot be read ({reason}); expected a YAML file") from error
     if isinstance(content, dict):
@@ -348,5 +348,5 @@ def _explain(location: tuple[int | str, ...], message: str, kind: str) -> str:
     near = difflib.get_close_matches(str(location[-1]), known, n=1)
     section_key = key.removesuffix(str(location[-1]))
     return f"unknown key {key}; " + (
-        f"did you mean {section_key}{near[0]}?" if near else f"there are: {', '.join(known)}"
+        f"did you mean {section_key}{near[0]}?" if near else f"known keys: {', '.join(known)}"
     )

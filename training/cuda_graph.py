@@ -64,7 +64,7 @@ class CapturedSteps(Generic[Part, Kind]):
         captured = self._graphs[kind]
         pairs = [pair for old, new in zip(captured.parts, parts, strict=True) for pair in zip(old, new, strict=True)]
         if any((old.shape, old.dtype) != (new.shape, new.dtype) for old, new in pairs):
-            warnings.warn("the shapes of a step have changed since its capture: it runs without it", stacklevel=2)
+            warnings.warn("the shapes of a step have changed since its capture: it runs eagerly", stacklevel=2)
             return self._step(parts, kind)
         for old, new in pairs:
             old.copy_(new)
@@ -89,7 +89,7 @@ class CapturedSteps(Generic[Part, Kind]):
             # The thread that makes batches may allocate pinned memory meanwhile.
             with torch.cuda.graph(graph, pool=pool, capture_error_mode="thread_local"):
                 losses = self._step(static, kind)
-        except RuntimeError as error:  # also of ending a capture that has failed, which hides the first one
+        except RuntimeError as error:  # ending a failed capture raises another, hiding the first
             first = error.__context__ if isinstance(error.__context__, RuntimeError) else error
             if isinstance(first, torch.OutOfMemoryError):
                 raise first from None

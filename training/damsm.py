@@ -50,7 +50,7 @@ class DamsmPhase(Phase):
         train_text: bool = True,
         pretrained: bool = True,
     ) -> None:
-        """Without `pretrained`, no ImageNet weights are loaded: others follow, or none are needed."""
+        """Without `pretrained`, no ImageNet weights are loaded: others are loaded later, or none are needed."""
         self.config, self.device = config, device
         self.text_encoder = text_encoder.to(device).train(train_text).requires_grad_(train_text)
         backbone = open_backbone(config.damsm.image_encoder, pretrained)
@@ -64,7 +64,7 @@ class DamsmPhase(Phase):
         self.scaler = loss_scaler(device, config.precision)
 
     def skip(self, steps: int) -> None:
-        """Puts the schedule where it is after `steps` of a run that continues from a state."""
+        """Advances the schedule by `steps`, for a run that continues from a state."""
         for group, rate in zip(self.optimizer.param_groups, self.schedule.base_lrs, strict=True):
             group["lr"] = rate * (1 + math.cos(math.pi * steps / self.config.damsm.steps)) / 2
         self.schedule.last_epoch = steps
@@ -115,5 +115,5 @@ class DamsmPhase(Phase):
 
     @property
     def optimizers(self) -> dict[str, torch.optim.Optimizer]:
-        """The one optimizer."""
+        """The only optimizer."""
         return {"encoders": self.optimizer}

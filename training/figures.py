@@ -1,10 +1,10 @@
-"""Figures of what models draw beside what is real, for test captions.
+"""Figures that show what models draw next to real pictures, for test captions.
 
     python -m training.figures comparison --data cub:data/birds --model DF-GAN=runs/df-gan.pt --model cub --out all.png
     python -m training.figures nearest --data cub:data/birds --model cub --out nearest.png
 
 `comparison` shows the real picture of each caption and those of several models; `nearest` the training pictures that
-drawn ones resemble most, to see that none is learnt by heart. Captions, their order and seeds are those of `t2i-engine
+drawn ones resemble most, to check that none is memorised. Captions, their order and seeds are those of `t2i-engine
 evaluate`, and the first are shown: none is selected.
 """
 
@@ -39,7 +39,7 @@ from training.progress import Progress
 COLUMNS = 8
 NEAREST = 3
 LARGEST = 128
-"""The largest side at which pictures are shown: the real ones are their photographers'."""
+"""The largest side at which pictures are shown: the real ones belong to their photographers."""
 ROWS_AT_ONCE = 256
 DPI = 120
 
@@ -71,7 +71,7 @@ class Neighbours(NamedTuple):
 
 
 def comparison(models: Sequence[Model], source: Source, cache: Path, progress: Progress) -> Figure:
-    """Under each of the first captions the real picture, then each model's, all with the same seed.
+    """Shows the real picture of each of the first captions, then each model's, all with the same seed.
 
     Raises `UserError` if the data cannot be read, or a model does not know the captions.
     """
@@ -92,11 +92,11 @@ def comparison(models: Sequence[Model], source: Source, cache: Path, progress: P
 def nearest(
     model: Model, source: Source, count: int, network: FeatureNetwork, cache: Path, progress: Progress
 ) -> tuple[Figure, str]:
-    """Under each of the first drawn pictures the training pictures nearest to it; and how near `count` of them come.
+    """Shows the training pictures nearest to each of the first drawn ones; also tells how near `count` of them come.
 
-    Distances are Euclidean, in a network's features, of pictures at the model's resolution. They compare with those of
-    real pictures: of the test split, and of the training split from each other. Raises `UserError` if the data cannot
-    be read, or the model knows none of their captions.
+    Distances are Euclidean, in a network's features, of pictures at the model's resolution. Those of real pictures are
+    given for comparison: of the test split, and of the training split from each other. Raises `UserError` if the data
+    cannot be read, or the model knows none of their captions.
     """
     resolution = model.sampler.sizes.resolution
     training, known = _with_features(source, "train", resolution, network, cache, progress)
@@ -167,7 +167,7 @@ def find_nearest(features: Tensor, others: Tensor) -> Neighbours:
 
 
 def picture_table(captions: Sequence[str], rows: Sequence[Row]) -> Figure:
-    """As in papers: a column for each caption, which stands above it, and labels left of the rows."""
+    """Lays out pictures as in papers: one column per caption, which stands above it, and labels left of the rows."""
     figure = Figure(figsize=(1.3 * len(captions), 1.35 * len(rows) + 0.8), layout="constrained")
     axes = figure.subplots(len(rows), len(captions), squeeze=False, subplot_kw={"xticks": [], "yticks": []})
     for line, row in zip(axes, rows, strict=True):
@@ -195,7 +195,7 @@ def _model(text: str) -> Model:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Writes a figure, and prints its path; of `nearest`, first the distances."""
+    """Writes a figure, and prints its path; for `nearest`, prints the distances first."""
     parser = argparse.ArgumentParser(prog="python -m training.figures", description="Show what models draw.")
     commands = parser.add_subparsers(dest="command", required=True)
     compare = commands.add_parser("comparison", help="real pictures, and those of several models")

@@ -1,12 +1,12 @@
 """What a run starts from: the weights of a checkpoint or a bundle, grown to larger pictures if need be; or a state.
 
-A run that starts from a state (state.py) is the same run continued: it has the state's steps behind it.
+A run that starts from a state (state.py) is the same run, continued after the state's steps.
 
 Growing adds one block at a time, as in progressive growing (Karras et al., 2018): `base_channels` is halved and
 `max_channel_multiple` doubled, so that everything before the new block stays as it is. The new layers first learn to
 draw the smaller generator's pictures, enlarged; then the whole model goes on training. The discriminator is extended in
 front by the mirror image of that block; one on pretrained features, which sees at least 128², starts with fresh heads
-where it sees more.
+if it sees more.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -75,7 +75,7 @@ class InitialModel:
     def may_know(self, dataset: Mapping[str, Any]) -> bool:
         """Whether it, or what it started from, may have learnt pictures that a run on `dataset` holds out.
 
-        It has not if it held out the same ones, or was trained on other data.
+        It cannot if it held out the same pictures, or was trained on other data.
         """
         run: Mapping[str, Any] = self.origin
         while run:

@@ -114,7 +114,7 @@ class Run:
         plan = stored["state"]["plan"] if stored else initial.plan if initial else None
         self.plan = Plan(**plan) if plan else Plan.of(config, initial)
         if held_out and initial and initial.may_know(self.data.provenance):
-            progress.note(f"'{initial.name}' did not hold out the same, and may have learnt it: FID will be too low")
+            progress.note(f"'{initial.name}' did not hold these out, and may have learnt them: FID will be too low")
             self.plan = replace(self.plan, initial={**(self.plan.initial or {}), "validation": "may have been learnt"})
         damsm, gan = config.damsm, config.gan  # both feeds now: they refuse unusable data
         self.gan_feed = self._feed(gan.batch_size, None, gan.hard_negatives, device)
@@ -385,7 +385,7 @@ def train_files(
         raise RunFolderError(f"{error.filename or folder.path}: {error.strerror or error}; {RESUME}") from error
     except torch.OutOfMemoryError as error:
         raise GpuMemoryError(
-            "the GPU's memory does not suffice; lower gan.batch_size and raise gan.gradient_accumulation, keep the "
+            "out of GPU memory; lower gan.batch_size and raise gan.gradient_accumulation, keep the "
             "pictures on the host (--set data.on_device=false), or do without CUDA graphs (--set cuda_graph=false)"
         ) from error
     return folder.checkpoint

@@ -15,7 +15,7 @@ from training.models.image_encoder import EncodedImage
 from training.models.text_encoder import EncodedText
 
 LARGEST_SCALE = 2.0**15
-"""Of a logit's gradient: float16 ends at 2^16."""
+"""The largest scale of a logit's gradient: float16 ends at 2^16."""
 
 # Adversarial: the hinge losses and gradient penalty of a one-way discriminator (DF-GAN, Tao et al., 2022). It gives one
 # logit per pair (B), or one per scale of its features (B, K), whose losses are summed.
@@ -97,7 +97,7 @@ def related_pairs(captions: Tensor, groups: Tensor) -> Tensor:
 
 
 def fitting_pairs(first: Tensor, second: Tensor) -> Tensor:
-    """Marks pairs that one picture may fit both of, for these must not be negatives either.
+    """Marks pairs such that one picture may fit both: these must not be negatives either.
 
     `first` and `second` are int64 (B, K), bit masks of the values that fit each of K attributes: what captions ask for,
     or what is known of pictures. Returns bool (B, N); without attributes (K = 0) nothing is known to fit.
@@ -154,7 +154,7 @@ def own_cross_entropy(logits: Tensor, related: Tensor, hard_logits: Tensor | Non
 
 
 class Related(NamedTuple):
-    """What is no negative of each row, bool (B, N), true for the row's own column."""
+    """What must not be a negative of each row, bool (B, N), true for the row's own column."""
 
     captions: Tensor
     """Captions that may be true of its picture."""
@@ -206,7 +206,7 @@ def word_loss(
 def sentence_loss(
     image: EncodedImage, text: EncodedText, related: Related, gamma3: float = 10.0, hard: HardNegatives | None = None
 ) -> Tensor:
-    """L_s: the same by the cosine of picture and sentence vectors (eq. 13).
+    """L_s: the same as `word_loss`, but by the cosine of picture and sentence vectors (eq. 13).
 
     `hard` are further negatives of each picture.
     """

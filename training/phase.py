@@ -54,7 +54,7 @@ def channels_last(network: Network, device: torch.device) -> Network:
 def adam(
     parameters: Iterable[torch.nn.Parameter], learning_rate: float, betas: tuple[float, float], captured: bool = False
 ) -> torch.optim.Adam:
-    """Adam with all of an update in one kernel, which never waits for a GPU; `captured` if in a CUDA graph."""
+    """Adam with a whole update in one kernel, which never waits for a GPU; `captured` if it is in a CUDA graph."""
     return torch.optim.Adam(parameters, lr=learning_rate, betas=betas, fused=True, capturable=captured)
 
 

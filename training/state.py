@@ -29,7 +29,7 @@ from training.provenance import segments_of
 
 FORMAT = "t2i-engine state 1"
 KEY = "t2i-engine"
-"""Of the metadata; more than one would be written in any order."""
+"""The only key of the metadata: several would be written in arbitrary order."""
 SUFFIX = ".safetensors"
 MOST = torch.finfo(torch.float16).max
 
@@ -63,7 +63,7 @@ def write_state(checkpoint: Path, out: Path) -> Path:
     Raises `CheckpointError`, `StateError`, and `OutputError`.
     """
     if out.suffix != SUFFIX:
-        raise StateError(f"--out '{out}' names no state; expected a path that ends in {SUFFIX}")
+        raise StateError(f"--out '{out}' is not a state's path; expected one that ends in {SUFFIX}")
     content = load_checkpoint(checkpoint)
     trained, run = model_in(checkpoint, content), content["state"]
     if "gan" not in run:
@@ -101,7 +101,7 @@ def load_state(path: Path) -> RunState:
             metadata = file.metadata() or {}
         tensors = load_file(path)
     except (SafetensorError, OSError) as error:
-        raise StateError(f"state '{path}' is truncated or no safetensors file ({error}); write it again") from error
+        raise StateError(f"state '{path}' is truncated or not a safetensors file ({error}); write it again") from error
     try:
         run = json.loads(metadata.get(KEY, "{}"))
         if run.get("format") != FORMAT:

@@ -1,6 +1,6 @@
 """A step of GAN training (docs/method.md): batch, discriminator, generator, moving average, as in DF-GAN.
 
-All that is random or looked up is in a step's `Inputs`. The rest is a fixed sequence of kernels, which a GPU replays as
+Everything random or looked up is in a step's `Inputs`. The rest is a fixed sequence of kernels, which a GPU replays as
 a CUDA graph (cuda_graph.py).
 """
 
@@ -98,7 +98,7 @@ class Critic(nn.Module):
         self.pretrained = isinstance(discriminator, ProjectedDiscriminator)
         self._features: Callable[[Tensor], Features] = discriminator.features
         self.logits: Callable[[Features, Tensor], Tensor] = discriminator.logits
-        if config.compile:  # but for the gradient penalty: torch.compile does not support second derivatives
+        if config.compile:  # except the gradient penalty: torch.compile does not support second derivatives
             self._features = torch.compile(discriminator.features)
 
     def features(self, image: Tensor, uniforms: Tensor) -> Features:

@@ -1,4 +1,4 @@
-"""Folders that `t2i-engine deploy` writes: new or empty before, complete or not there afterwards."""
+"""Folders that `t2i-engine deploy` writes: new or empty before, complete or absent afterwards."""
 
 import contextlib
 import errno
@@ -23,7 +23,7 @@ def check_folder(folder: Path) -> None:
 
 
 def write_folder(folder: Path, files: Mapping[str, bytes | Path]) -> Path:
-    """Writes files, by their paths in it, to a new or empty folder, and returns it: all of them, or nothing.
+    """Writes `files`, by their paths in it, to a new or empty folder, all of them or nothing, and returns the folder.
 
     They are written next to `folder` and swapped in. Raises `OutputError` as `check_folder` does, or if writing fails.
     """

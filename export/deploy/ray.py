@@ -1,6 +1,6 @@
 """A bundle as an autoscaling deployment of Ray Serve (docs/deploying.md, "Ray Serve").
 
-The module that it writes runs the server's own app, from t2i_engine/serve/ray.py. What Ray decides is in serve.yaml.
+The module that it writes runs the server's own app, from t2i_engine/serve/ray.py. Ray's own settings are in serve.yaml.
 """
 
 import json
@@ -15,7 +15,7 @@ from t2i_engine.manifest import MANIFEST
 from t2i_engine.serve.queue import LARGEST_BATCH
 
 BUSY = 4
-"""Requests per worker from which another replica is started: enough to draw several pictures at once."""
+"""Requests per worker above which another replica is started: enough to draw several pictures at once."""
 
 
 @dataclass(frozen=True)
@@ -25,9 +25,9 @@ class Scale:
     min_replicas: int = 1
     max_replicas: int = 4
     cpus: int = 1
-    """Threads that draw, too."""
+    """CPUs of each, and as many threads that draw."""
     gpus: float = 0.0
-    """A part of one, or a whole number; 0: draws on CPUs."""
+    """A fraction of one, or a whole number; 0: draws on CPUs."""
     queue: int = 256
     """Pictures that may wait in a replica."""
     health_period: int = 10
@@ -39,7 +39,7 @@ class Scale:
                 f"--max-replicas is {self.max_replicas}; at least {max(self.min_replicas, 1)} (--min-replicas) expected"
             )
         if not (self.gpus <= 1 or self.gpus.is_integer()):  # nor nan
-            raise OptionError(f"--gpus is {self.gpus:g}; a part of one GPU, or a whole number of them, expected")
+            raise OptionError(f"--gpus is {self.gpus:g}; a fraction of one GPU, or a whole number of GPUs, expected")
 
 
 def deploy_ray(name_or_folder: str, folder: Path, scale: Scale) -> Path:
@@ -84,7 +84,7 @@ def _config(name: str, scale: Scale) -> str:
     return f"""# Ray Serve's config, written by t2i-engine deploy ray.
 proxy_location: EveryNode
 http_options:
-  host: 0.0.0.0  # whoever reaches it can draw; 127.0.0.1: this machine alone
+  host: 0.0.0.0  # anyone who can reach it can draw; 127.0.0.1: this machine only
   port: 8000
 applications:
 - name: {json.dumps(name)}
@@ -99,8 +99,8 @@ applications:
       min_replicas: {scale.min_replicas}
       max_replicas: {scale.max_replicas}
       target_ongoing_requests: {BUSY * scale.cpus}  # per replica; more of them start another
-    max_ongoing_requests: {ongoing}  # more than may wait and be drawn, so that it is the app that refuses
-    max_queued_requests: {ongoing * scale.max_replicas}  # in each proxy, on their way too: what fills every replica
+    max_ongoing_requests: {ongoing}  # more than may wait and be drawn, so that the app does the refusing
+    max_queued_requests: {ongoing * scale.max_replicas}  # in each proxy, those under way included: fills every replica
     backpressure_config:
       status_code: 429
       retry_after_s: 1

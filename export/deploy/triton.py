@@ -32,10 +32,10 @@ from t2i_engine.pictures import Picture
 from t2i_engine.reference import read_reference
 
 RELEASE = "26.06"
-"""Of NVIDIA's images: that of Triton and that of TensorRT, which must be of one version."""
+"""The release of NVIDIA's Triton and TensorRT images, which must be the same."""
 FILES = Path(__file__).parent / "triton_repository"
 CARRIED = ("errors.py", "latents.py", "tokenizer.py")
-"""The modules of t2i_engine that the front needs; they need NumPy alone."""
+"""The modules of t2i_engine that the front needs; they need only NumPy."""
 
 Files = dict[str, bytes | Path]
 
@@ -75,7 +75,7 @@ def _format(bundle: Bundle, backend: str, shown: str) -> Format:
 
 
 def _repository(bundle: Bundle, backend: str, row: Format, caption: str) -> Files:
-    """The files of each model. The ensemble's only version holds the manifest: Triton wants the folder, no file."""
+    """The files of each model. The ensemble's only version holds the manifest: Triton needs the folder, but no file."""
     front, encoder = f"{bundle.name}_{FRONT}", f"{bundle.name}_{TEXT_ENCODER}"
     encoded = caption.encode()
     files: Files = {
@@ -151,8 +151,8 @@ TensorRT's engines are built on the machine that runs them, once, with TensorRT 
 """
 _ONNXRUNTIME = "\nWithout a GPU, leave out `--gpus=all`.\n"
 _OPENVINO = """
-This backend runs on the CPU and draws one picture at a time. On a processor that multiplies in bf16, OpenVINO does so
-by itself, and the backend has no option against it: pictures are those of `openvino-bf16` there.
+This backend runs on the CPU and draws one picture at a time. On a processor with bf16 instructions, OpenVINO uses them
+by default, and the backend has no option to prevent that: pictures are those of `openvino-bf16` there.
 """
 
 

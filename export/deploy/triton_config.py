@@ -11,9 +11,9 @@ from t2i_engine.tensorrt.builder import Profile
 
 FRONT = "front"
 SHORTEST = 16
-"""The front pads captions to 16, 32, 64 … tokens, because Triton batches requests of equal shapes alone.
+"""The front pads captions to 16, 32, 64 … tokens, because Triton batches only requests of equal shapes.
 
-The text encoder reads no token past a caption's length, so its sentence vector stays the same; but OpenVINO's does.
+Except in OpenVINO, the text encoder reads no token past a caption's length, so its sentence vector stays the same.
 """
 PROFILE = Profile()
 WARM_CAPTION, WARM_LENGTH = "caption", "length"
@@ -59,13 +59,13 @@ _PICTURE = "PIXELS"
 
 
 def drawn(bundle: Bundle) -> tuple[TensorSpec, ...]:
-    """What the front gives to the graphs: all of their inputs but the sentence vector."""
+    """What the front passes to the graphs: all of their inputs except the sentence vector."""
     inputs = (tensor for graph in bundle.graphs.values() for tensor in graph.inputs)
     return tuple(tensor for tensor in inputs if tensor.name != "sentence")
 
 
 def configs(bundle: Bundle, backend_name: str) -> dict[str, Message]:
-    """The config of each model by its name: the ensemble, named as the bundle, its front, and the bundle's graphs."""
+    """The config of each model by its name: the ensemble, named after the bundle, its front, and the graphs."""
     backend, graphs = BACKENDS[backend_name], bundle.graphs
     [pixels] = [tensor for tensor in graphs[GENERATOR].outputs if tensor.name == "pixels"]
     request = [str(tensor["name"]) for tensor in _REQUEST]

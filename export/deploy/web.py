@@ -29,7 +29,7 @@ RUNTIMES = {
     "webgpu": {"module": "ort.webgpu.bundle.min.mjs", "wasm": "ort-wasm-simd-threaded.asyncify.wasm"},
     "wasm": {"module": "ort.wasm.bundle.min.mjs", "wasm": "ort-wasm-simd-threaded.wasm"},
 }
-"""By device, the files that it needs of the package's folder `dist`."""
+"""By device, the files that it needs from the package's folder `dist`."""
 DIGESTS = {
     "ort.webgpu.bundle.min.mjs": "0730816731ce2cdfb06f273da065d4a1c7091eb9d1756a83b2916c8a89d015e2",
     "ort-wasm-simd-threaded.asyncify.wasm": "39f9f0894d478800487ed9f7dbe92618498db320cf55c8e3d89adff8dce658da",
@@ -38,7 +38,7 @@ DIGESTS = {
 }
 
 PAGES = (Path(t2i_engine.__file__).parent / "serve" / "page", Path(__file__).parent / "page")
-"""The server's page, and what is different or more in this one."""
+"""The server's page, and the files that this page replaces or adds."""
 
 
 class _File(NamedTuple):
@@ -56,8 +56,8 @@ def deploy_web(name_or_folder: str | Path, folder: Path, runtime: Path | None, p
     """Writes the page of a bundle to a new or empty folder, and returns it.
 
     `runtime` is a folder with the files of ONNX Runtime Web: the unpacked npm package, or its `dist`; without one, npm
-    fetches them. Raises a `UserError` if they are missing or others, if the bundle has no format `onnx` or no
-    reference, or if the folder cannot be written.
+    fetches them. Raises a `UserError` if they are missing or of another version, if the bundle has no format `onnx` or
+    no reference, or if the folder cannot be written.
     """
     bundle = Bundle.open(name_or_folder)
     check_folder(folder)
@@ -77,7 +77,7 @@ def deploy_web(name_or_folder: str | Path, folder: Path, runtime: Path | None, p
         "reference": reference,
         "model": {name: file.listed() for name, file in model.items()},
         "runtimes": {device: {role: file.listed() for role, file in one.items()} for device, one in runtimes.items()},
-        # With digests, so that this file changes, which browsers look at, when one of these does.
+        # With digests, so that this file, which browsers check, changes whenever one of these does.
         "shell": {
             name.replace("index.html", "./"): sha256(page)[:12] for name, page in pages.items() if name != "sw.js"
         },
@@ -91,7 +91,7 @@ def deploy_web(name_or_folder: str | Path, folder: Path, runtime: Path | None, p
 
 
 def _model(bundle: Bundle, shown: str) -> tuple[dict[str, _File], dict[str, object]]:
-    """The bundle's files by what they are, and a caption and seed whose pixels are the file `reference`."""
+    """The bundle's files by role, and a caption and seed whose pixels are the file `reference`."""
     row, words = find("onnx"), bundle.manifest.tokenizer
     if row not in bundle.formats:
         command = f"t2i-engine export {shown} --formats onnx"
@@ -129,7 +129,7 @@ def _read(folder: Path) -> dict[str, bytes]:
 
 
 def _fetched() -> dict[str, bytes]:
-    """The runtime's files from npm, checked. Raises `BackendError` if there is no npm, or it fails."""
+    """The runtime's files from npm, checked. Raises `BackendError` if npm is missing or fails."""
     npm, package = shutil.which("npm"), f"{PACKAGE}@{VERSION}"
     elsewhere = f"run npm pack {package} elsewhere, unpack it, and give its folder as --runtime"
     if npm is None:

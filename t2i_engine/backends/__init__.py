@@ -1,4 +1,4 @@
-"""Backends: one module each, this project's own here, others' announced by the entry point group of the same name."""
+"""Backends, one module each: this project's own here, others announced by the entry point group of this name."""
 
 from functools import cache
 from importlib import import_module
@@ -18,9 +18,9 @@ def find_backend(name: str) -> "Backend":
 
 @cache
 def third_party_backends() -> "dict[str, Backend]":
-    """Modules that other distributions announce, by backend name. Raises `BackendError` where one cannot be imported.
+    """Modules that other distributions announce, by backend name. Raises `BackendError` if one cannot be imported.
 
-    An entry point `NAME = "MODULE"` announces a module with what `Backend` asks for, and the backend's `FORMATS`.
+    An entry point `NAME = "MODULE"` announces a module that has what `Backend` requires, and the backend's `FORMATS`.
     """
     from importlib.metadata import entry_points
 

@@ -53,12 +53,12 @@ class Backend(Protocol):
     It may also have `FORMATS`, the rows that it adds to the table of formats where it is announced by an entry point;
     `needs_build(bundle, format)`, which says what must be built before its first use, and how, or None, and
     `build(bundle, format)`, which builds it;
-    `profile(bundle, format, feeds, threads)`, which gives kinds of operators of the generator with their milliseconds
+    `profile(bundle, format, feeds, threads)`, which yields the generator's kinds of operators, with their milliseconds
     per call; and `MAX_BATCH`, the largest batch it can run.
     """
 
     TITLE: str
-    """Its name as people write it."""
+    """Its display name."""
     PACKAGES: tuple[str, ...]
     """The distributions that it runs on, whose versions a benchmark records."""
     IMPORTS: tuple[str, ...]
@@ -72,7 +72,7 @@ class Backend(Protocol):
 
 
 def check_feeds(graph: Graph, feeds: Mapping[str, Array], outputs: Sequence[str]) -> dict[str, int]:
-    """Compares feeds and output names with the declared graph, and returns the size each letter of a shape stands for.
+    """Compares feeds and output names with the declared graph; returns the size that each letter of a shape stands for.
 
     Raises `ShapeError` with the first difference.
     """
@@ -101,7 +101,7 @@ def check_feeds(graph: Graph, feeds: Mapping[str, Array], outputs: Sequence[str]
 def check_contract(
     graph: Graph, file: Path, inputs: Mapping[str, Sequence[int | str | None]], outputs: Iterable[str]
 ) -> None:
-    """Compares a file's inputs, with their shapes, and outputs with the declared graph. Raises `BundleError`."""
+    """Compares a file's inputs, outputs and their shapes with the declared graph. Raises `BundleError`."""
 
     def fixed(shape: Sequence[int | str | None]) -> list[int | None]:
         return [size if isinstance(size, int) else None for size in shape]
@@ -113,7 +113,7 @@ def check_contract(
 
 
 def installed_versions(distributions: Iterable[str]) -> dict[str, str]:
-    """The versions of those distributions that are installed."""
+    """The versions of those of the distributions that are installed."""
     from importlib.metadata import PackageNotFoundError, version
 
     found = {}
@@ -124,7 +124,7 @@ def installed_versions(distributions: Iterable[str]) -> dict[str, str]:
 
 
 def available_threads() -> int:
-    """The processors that this process may use."""
+    """The number of processors that this process may use."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1

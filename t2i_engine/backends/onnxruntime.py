@@ -1,6 +1,6 @@
 """ONNX Runtime: the bundle's ONNX graphs on the CPU, or on an NVIDIA GPU with the wheel made for it.
 
-On the CPU a graph is optimized at first use and kept for this machine: from then on it opens in a quarter of the time.
+On the CPU, a graph is optimized on first use and cached for this machine; it then opens in a quarter of the time.
 """
 
 import contextlib
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 TITLE = "ONNX Runtime"
 PACKAGES = WHEELS = ("onnxruntime", "onnxruntime-gpu")
 IMPORTS = ("onnxruntime",)
-CUDA_GRAPHS = "T2I_ENGINE_CUDA_GRAPHS"  # set to 1, the generator's work on a GPU is captured as a CUDA graph
+CUDA_GRAPHS = "T2I_ENGINE_CUDA_GRAPHS"  # if 1, the generator's work on a GPU is captured as a CUDA graph
 
 _CPU, _CUDA = "cpu", "cuda"
 _PROVIDERS = {_CPU: "CPUExecutionProvider", _CUDA: "CUDAExecutionProvider"}
@@ -63,8 +63,8 @@ class OnnxRuntimeRunner:
         self._graph = bundle.graphs[graph]
         file = bundle.path(row.files[graph])
         if graph == TEXT_ENCODER:
-            threads = 1  # a second one would spin on beside the generator, which then took half as long again
-        # The text encoder's LSTM looks at the lengths, which a captured graph cannot.
+            threads = 1  # a second one would keep spinning and make the generator take half as long again
+        # The text encoder's LSTM depends on the values of the lengths, which a captured graph cannot.
         captures = device == _CUDA and graph == GENERATOR and os.environ.get(CUDA_GRAPHS) == "1"
         try:
             if device == _CUDA:
@@ -119,7 +119,7 @@ class BoundSession:
 
     With `captures`, the first `MAX_CAPTURED` sizes are recorded as CUDA graphs and replayed, and any other size runs
     without one: ONNX Runtime cannot free a graph on CUDA, so recording every new size would fill the GPU. It also
-    records anew for every thread, so all runs then happen on one.
+    records again for every thread, so all runs happen on one thread.
     """
 
     def __init__(self, session: "InferenceSession", graph: Graph, device: str, captures: bool) -> None:
@@ -246,7 +246,7 @@ def _on_cpu(file: Path, sha256: str, threads: int | None) -> "InferenceSession":
 def _on_cuda(file: Path, threads: int | None, captures: bool) -> "InferenceSession":
     import onnxruntime
 
-    with contextlib.redirect_stdout(io.StringIO()):  # it prints what the check of the provider raises
+    with contextlib.redirect_stdout(io.StringIO()):  # the provider check prints what it raises
         onnxruntime.preload_dlls()
     # Ampere and later GPUs would multiply in TF32, with 10 bits of mantissa: outside of fp32's tolerance.
     return _session(file, _options(threads), _CUDA, {"use_tf32": "0", "enable_cuda_graph": str(int(captures))})

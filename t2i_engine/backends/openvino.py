@@ -22,8 +22,8 @@ PACKAGES = IMPORTS = ("openvino",)
 TOKENS, LENGTHS = "tokens", "lengths"
 
 _DEVICE = "CPU"
-_REWRITING = "5"  # raised with every change of `quantize` or `rewrite`, so that no graph compiled before it is used
-_VECTOR = 16  # sums of 32 bits in a vector of AVX-512
+_REWRITING = "5"  # incremented when `quantize` or `rewrite` changes, so that no older graph is used
+_VECTOR = 16  # 32-bit sums in an AVX-512 vector
 _SMALLEST_SIDE = 16  # of a map: smaller ones take little time, and their errors show most
 _BELOW, _ABOVE = 30, 225  # levels below and above zero: LeakyReLU, twice, leaves little below
 
@@ -42,7 +42,7 @@ class OpenVinoRunner:
         self._file, self._graph = bundle.path(row.files[graph]), bundle.graphs[graph]
         self._sha256 = bundle.manifest.files[row.files[graph]].sha256
         self._core = openvino.Core()
-        # The text encoder does a thousandth of the work, not worth a difference.
+        # The text encoder does a thousandth of the work: a lower precision is not worth the difference.
         self._precision = row.precision if graph == GENERATOR else "fp32"
         hint = _hint(self._core, self._precision)
         threads = threads or available_threads()
@@ -166,7 +166,7 @@ def _has_bf16(core: "Core") -> bool:
 
 
 def _hint(core: "Core", precision: str) -> str:
-    """The precision that OpenVINO is asked for: what int8 leaves over is bf16 where the CPU has it."""
+    """The precision that OpenVINO is asked for: what int8 does not cover is bf16 if the CPU has it."""
     return "bf16" if precision == "bf16" or (precision == "int8" and _has_bf16(core)) else "f32"
 
 
@@ -193,7 +193,7 @@ def kept_signal_stack() -> Iterator[None]:
     """
     try:
         sigaltstack = ctypes.CDLL(None).sigaltstack
-    except (AttributeError, OSError, TypeError):  # no POSIX system
+    except (AttributeError, OSError, TypeError):  # not a POSIX system
         yield
         return
     before = ctypes.create_string_buffer(64)  # an opaque stack_t, 24 bytes on Linux
@@ -207,8 +207,8 @@ def kept_signal_stack() -> Iterator[None]:
 def in_8_bits(kernel: Sequence[int], side: int) -> bool:
     """Whether int8 rounds the operands of a convolution, by its kernel's shape (out, in, H, W) and its map's side.
 
-    Those are a block's two, where the map is large enough and they fill a vector. Shortcuts are 1×1; the last
-    convolution is narrow.
+    It rounds those of a block's two main convolutions, if the map is large enough and the channels fill a vector. It
+    leaves out shortcuts, which are 1×1, and the last convolution, which is narrow.
     """
     return tuple(kernel[2:]) in ((2, 2), (3, 3)) and kernel[0] >= _VECTOR and side >= _SMALLEST_SIDE
 
@@ -216,8 +216,8 @@ def in_8_bits(kernel: Sequence[int], side: int) -> bool:
 def quantize(model: "Model") -> None:
     """Rounds what the blocks' convolutions multiply to 8 bits, in place: weights per channel, maps by their own range.
 
-    A map is divided by its largest value, and the sums are multiplied by it. So each picture has all levels of its
-    own, and nothing is calibrated. To be called before `rewrite`.
+    A map is divided by its largest value, and the sums are multiplied by it, so each picture uses the full range of
+    levels and no calibration is needed. Call this before `rewrite`.
     """
     from openvino import opset8 as ops
 
@@ -307,9 +307,9 @@ def _transposed_convolution(biased: list[Any]) -> Any:  # noqa: ANN401
 
 
 def _constant(node: Any) -> Array:  # noqa: ANN401
-    """The value of a constant, also of one that is stored in half precision (export/half_weights.py).
+    """The value of a constant, including one that is stored in half precision (export/half_weights.py).
 
-    Raises `LookupError` for all else.
+    Raises `LookupError` for anything else.
     """
     match node.get_type_name():
         case "Constant":

@@ -1,4 +1,4 @@
-"""PyTorch: a bundle's weights in the code they were trained in, and what every other backend is compared with."""
+"""PyTorch: a bundle's weights in the code that trained them; every other backend is compared with it."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
@@ -24,9 +24,9 @@ _cudnn = Lock()
 
 
 class ModuleRunner:
-    """A text encoder or a generator as it is now, on the device it is on, in evaluation mode, without TF32.
+    """A text encoder or a generator in its current state, on its current device, in evaluation mode, without TF32.
 
-    On one thread, sums have one order on every machine, and busy cores are not waited for.
+    With `one_thread`, sums have the same order on every machine, and runs do not wait for busy cores.
     """
 
     def __init__(self, module: "nn.Module", graph: Graph, one_thread: bool = False) -> None:
@@ -58,7 +58,7 @@ class ModuleRunner:
 
 
 def exact_runners(model: "TextToImage") -> dict[str, Runner]:
-    """A runner per graph, for what other formats are compared with: the model on one thread of the CPU."""
+    """A runner per graph that other formats are compared with: the model on one CPU thread."""
     graphs = graphs_of(model.sizes).items()
     return {name: ModuleRunner(getattr(model, name), graph, one_thread=True) for name, graph in graphs}
 
@@ -69,7 +69,7 @@ def open_exact(bundle: Bundle) -> dict[str, Runner]:
 
 
 def open_runner(bundle: Bundle, row: Format, graph: str, device: str, threads: int | None) -> ModuleRunner:
-    """Opens a graph. Raises `BundleError` where its weights are bad and `MissingExtra` where PyTorch is missing."""
+    """Opens a graph. Raises `BundleError` if its weights are bad and `MissingExtra` if PyTorch is missing."""
     model = _read_model(bundle)
     if threads:
         import torch
@@ -91,14 +91,14 @@ def status() -> Status:
 
 def _read_model(bundle: Bundle) -> "TextToImage":
     with needs_extra("the backend 'pytorch'", "export"):
-        import_module("torch")  # also where the module below was imported before
+        import_module("torch")  # even if the module below is imported already
         from training.models.text_to_image import read_model
     return read_model(bundle)
 
 
 def _cuda_lacks() -> str | None:
     lacks = "PyTorch finds no NVIDIA GPU: use --device cpu"
-    if cuda_device_count() == 0:  # known without importing PyTorch, which takes longer than to draw a picture
+    if cuda_device_count() == 0:  # known without importing PyTorch, which takes longer than drawing a picture
         return lacks
     import torch
 
@@ -107,7 +107,7 @@ def _cuda_lacks() -> str | None:
 
 @contextmanager
 def exact_cudnn(where: "device") -> Iterator[None]:
-    """On a GPU, deterministic cuDNN without TF32, for one thread at a time: its settings are those of the process.
+    """On a GPU, deterministic cuDNN without TF32, for one thread at a time: the settings are process-wide.
 
     Raises `BackendError` if the GPU is out of memory.
     """

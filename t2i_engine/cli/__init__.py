@@ -116,7 +116,7 @@ def progress(line: str) -> None:
 
 
 def introduce(engine: "Engine", *requested: str) -> None:
-    """Prints what `auto` chose, if it is one of the `requested` names, and the terms of the bundle, if it has any."""
+    """Prints what `auto` chose, if it is one of the `requested` names, and the bundle's terms, if it has any."""
     if "auto" in requested:
         progress(f"bundle {engine.bundle.name}: auto chose {engine.selection}")
     if engine.bundle.license:
@@ -124,7 +124,7 @@ def introduce(engine: "Engine", *requested: str) -> None:
 
 
 def _together(*options: Decorator) -> Decorator:
-    """Adds several options, which help lists in this order."""
+    """Adds several options; --help lists them in this order."""
 
     def add(command: Command) -> Command:
         for option in reversed(options):
@@ -146,7 +146,7 @@ backend_options = _together(
     click.option("--device", default="auto", metavar="NAME", help="cpu or cuda."),
 )
 engine_options = _together(
-    click.option("--bundle", default="birds", metavar="NAME|DIR|hf:…", help="By name, in a folder, or hf:OWNER/NAME."),
+    click.option("--bundle", default="birds", metavar="NAME|DIR|hf:…", help="A name, a folder or hf:OWNER/NAME."),
     truncation_option,
     backend_options,
     click.option("--threads", type=int, metavar="N", help="CPU threads.  [default: all processors]"),

@@ -52,9 +52,9 @@ def benchmark(
 ) -> None:
     """Measure how fast each format is, and how fast it could be.
 
-    PyTorch, torch.compile and plain exports are measured beside BUNDLE's formats. `paper` is a network of the paper's
-    size with random weights, created on first use. Writes report.json, report.md and report.html, and prints their
-    paths. With a baseline, prints how each case changed. Exits with 1 if a case crashed, or is slower than in the
+    PyTorch, torch.compile and plain exports are measured alongside BUNDLE's formats. `paper` is a network of the
+    paper's size with random weights, created on first use. Writes report.json, report.md and report.html, and prints
+    their paths. With a baseline, prints how each case changed. Exits with 1 if a case crashed, or is slower than in the
     baseline by more than both --max-regression and the noise. Ctrl-C stops it and reports what has been measured.
     """
     with needs_extra("t2i-engine benchmark", "benchmark"):

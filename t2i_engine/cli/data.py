@@ -13,7 +13,7 @@ UNITS = {"K": 1_000, "M": 1_000_000, "G": 1_000_000_000}
 
 
 def _size(context: click.Context, parameter: click.Parameter, text: str) -> int:
-    """Reads a number of bytes. Units are powers of 1,000, so that a part fits a limit given in either sense."""
+    """Reads a number of bytes. Units are powers of 1,000, so that a part fits a limit in MB as well as in MiB."""
     found = re.fullmatch(r"([0-9]{1,12})([KMG]?)B?", text.upper())
     size = int(found[1]) * UNITS.get(found[2], 1) if found else 0
     if not 1_000 <= size <= 1_000_000_000:
@@ -52,16 +52,16 @@ def check(context: click.Context, source: str, as_json: bool) -> None:
     "--resolution", "--side", type=click.IntRange(16, 2048), required=True, metavar="R",
     help="Height and width of the packed pictures: what training will load, or more.",
 )  # fmt: skip
-@click.option("--part-size", callback=_size, default="30M", metavar="SIZE", help="Most bytes of a part: 500K, 30M, 1G.")
+@click.option("--part-size", callback=_size, default="30M", metavar="SIZE", help="Largest part: 500K, 30M, 1G.")
 @click.option("--train-only", is_flag=True, help="Leave out the test split, which training does not read.")
 @click.option("--out", type=click.Path(path_type=Path), required=True, metavar="DIR", help="Folder to write.")
 def pack(source: str, resolution: int, part_size: int, train_only: bool, out: Path) -> None:
     """Write SOURCE as a few files, to be read anywhere as packed:DIR.
 
-    It writes an index, packed.json, and parts of pictures. Those are cropped to a square and resized as SOURCE would be
-    for training, then compressed as JPEGs of quality 95 with full colour resolution, which changes pixels a little: by
-    44 dB on CUB at 152. Training at another resolution resizes the packed pictures; with data.random_crop it loads
-    76/64 of data.resolution, 152 for 128. What is broken or without a caption is left out, and counted.
+    It writes an index, packed.json, and parts of pictures. Pictures are cropped to a square and resized as for training
+    on SOURCE, then compressed as JPEGs of quality 95 with full colour resolution, which changes pixels slightly (44 dB
+    on CUB at 152). Training at another resolution resizes the packed pictures; with data.random_crop it loads 76/64 of
+    data.resolution, 152 for 128. Pictures that are broken or have no caption are left out, and counted.
     """
     with needs_extra("t2i-engine data", "train"):
         from training.data.packed import pack

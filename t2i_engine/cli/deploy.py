@@ -16,14 +16,14 @@ def deploy() -> None:
 @click.argument("bundle", metavar="BUNDLE")
 @click.option("--out", type=Path, required=True, metavar="DIR", help="Folder to write; new or empty.")
 @click.option(
-    "--min-replicas", type=click.IntRange(0), default=1, metavar="N", help="Fewest replicas; 0: none while nobody asks."
+    "--min-replicas", type=click.IntRange(0), default=1, metavar="N", help="Fewest replicas; 0: none while idle."
 )
 @click.option("--max-replicas", type=click.IntRange(1), default=4, metavar="N", help="Most replicas, under load.")
 @click.option(
-    "--cpus", type=click.IntRange(1, 256), default=1, metavar="N", help="CPUs, and threads that draw, of each replica."
+    "--cpus", type=click.IntRange(1, 256), default=1, metavar="N", help="CPUs, and threads that draw, per replica."
 )
 @click.option(
-    "--gpus", type=click.FloatRange(0), default=0.0, metavar="X", help="GPUs of each replica; 0.5: two share one."
+    "--gpus", type=click.FloatRange(0), default=0.0, metavar="X", help="GPUs per replica; 0.5: two share one."
 )
 @click.option(
     "--queue", type=click.IntRange(1, 100_000), default=256, metavar="N", help="Pictures that may wait in each replica."
@@ -39,9 +39,9 @@ def ray(
     queue: int,
     health_period: int,
 ) -> None:
-    """Write a config and a module by which Ray Serve serves BUNDLE on a cluster.
+    """Write a config and a module with which Ray Serve serves BUNDLE on a cluster.
 
-    A bundle in a folder is copied; one on the hub is pinned, and fetched where it runs. Everything can be changed
+    A bundle in a folder is copied; one on the hub is pinned, and fetched where it runs. All settings can be changed
     in the files afterwards. Prints the folder's path.
     """
     from export.deploy.ray import Scale, deploy_ray
@@ -57,8 +57,8 @@ def ray(
 def web(bundle: str, out: Path, runtime: Path | None) -> None:
     """Write a page that draws BUNDLE's pictures on the visitor's machine.
 
-    Any static host can serve it. It needs the format onnx; npm fetches ONNX Runtime Web, unless --runtime has it.
-    Prints the folder's path.
+    Any static host can serve it. BUNDLE needs the format onnx. ONNX Runtime Web is fetched by npm, or taken from
+    --runtime. Prints the folder's path.
     """
     from export.deploy.web import deploy_web
 
@@ -78,7 +78,7 @@ def web(bundle: str, out: Path, runtime: Path | None) -> None:
 def triton(bundle: str, out: Path, backend: str) -> None:
     """Write a model repository for NVIDIA Triton, with a client.
 
-    The ensemble in it, named as BUNDLE, turns captions and seeds into pictures. TensorRT's engines are built on the
+    The ensemble in it, named after BUNDLE, turns captions and seeds into pictures. TensorRT's engines are built on the
     machine that runs them: README.md in the folder says how. Prints the folder's path.
     """
     from export.deploy.triton import deploy_triton

@@ -17,7 +17,7 @@ from t2i_engine.errors import ParityError, needs_extra
     "--formats", default="onnx", metavar="NAMES", help="onnx,openvino,… or `all`: every format this machine can make."
 )
 @click.option("--no-fold", is_flag=True, help="Keep upsample + convolution as trained: same pictures, but slower.")
-@click.option("--half-weights", is_flag=True, help="Round weights to half precision: every file takes half the room.")
+@click.option("--half-weights", is_flag=True, help="Round weights to half precision: halves every file's size.")
 @click.pass_context
 def export(
     context: click.Context,

@@ -49,8 +49,8 @@ class Destination:
     ) -> "Destination":
         """Interprets `--out`: a folder if it exists, ends with / or has no suffix; otherwise a file for one picture.
 
-        Writes nothing. Raises `OptionError` for a file that is not a picture or cannot hold them all, for another
-        format than the file's, or a quality that it does not have, and `OutputError` for a folder that cannot be
+        Writes nothing. Raises `OptionError` for a file that is not a picture or cannot hold them all, for a format
+        other than the file's, or for a quality if the format has none, and `OutputError` for a folder that cannot be
         written.
         """
         path, shown = Path(out), quoted(out, 200)
@@ -63,7 +63,7 @@ class Destination:
             if pictures > 1:
                 raise OptionError(f"{pictures:,} pictures do not fit into {shown}; give a folder, or add --grid")
             if picture_format and SUFFIXES[suffix] != SUFFIXES[path.suffix.lower()]:
-                raise OptionError(f"{shown} is no {picture_format}; drop --format, which is for folders")
+                raise OptionError(f"{shown} is not a {picture_format} file; drop --format, which is for folders")
             return cls(_checked(path.parent), path.name, suffix, _checked_quality(quality, path.suffix.lower()))
         except (OSError, ValueError) as error:
             raise _not_writable(path, error) from None

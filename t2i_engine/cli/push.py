@@ -8,7 +8,7 @@ from t2i_engine.cli import progress
 @click.command(epilog="Example:  t2i-engine push birds me/birds")
 @click.argument("bundle", metavar="BUNDLE")
 @click.argument("repository", metavar="OWNER/NAME")
-@click.option("--private", is_flag=True, help="Make the repository, if it is new, a private one.")
+@click.option("--private", is_flag=True, help="If the repository is new, make it private.")
 def push(bundle: str, repository: str, private: bool) -> None:
     """Upload BUNDLE to the Hugging Face hub, with a model card.
 

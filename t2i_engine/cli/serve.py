@@ -16,7 +16,7 @@ LONGEST_KEY = 1_000
 @click.argument("bundles", nargs=-1, metavar="[BUNDLE]...")
 @click.option("--host", default="127.0.0.1", metavar="ADDRESS", help="Address to listen on.")
 @click.option(
-    "--port", type=click.IntRange(0, 65535), default=8000, metavar="N", help="Port to listen on; 0: any that is free."
+    "--port", type=click.IntRange(0, 65535), default=8000, metavar="N", help="Port to listen on; 0: any free port."
 )
 @backend_options
 @click.option("--workers", type=int, metavar="N", help="Threads that draw.  [default: all processors]")
@@ -28,7 +28,7 @@ LONGEST_KEY = 1_000
 @click.option("--resize", is_flag=True, help="Resize pictures to the size that a request asks for.")
 @exact_words_option
 @click.option("--api-key-file", type=Path, metavar="FILE", help="A key that requests must carry.")
-@click.option("--allow-origin", multiple=True, metavar="URL", help="Web pages from there may use the API; repeatable.")
+@click.option("--allow-origin", multiple=True, metavar="URL", help="Let web pages from URL use the API; repeatable.")
 @click.option(
     "--log-format", type=click.Choice(["text", "json"]), default="text", help="Format of the log, a line per request."
 )

@@ -24,7 +24,7 @@ from t2i_engine.errors import needs_extra
     "profiled_steps",
     type=click.IntRange(1),
     metavar="N",
-    help="Print where the time of N GAN steps goes; start no run.",
+    help="Print where the time of N GAN steps goes, without starting a run.",
 )
 def train(
     config: Path,

@@ -38,9 +38,9 @@ PAGE = {
     f"/{file.name.removesuffix('index.html')}": Response(file.read_bytes(), media_type=PAGE_TYPES[file.suffix])
     for file in (Path(__file__).parent / "page").iterdir()
 }
-"""Its files by path, read once, so that no path of a request reaches the file system."""
+"""The page's files by path, read once, so that no path in a request reaches the file system."""
 MOST_UNKNOWN = 5
-"""Words of a caption for which near ones are looked up."""
+"""Unknown words of a caption for which near ones are looked up, at most."""
 
 log = logging.getLogger("t2i_engine.serve")
 
@@ -71,7 +71,7 @@ def make_app(service: Service) -> Starlette:
     }
     routes += [Route(path, content, methods=["GET"]) for path, content in (fixed | PAGE).items()]
     middleware = [Middleware(_Entrance, service=service)]
-    if origins := service.settings.allow_origin:  # outermost: browsers ask without a key whether they may send one
+    if origins := service.settings.allow_origin:  # outermost: browsers' preflight requests carry no key
         cors = Middleware(CORSMiddleware, origins, allow_methods="*", allow_headers="*", expose_headers="*")
         middleware.insert(0, cors)
     handlers: dict[Any, Any] = {ApiError: _api_error, QueueFull: _full, HTTPException: _http_error}
@@ -88,7 +88,7 @@ class _Endpoints:
 
     async def generate(self, request: Request) -> Response:
         body = parse_json(await _read(request))
-        if body.get("response_format") != "url":  # soonest: refusals take time from those that draw
+        if body.get("response_format") != "url":  # early: refusals take time from drawing
             self.service.queue.check_room()
         order = self.catalogue.generation(body)
         first = order.asks[0]
@@ -212,14 +212,14 @@ def _url(model: Model, ask: Ask) -> str:
 
 
 def _tag(order: Order) -> str:
-    """A picture's weak tag: weak, because it may differ by a level between batches."""
+    """A picture's weak ETag: weak, because the picture may differ by a level between batches."""
     ask = order.asks[0]
     made_of = [order.model.digest, ask.ids, ask.seed, ask.truncation, ask.kind, ask.quality, ask.side]
     return hashlib.sha256(json.dumps(made_of).encode()).hexdigest()[:24]
 
 
 def _origin(order: Order) -> dict[str, str]:
-    """Headers by which anyone can draw the same picture again."""
+    """Headers with which anyone can draw the same picture again."""
     model, tokens = order.model, order.tokens
     headers = {
         "T2I-Bundle": f"{model.name}@{model.digest}",
@@ -262,9 +262,9 @@ async def _left(_: Request, __: ClientDisconnect) -> Response:
 
 
 class _Entrance:
-    """Checks the key; adds request ids; answers for what fails; counts and logs every request in one line.
+    """Checks the key, adds request ids, answers when anything fails, and counts and logs every request in one line.
 
-    A handler of Starlette's for `Exception` would answer outside of this and of CORS.
+    A Starlette handler for `Exception` would answer outside of this class and of CORS.
     """
 
     def __init__(self, app: ASGIApp, service: Service) -> None:

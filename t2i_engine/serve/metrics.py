@@ -15,7 +15,7 @@ class Metrics:
     """Counts what a server does; each server has its own registry."""
 
     def __init__(self, waiting: Callable[[], float], restarts: Callable[[], float], ready: Callable[[], float]) -> None:
-        """The arguments are asked when the metrics are read."""
+        """The arguments are called when the metrics are read."""
         self.registry = CollectorRegistry()
         self.requests = Counter(
             "t2i_requests", "Requests answered, by route and status.", ["route", "status"], registry=self.registry

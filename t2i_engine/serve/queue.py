@@ -1,4 +1,4 @@
-"""The queue between requests and workers: bounded, with batches of what is waiting anyway."""
+"""The queue between requests and workers: bounded, with batches made up of whatever is waiting already."""
 
 import threading
 import time
@@ -56,7 +56,7 @@ class Queue:
     """Pictures that wait for a worker, in the order of their requests. May be used from several threads at once."""
 
     def __init__(self, limit: int, workers: int) -> None:
-        """Holds `limit` pictures at most; `workers` share out what waits."""
+        """Holds `limit` pictures at most, which are divided among `workers`."""
         self.limit, self._workers = limit, workers
         self._jobs: deque[Job] = deque()
         self._changed = threading.Condition()
@@ -66,7 +66,7 @@ class Queue:
         return len(self._jobs)
 
     def check_room(self, pictures: int = 1) -> None:
-        """Raises `QueueFull` if so many may not join."""
+        """Raises `QueueFull` if there is no room for this many."""
         if self.closed or len(self._jobs) + pictures > self.limit:
             raise QueueFull(f"{self.limit} pictures are waiting")
 
@@ -106,9 +106,9 @@ class Queue:
         return batch
 
     def put_back(self, jobs: Sequence[Job], error: Exception) -> None:
-        """Returns to the front what a worker could not finish because of `error`: the pictures come out the same.
+        """Puts jobs that a worker could not finish because of `error` back in front; their pictures come out the same.
 
-        Each is taken alone from now on. Those that were tried often enough fail with it.
+        From now on, each is taken alone. Those that have been tried `MOST_ATTEMPTS` times fail with `error`.
         """
         with self._changed:
             for job in reversed(jobs):
@@ -120,13 +120,13 @@ class Queue:
             self._changed.notify(len(jobs))
 
     def close(self) -> None:
-        """Accepts no more; workers finish what waits."""
+        """Accepts no more pictures; workers finish those that wait."""
         with self._changed:
             self.closed = True
             self._changed.notify_all()
 
 
 def _together(first: Job, other: Job) -> bool:
-    if first.attempts or other.attempts:  # one that ends its worker ends no other picture's again
+    if first.attempts or other.attempts:  # a picture that killed its worker must not take others with it
         return False
     return first.ask.bundle == other.ask.bundle and first.ask.truncation == other.ask.truncation

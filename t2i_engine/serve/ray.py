@@ -27,7 +27,7 @@ class Pictures:
         self.service = Service.open(bundles, settings)
 
     def __serve_build_asgi_app__(self) -> Starlette:
-        """Makes the app, for Ray, which also runs its lifespan: what a replica accepted is drawn before it ends."""
+        """Makes the app for Ray, which also runs its lifespan: a replica draws what it accepted before it ends."""
         app = make_app(self.service)
         app.add_middleware(_IdOfRay)
         return app
@@ -43,12 +43,12 @@ class Pictures:
 
 @cache
 def _gauge(name: str, description: str, labels: tuple[str, ...]) -> Gauge:
-    """One of Ray's metrics, which adds labels for the replica. Counters are gauges too: Ray's can only be added to."""
+    """A Ray gauge; Ray adds labels for the replica. Counters are gauges too: Ray's counters cannot be set."""
     return Gauge(name, description, labels)
 
 
 class _IdOfRay:
-    """Takes the app's X-Request-Id away: Ray's proxies answer with the same, and clients would read the two as one."""
+    """Removes the app's X-Request-Id: Ray's proxies add the same header, and clients would read the two as one."""
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app

@@ -1,6 +1,6 @@
 """What clients ask for: bodies and query strings, checked into `Order`s, and errors in the shape of OpenAI's.
 
-openapi.json says which parameters there are, and of which type, range and default; what clients send is checked by it.
+openapi.json defines the parameters with their types, ranges and defaults; requests are checked against it.
 """
 
 import json
@@ -21,7 +21,7 @@ from t2i_engine.tokenizer import Tokenizer, Tokens
 
 LARGEST_SIDE = 1_024
 MOST_WORDS = 256
-"""Of a caption, unknown ones aside: TensorRT's engines take no more."""
+"""Most known words of a caption: TensorRT's engines take no more."""
 VERSION = version("t2i-engine")
 DOCUMENT = json.loads(Path(__file__).with_name("openapi.json").read_bytes())
 _BODY = DOCUMENT["components"]["schemas"]["Generation"]["properties"]
@@ -30,7 +30,7 @@ _QUERY = [parameter["name"] for parameter in _PICTURE if parameter.get("in") == 
 _LARGEST_SEED = _BODY["seed"]["maximum"]
 _LONGEST_CAPTION = DOCUMENT["components"]["schemas"]["Caption"]["maxLength"]
 _SIZE = re.compile(DOCUMENT["components"]["schemas"]["Size"]["pattern"])
-_TYPES = {"string": (str, "text"), "integer": (int, "whole number"), "number": (int | float, "number")}
+_TYPES = {"string": (str, "text"), "integer": (int, "a whole number"), "number": (int | float, "a number")}
 
 
 @dataclass(frozen=True)
@@ -40,17 +40,17 @@ class Model:
     bundle: Bundle
     tokenizer: Tokenizer
     digest: str
-    """Of its manifest, which lists the digests of all files: the first 12 hexadecimal digits of the SHA-256."""
+    """The first 12 hexadecimal digits of the SHA-256 of its manifest, which lists the digests of all files."""
     runs_as: str
 
     @property
     def name(self) -> str:
-        """The bundle's."""
+        """The bundle's name."""
         return self.bundle.name
 
     @property
     def side(self) -> int:
-        """Of its pictures, in pixels."""
+        """The side of its pictures, in pixels."""
         return self.bundle.sizes.resolution
 
 
@@ -60,14 +60,14 @@ class Order:
 
     model: Model
     tokens: Tokens
-    """Of its caption."""
+    """The caption's tokens."""
     asks: Sequence[Ask]
     as_url: bool = False
 
 
 @dataclass(eq=False)
 class ApiError(Exception):
-    """An answer other than pictures; every one has OpenAI's shape."""
+    """An answer other than pictures, in the shape of OpenAI's errors."""
 
     status: int
     message: str
@@ -101,7 +101,7 @@ def parse_json(body: bytes) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Catalogue:
-    """The models there are, by name, the first of which is the default; and whether pictures are resized."""
+    """The served models by name, of which the first is the default, and whether pictures are resized."""
 
     models: Mapping[str, Model]
     resizes: bool = False
@@ -186,7 +186,7 @@ class Catalogue:
             invalid(f"size {quoted(size)} is not drawn by {model.name}; use 'auto' or '{own}'", "size")
         width, _, height = size.partition("x")
         if not (_SIZE.fullmatch(size) and width == height and int(width) <= LARGEST_SIDE):
-            invalid(f"size {quoted(size)} is no square up to {LARGEST_SIDE}x{LARGEST_SIDE}", "size")
+            invalid(f"size {quoted(size)} is not a square up to {LARGEST_SIDE}x{LARGEST_SIDE}", "size")
         return int(width)
 
 
@@ -198,7 +198,7 @@ def _check_names(values: Iterable[str], known: Iterable[str]) -> None:
 
 
 def _value(values: Mapping[str, Any], name: str) -> Any:  # noqa: ANN401
-    """The value of a parameter; its default or None where there is none. Raises `ApiError` if it does not fit."""
+    """The value of a parameter, by default its default or None. Raises `ApiError` if it does not fit."""
     value, schema = values.get(name), _BODY[name]
     if value is None:
         return schema.get("default")
@@ -206,7 +206,7 @@ def _value(values: Mapping[str, Any], name: str) -> Any:  # noqa: ANN401
     if kind is int and isinstance(value, float) and value.is_integer():
         value = int(value)  # to JSON, 1.0 and 1 are one number
     if not isinstance(value, kind) or isinstance(value, bool):
-        invalid(f"'{name}' is no {noun}", name, "invalid_type")
+        invalid(f"'{name}' is not {noun}", name, "invalid_type")
     if isinstance(value, str):
         if value not in schema.get("enum", [value]):
             invalid(f"'{name}' is {quoted(value)}; one of {listed(filter(None, schema['enum']))} expected", name)
@@ -219,4 +219,4 @@ def _value(values: Mapping[str, Any], name: str) -> Any:  # noqa: ANN401
 
 
 def _no_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is no number in JSON")
+    raise ValueError(f"{name} is not a number in JSON")

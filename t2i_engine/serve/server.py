@@ -30,7 +30,7 @@ SECONDS_ACCEPTING = 1.0
 """While draining, so that a load balancer notices before connections are refused."""
 MOST_CONNECTIONS = 1_000
 SECONDS_TO_SWITCH = 1e-4
-"""Between threads of Python: a request does not wait 5 ms, as long as a picture takes, for a thread that draws."""
+"""Between Python threads; at the default of 5 ms, a request waits for drawing threads as long as a picture takes."""
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
 
@@ -73,20 +73,20 @@ class _Server(uvicorn.Server):
         self.service = service
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """At the first signal accepts for a second more; at the second cuts everybody off."""
+        """On the first signal, accepts for one more second; on the second, cuts off all clients."""
         loop = asyncio.get_running_loop()
         if self.service.draining:
             loop.call_soon_threadsafe(self._cut_off)
             return
         self.service.draining = True
-        log.info("stopping: what was accepted is answered")
+        log.info("stopping: answering accepted requests first")
         loop.call_soon_threadsafe(loop.call_later, SECONDS_ACCEPTING, self._stop)
 
-    def _stop(self) -> None:  # not uvicorn's own, which ends the process by the signal: the exit code is 0
+    def _stop(self) -> None:  # instead of uvicorn's, which re-raises the signal: this exits with 0
         self.should_exit = True
 
     def _cut_off(self) -> None:
-        """Leaves nothing to wait for. Not by `force_exit`, which leaves out the lifespan: that ends the replicas."""
+        """Leaves nothing to wait for. `force_exit` would skip the lifespan, which ends the replicas."""
         self._stop()
         for connection in [*self.server_state.connections]:
             connection.transport.abort()
@@ -98,7 +98,7 @@ class _Server(uvicorn.Server):
 class _Protocol(HttpToolsProtocol):
     """Bounds headers in size and time and, where there are too many clients, cuts off the one that was idle longest.
 
-    A flood of idle connections thus pushes itself out, neither new clients nor those that made requests before.
+    A flood of idle connections thus displaces itself, not new clients or those that have made requests.
     """
 
     _new: ClassVar[dict["_Protocol", None]] = {}
@@ -110,9 +110,9 @@ class _Protocol(HttpToolsProtocol):
     """Bytes received of headers that are not complete."""
     _in_headers = False
     _data = b""
-    """Being parsed."""
+    """The data being parsed."""
     _ended = False
-    """A request ended in it: how much of it are headers of the next is not known."""
+    """Whether a request ended in `_data`: then it is unknown how much of it belongs to the next request's headers."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -182,7 +182,7 @@ class _Protocol(HttpToolsProtocol):
             self._reading.cancel()
 
     def send_400_response(self, msg: str) -> None:
-        """In OpenAI's shape, unless another answer has begun."""
+        """Answers in OpenAI's shape, unless another answer has begun."""
         if self._is_idle() or not self.cycle.response_started:
             message = f"this is not HTTP, or has headers of more than {MOST_HEADERS:,} bytes"
             content = json.dumps(ApiError(HTTPStatus.BAD_REQUEST, message, "invalid_http").body()).encode()
@@ -213,7 +213,7 @@ class _Protocol(HttpToolsProtocol):
         while waiting := self._new or self._kept:
             oldest = next(iter(waiting))
             oldest._stop_waiting()
-            if oldest._is_idle():  # not if its request has begun
+            if oldest._is_idle():  # unless its request has begun
                 oldest.transport.abort()
                 return
 
@@ -226,7 +226,7 @@ class _Lines(logging.Formatter):
         self.as_json = as_json
 
     def format(self, record: logging.LogRecord) -> str:
-        """The line."""
+        """The log line of a record."""
         fields: dict[str, Any] | None = getattr(record, "request", None)
         at = time.strftime("%Y-%m-%dT%H:%M:%S%z", time.localtime(record.created))
         message = record.getMessage() if record.exc_info is None else super().format(record)
@@ -235,7 +235,7 @@ class _Lines(logging.Formatter):
             return json.dumps({"time": at, "level": record.levelname.lower(), **content}, ensure_ascii=False)
         if fields is None:
             return message
-        fields = fields | {key: repr(fields[key]) for key in ("path", "caption") if key in fields}  # clients': one line
+        fields = fields | {key: repr(fields[key]) for key in ("path", "caption") if key in fields}  # from clients
         rest = " ".join(f"{key}={value}" for key, value in fields.items() if key not in ("method", "path", "status"))
         return f"{at} {fields['method']} {fields['path']} {fields['status']} {rest}"
 

@@ -32,7 +32,7 @@ class Settings:
     precision: str = AUTO
     device: str = AUTO
     workers: int | None = None
-    """Runs at once, of one thread each; None: one per processor that this process may use."""
+    """Concurrent runs, of one thread each; None: one per processor that this process may use."""
     replicas: int = 0
     """Processes that draw instead of this one's threads."""
     queue: int = 256
@@ -45,7 +45,7 @@ class Settings:
     allow_origin: tuple[str, ...] = ()
     log_captions: bool = False
     exact_words: bool = False
-    """Leaves unknown words out; otherwise, those that are near to a known word are read as it."""
+    """Leaves out all unknown words; otherwise, those near a known word are read as that word."""
 
 
 class Service:
@@ -79,7 +79,7 @@ class Service:
             drawers: list[Drawer]
             if settings.replicas:
                 options.prepare()
-                options = replace(options, folders=_copy(folders, stack))  # one may be started after a bundle changed
+                options = replace(options, folders=_copy(folders, stack))  # a replica may start after a bundle changed
                 drawers = [stack.enter_context(closing(Replica(options))) for _ in range(count)]
             else:
                 engines = options.open()
@@ -108,7 +108,7 @@ class Service:
         except TimeoutError:
             message = f"the picture was not drawn within {seconds:g} s"
             raise ApiError(HTTPStatus.GATEWAY_TIMEOUT, message, "deadline_passed") from None
-        finally:  # what another picture's failure, or the client's going away, has left
+        finally:  # the rest, if a picture failed or the client went away
             for future in waiting:
                 future.cancel()
         for picture in drawn:

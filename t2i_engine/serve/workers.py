@@ -29,13 +29,13 @@ from t2i_engine.serve.queue import Ask, Drawn, Job, Queue
 _log = logging.getLogger(__name__)
 
 THREADS = 1
-"""Of each run: several run at once."""
+"""Of each run: several runs draw at once."""
 SECONDS_TO_START = 60.0
 SECONDS_TO_DRAW = 60.0
 SECONDS_TO_STOP = 5.0
 SECONDS_BETWEEN_STARTS = 1.0
 NICENESS = 5
-"""Of threads that draw, above the server's own: only root may lower it."""
+"""Of threads that draw, relative to the server's own: only root may lower it."""
 
 
 class WorkerDied(Exception):  # noqa: N818
@@ -129,7 +129,7 @@ class Replica:
             raise UserError("a replica ended before its bundles were open; see its messages above") from error
 
     def draw(self, asks: Sequence[Ask]) -> list[Drawn]:
-        """As `InProcess`. Raises `WorkerDied` if they must be drawn again."""
+        """Draws as `InProcess` does. Raises `WorkerDied` if the pictures must be drawn again."""
         try:
             self._connection.send(asks)
             return cast("list[Drawn]", self._reply(SECONDS_TO_DRAW))
@@ -137,7 +137,7 @@ class Replica:
             raise WorkerDied from error
 
     def _reply(self, seconds: float) -> object:
-        """What the process answers, or raises. Raises `EOFError` or `OSError` if it ended, or `TimeoutError`."""
+        """What the process answers; raises what it raises, `EOFError` or `OSError` if it ended, or `TimeoutError`."""
         if not self._connection.poll(seconds):
             raise TimeoutError
         found: object = self._connection.recv()
@@ -186,7 +186,7 @@ Drawer = InProcess | Replica
 
 
 def _give_way() -> None:
-    """Lets requests come before drawing: one that must be refused is refused at once, however many there are."""
+    """Gives requests priority over drawing: those that must be refused are refused at once, however many there are."""
     if sys.platform == "linux":  # elsewhere threads have no priority of their own
         thread = threading.get_native_id()
         os.setpriority(os.PRIO_PROCESS, thread, os.getpriority(os.PRIO_PROCESS, thread) + NICENESS)
@@ -227,7 +227,7 @@ class Worker(threading.Thread):
 
     def _replace(self) -> None:
         """Tries until it succeeds or the queue is closed."""
-        assert isinstance(self.drawer, Replica)  # no other dies
+        assert isinstance(self.drawer, Replica)  # nothing else dies
         self.able = False
         while not (self.able or self.queue.closed):
             self.restarts += 1

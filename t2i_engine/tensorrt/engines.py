@@ -89,7 +89,7 @@ class EngineRequest:
         content, reason = self.find()
         if content is not None:
             return content
-        needed_picture_reference(self.bundle, self.row)  # an error now, rather than after minutes of building
+        needed_picture_reference(self.bundle, self.row)  # raises now rather than after minutes of building
         _log.info("building the %s engine of format %s, once: %s", self.graph, self.row.name, reason)
         built = build_engine(
             self.variant,

@@ -132,7 +132,7 @@ def _logged_datatypes(text: str, part: str) -> tuple[str, ...]:
 
 
 def check_precision(network: Iterable[Layer], compiled: Iterable[Layer], precision: str) -> dict[str, str]:
-    """The light layers in another precision, and why. Raises `PrecisionError` for a heavy one, or if there is none."""
+    """The light layers in another precision, and why. Raises `PrecisionError` for a heavy one, or if none is heavy."""
     asked = DATATYPES[precision]
     network = list(network)
     heavy = list(_heavy(network))

@@ -178,7 +178,7 @@ class TensorRtRunner:
 
 
 class _Memory:
-    """What a runner holds on the GPU. Buffers grow to the largest size seen; old contexts and stale graphs go."""
+    """What a runner holds on the GPU. Buffers grow to the largest size; old contexts and stale graphs are freed."""
 
     def __init__(self, engine: LoadedEngine, cuda: CudaBindings) -> None:
         self.engine: LoadedEngine | None = engine  # None once everything is freed
@@ -223,7 +223,7 @@ class _Memory:
             engine, self.engine = self.engine, None
             try:
                 if engine:
-                    engine.save_compiled()  # TensorRT for RTX compiles on in the background after a size's first run
+                    engine.save_compiled()  # TensorRT for RTX keeps compiling in the background after a first run
             finally:
                 while self._prepared:
                     self._destroy_graph(self._prepared.popitem()[1])

@@ -85,9 +85,9 @@ class Variant:
         return Log(self.api)
 
     def start(self, kind: str) -> Any:  # noqa: ANN401
-        """Creates a `Builder` or `Runtime`. Raises `BackendError` where it cannot start.
+        """Creates a `Builder` or `Runtime`. Raises `BackendError` if it cannot start.
 
-        A failed one may still be an object, in plain TensorRT, and using it crashes the process: the log decides.
+        In plain TensorRT, a failed call may still return an object that crashes the process when used: the log decides.
         """
         self.log.errors.clear()
         created = getattr(self.api, kind)(self.log.logger)

@@ -123,6 +123,6 @@ def test_the_format_to_add_is_one_that_runs_here(machine: Machine) -> None:
 )
 def test_unknown_name_is_an_error_with_a_suggestion(option: str, name: str, suggestion: str) -> None:
     with pytest.raises(
-        OptionError, match=rf"unknown {option} '{name}' \(did you mean '{suggestion}'\?\); there are: auto"
+        OptionError, match=rf"unknown {option} '{name}' \(did you mean '{suggestion}'\?\); available: auto"
     ):
         select_backend(FORMATS, **{option: name})  # type: ignore[arg-type]  # of other parameters

@@ -104,7 +104,7 @@ def test_unknown_bundle_is_an_error_that_lists_those_there_are(
 ) -> None:
     monkeypatch.setattr(t2i_engine.bundle, "EMBEDDED", tiny_bundle.parent)
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(BundleError, match=r"there are: tiny|one of: tiny|bundle\.json"):
+    with pytest.raises(BundleError, match=r"available: tiny|one of: tiny|bundle\.json"):
         Bundle.open(name)
 
 
@@ -207,7 +207,7 @@ def test_what_is_not_a_json_object_is_refused(copied: Path, content: bytes) -> N
 
 
 def test_folder_without_a_manifest_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(BundleError, match=r"has no bundle\.json; give a folder that was exported"):
+    with pytest.raises(BundleError, match=r"has no bundle\.json; give an exported bundle's folder"):
         Bundle.open(tmp_path)
 
 

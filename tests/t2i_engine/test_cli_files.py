@@ -84,7 +84,7 @@ def test_the_same_picture_twice_is_one_file(tmp_path: Path) -> None:
         ("bird.png", None, 90, "PNG keeps every level"),
         ("", "jpg", 0, "quality 0 is out of range; 1 to 100 expected"),
         ("bird.webp", None, 101, "quality 101 is out of range"),
-        ("bird.png", "jpg", None, "is no jpg; drop --format"),
+        ("bird.png", "jpg", None, "is not a jpg file; drop --format"),
     ],
 )
 def test_a_quality_or_format_that_does_not_fit_is_an_error(

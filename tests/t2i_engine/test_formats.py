@@ -32,7 +32,7 @@ def test_builder_and_backend_exist(row: Format) -> None:
 
 def test_unknown_format_is_an_error_with_a_suggestion() -> None:
     with pytest.raises(
-        OptionError, match=re.escape(f"unknown format 'onx' (did you mean 'onnx'?); there are: {FORMATS[0].name}, ")
+        OptionError, match=re.escape(f"unknown format 'onx' (did you mean 'onnx'?); available: {FORMATS[0].name}, ")
     ):
         find("onx")
 

@@ -245,7 +245,7 @@ def test_after_a_failed_download_what_is_complete_is_kept(hub: HubStub, name: st
     hub.breaks["text_encoder.onnx"] = 1000
     line = failure("info", f"hf:{name}")
     assert line.startswith(f"Error: hf:{name}: ")
-    assert line.endswith("try again: what was complete is kept\n")
+    assert line.endswith("try again: complete files are kept\n")
     cache = Path(os.environ["HF_HOME"]) / "hub"
     assert list(cache.rglob("*.incomplete")) == []
     hub.breaks.clear()
@@ -261,7 +261,7 @@ def test_file_that_was_tampered_with_is_refused(hub: HubStub, name: str) -> None
     content = repository.files["generator.onnx"]
     commit = repository.commit(repository.files | {"generator.onnx": content[:-1] + bytes([content[-1] ^ 1])})
     assert failure("generate", CAPTION, "--bundle", f"hf:{name}") == (
-        f"Error: hf:{name}@{commit}: generator.onnx is not what its manifest says; push the bundle again\n"
+        f"Error: hf:{name}@{commit}: generator.onnx does not match its manifest; push the bundle again\n"
     )
 
 
@@ -280,7 +280,7 @@ def test_file_that_is_damaged_in_the_cache_is_downloaded_again(
 @pytest.mark.parametrize(
     ("files", "line"),
     [
-        ({"README.md": b"a language model"}, f"is no bundle, it has no {MANIFEST}: t2i-engine push BUNDLE"),
+        ({"README.md": b"a language model"}, f"is not a bundle, it has no {MANIFEST}; run t2i-engine push BUNDLE"),
         ({MANIFEST: b'{"bundle": "an app"}'}, "cannot be used: its schema is 'None', 2 expected"),
     ],
 )
@@ -296,7 +296,7 @@ def test_bundle_that_lacks_a_file_is_refused(hub: HubStub, name: str) -> None:
 
 
 def test_unknown_repository_or_revision_says_what_to_do(name: str) -> None:
-    assert "or private; check the name, or run hf auth login" in failure("info", "hf:me/unknown")
+    assert "or is private; check the name, or run hf auth login" in failure("info", "hf:me/unknown")
     assert "there is no such revision; give a branch, a tag or a commit" in failure("info", f"hf:{name}@v9")
 
 
@@ -369,12 +369,12 @@ def test_push_offline_is_refused(plain_bundle: Path, hub: HubStub, monkeypatch: 
 def test_push_does_not_overwrite_another_model(hub: HubStub, plain_bundle: Path) -> None:
     other = hub.repositories["me/llama"] = Repository()
     other.commit({"README.md": b"", "config.json": b"{}"})
-    assert "holds 'config.json' and no bundle; choose a new name" in failure("push", str(plain_bundle), "me/llama")
+    assert "holds 'config.json' but no bundle; choose a new name" in failure("push", str(plain_bundle), "me/llama")
     assert len(other.commits) == 1
 
 
 def test_push_does_not_publish_what_was_to_be_private(hub: HubStub, name: str, plain_bundle: Path) -> None:
-    assert "is there and public; make it private" in failure("push", str(plain_bundle), name, "--private")
+    assert "already exists and is public; make it private" in failure("push", str(plain_bundle), name, "--private")
     assert len(hub.repositories[name].commits) == 1
 
 

@@ -57,7 +57,7 @@ def test_defaults_are_the_papers() -> None:
     [
         ({"name": "x", "gan": {"bach_size": 4}}, ["gan.bach_size", "did you mean gan.batch_size?"]),
         ({"name": "x", "gan": {"contrastive": {"temperatur": 1.0}}}, ["did you mean gan.contrastive.temperature?"]),
-        ({"name": "x", "zzz": 1}, ["unknown key zzz", "there are: name, data"]),
+        ({"name": "x", "zzz": 1}, ["unknown key zzz", "known keys: name, data"]),
         ({"name": "x", "gan": {"steps": "many"}}, ["gan.steps"]),
         ({"name": "x", "gan": {"steps": 0}}, ["gan.steps"]),
         ({"name": "x", "data": {"resolution": 48}}, ["data.resolution", "power of two"]),

@@ -48,7 +48,7 @@ def test_encoders_alone_start_a_run_of_another_generator(straight: Path, tmp_pat
 
 def test_a_run_says_that_what_it_starts_from_may_know_what_it_holds_out(straight: Path, tmp_path: Path) -> None:
     """Its own checkpoint has held out the same, but began from one that had not."""
-    config, said = config_file(tmp_path, data={"validation_share": 0.25}), "may have learnt it: FID will be too low"
+    config, said = config_file(tmp_path, data={"validation_share": 0.25}), "may have learnt them: FID will be too low"
     clean = train(config, "--out", tmp_path / "clean")
     further = train(config, "--out", tmp_path / "further", "--init", tmp_path / "clean" / "checkpoint.pt")
     for result in (clean, further):
@@ -57,7 +57,7 @@ def test_a_run_says_that_what_it_starts_from_may_know_what_it_holds_out(straight
     assert "validation" not in load_model(tmp_path / "further" / "checkpoint.pt").provenance["initial"]
     for origin, folder in ((straight, "one"), (tmp_path / "one", "two")):
         result = train(config, "--out", tmp_path / folder, "--init", origin / "checkpoint.pt")
-        assert f"'{origin / 'checkpoint.pt'}' did not hold out the same, and {said}" in result.stderr
+        assert f"'{origin / 'checkpoint.pt'}' did not hold these out, and {said}" in result.stderr
         initial = load_model(tmp_path / folder / "checkpoint.pt").provenance["initial"]
         assert initial["validation"] == "may have been learnt"
 

@@ -87,7 +87,7 @@ def test_export_and_evaluate_read_a_state_as_a_checkpoint(state: Path, tmp_path:
     half.write_bytes(state.read_bytes()[: state.stat().st_size // 2])
     for command in (["export", str(half), "--out", str(tmp_path / "bundle")], ["evaluate", str(half)]):
         result = CliRunner().invoke(command_line, command)
-        assert (result.exit_code, "is truncated or no safetensors file" in result.output) == (2, True), result.output
+        assert (result.exit_code, "is truncated or not a safetensors file" in result.output) == (2, True), result.output
 
 
 @pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
@@ -95,8 +95,8 @@ def test_a_bundle_on_the_hub_is_no_file_whatever_its_name(suffix: str, tmp_path:
     name = f"hf:not a name{suffix}"
     for command in (["export", name, "--out", str(tmp_path / "bundle")], ["evaluate", name]):
         result = CliRunner().invoke(command_line, command)
-        assert (result.exit_code, "is no bundle on the hub" in result.output) == (2, True), result.output
-    with pytest.raises(BundleError, match="is no bundle on the hub"):
+        assert (result.exit_code, "is not a bundle on the hub" in result.output) == (2, True), result.output
+    with pytest.raises(BundleError, match="is not a bundle on the hub"):
         start(config_file(tmp_path), name)
 
 
@@ -212,7 +212,7 @@ def test_half_a_state_is_a_user_error(state: Path, tmp_path: Path, kept: float) 
     content = state.read_bytes()
     broken = tmp_path / "broken.safetensors"
     broken.write_bytes(content[: int(kept if kept >= 1 else kept * len(content))])
-    with pytest.raises(StateError, match="truncated or no safetensors file"):
+    with pytest.raises(StateError, match="truncated or not a safetensors file"):
         load_state(broken)
 
 
@@ -221,7 +221,7 @@ def test_foreign_files_are_told_apart(straight: Path, tmp_path: Path) -> None:
     with pytest.raises(StateError, match="not found"):
         load_state(path)
     path.write_bytes((straight / "checkpoint.pt").read_bytes())
-    with pytest.raises(StateError, match="no safetensors file"):
+    with pytest.raises(StateError, match="not a safetensors file"):
         load_state(path)
     save_file({"fc.weight": torch.zeros(3)}, path)
     with pytest.raises(StateError, match="not a 't2i-engine state 1' file"):

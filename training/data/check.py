@@ -14,9 +14,7 @@ RESOLUTION = 32
 SYNTHBIRDS_COUNT = 500
 """Synthbirds to check, per split."""
 MOST_NAMED = 3
-CURE = (
-    "a folder has captions in metadata.jsonl, or in NAME.txt beside each picture; docs/training.md says where others do"
-)
+CURE = "a folder has captions in metadata.jsonl, or in NAME.txt next to each picture; for others, see docs/training.md"
 REPORT_EVERY = 1000
 
 

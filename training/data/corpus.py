@@ -1,4 +1,4 @@
-"""Which pictures and captions make a batch. Seed and step alone determine it, so that runs resume exactly."""
+"""Which pictures and captions make up a batch. Only seed and step determine it, so that runs resume exactly."""
 
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
@@ -17,14 +17,14 @@ from training.data.source import DataError, Grammar
 
 
 class Draft(NamedTuple):
-    """B pictures, each with one of its captions, and how each is to be seen; everything on the host (feed.py)."""
+    """B pictures, each with one of its captions, and how to crop and flip each; everything on the host (feed.py)."""
 
     ids: Sequence[Sequence[int]]
     """The captions' token ids."""
     pictures: Tensor
     """Uint8 (B, H, H, 3); or int64 (B), the rows of these pictures among all (`Batches.pictures_on`)."""
     corners: Tensor
-    """Int64 (B, 2): y and x of the part that is seen."""
+    """Int64 (B, 2): y and x of the crop."""
     flips: Tensor
     """Bool (B): whether it is mirrored."""
     captions: Tensor
@@ -46,7 +46,7 @@ class Batches(Protocol):
 
     @property
     def grammar(self) -> Grammar | None:
-        """Understands its captions; None if nothing does."""
+        """The grammar of its captions; None if it has none."""
 
     @property
     def unique_captions(self) -> Sequence[tuple[int, ...]] | None:
@@ -58,7 +58,7 @@ class Batches(Protocol):
     def pictures_on(self, device: torch.device) -> Tensor | None:
         """All pictures, uint8 (N, H, H, 3), on `device` or, if they do not fit, on the host; None if they are streamed.
 
-        Raises `DataError` if they do not fit, but are said to.
+        Raises `DataError` if the config requires them on `device`, but they do not fit.
         """
 
     def require(self, size: int) -> None:

@@ -128,7 +128,7 @@ class Feed:
     def _texts(self, number: int, draft: Draft) -> Iterator[Tensor]:
         """The batch's `tokens`, `lengths`, `hard_negatives`, their lengths, and which are valid.
 
-        Every row has random numbers of its own, so that processes agree with a single one.
+        Every row has random numbers of its own, so that several processes draw what a single one would.
         """
         kept, versions = [], []
         for row, (ids, known) in enumerate(zip(draft.ids, draft.known.tolist(), strict=True), self._rank * self._size):

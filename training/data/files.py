@@ -74,7 +74,7 @@ def read_picture(file: Path | IO[bytes], resolution: int, box: Box | None = None
             return np.asarray(fitted)
     except BrokenPictureError:
         raise
-    except UnidentifiedImageError as error:  # its own message names the file by its place on this machine
+    except UnidentifiedImageError as error:  # its own message names the file by its path on this machine
         raise BrokenPictureError("no picture in a known format") from error
     except Exception as error:  # decoders raise anything: OSError, SyntaxError, struct.error, IndexError, …
         raise BrokenPictureError(" ".join(str(error).split()) or type(error).__name__) from error

@@ -1,4 +1,4 @@
-"""`folder:PATH`: a folder of pictures with captions, as a Hugging Face ImageFolder or with text files beside them.
+"""`folder:PATH`: a folder of pictures with captions, as a Hugging Face ImageFolder or with text files next to them.
 
     PATH/metadata.jsonl or metadata.csv    rows of `file_name` and `text`: several rows per picture, or a list of texts
     PATH/a.jpg, a.txt                      without metadata: captions, one per line

@@ -26,7 +26,7 @@ from training.data.webdataset import Shard, Stream, WebDataset, read_index
 CROP_MARGIN = 76 / 64
 """How much larger than R pictures are loaded if they are cropped at random (AttnGAN, DF-GAN).
 
-Those crop anywhere in a picture; here it is first centre-cropped to a square, so that all are of one size.
+Those crop anywhere in a picture; here, pictures are first centre-cropped to a square, so that all have the same size.
 """
 
 

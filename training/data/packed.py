@@ -1,4 +1,4 @@
-"""`packed:DIR`: a data set of a few files, to carry to another machine: `t2i-engine data pack` writes it.
+"""`packed:DIR`: a data set in a few files, for copying to another machine; `t2i-engine data pack` writes it.
 
     DIR/packed.json                   the index: captions, where each picture lies, SHA-256 and size of every part
     DIR/part-000.bin, part-001.bin    pictures, cropped and resized as their source would load them, one after another
@@ -53,13 +53,13 @@ class _Record(BaseModel):
 
 
 class PictureRecord(_Record):
-    """A picture in the index; what is empty is left out of it."""
+    """A picture in the index, which leaves out empty fields."""
 
     key: str
     captions: Annotated[tuple[str, ...], Field(min_length=1)]
     group: str = ""
     unit: str = ""
-    """As in `Item`, where it is not the key."""
+    """As in `Item`, if it is not the key."""
     part: NonNegativeInt
     offset: NonNegativeInt
     size: PositiveInt
@@ -69,7 +69,7 @@ class SplitRecord(_Record):
     """A split in the index."""
 
     version: str
-    """Of the source, as in `Listing`."""
+    """The source's version, as in `Listing`."""
     units: str
     pictures: tuple[PictureRecord, ...]
     left_out: tuple[Problem, ...]
@@ -164,7 +164,7 @@ class Packed:
         return self._index.source
 
     def grammar(self, tokenizer: Tokenizer) -> Grammar | None:
-        """That of its source."""
+        """The grammar of its source."""
         source = open_source(SYNTHBIRDS) if self.origin == SYNTHBIRDS else None
         return source.grammar(tokenizer) if isinstance(source, Understood) else None
 
@@ -179,7 +179,7 @@ class Packed:
             path = _part(self.folder, number)
             if files.sha256(path) != self._index.parts[number].sha256:
                 raise DataError(
-                    f"'{path}' is altered: its SHA-256 is not that of {INDEX}; copy or pack the data set again"
+                    f"'{path}' is altered: its SHA-256 does not match {INDEX}; copy or pack the data set again"
                 )
         items = [StoredPicture(_part(self.folder, picture.part), picture) for picture in stored.pictures]
         return Listing(items, fingerprint, version, stored.left_out, stored.units)
@@ -206,7 +206,7 @@ def _read_index(path: Path) -> tuple[Index, str]:
                 f"'{path}' is not an index of format {FORMAT}; pack the data set again with this version of t2i-engine"
             ) from None
         where = ".".join(map(str, first["loc"]))
-        raise DataError(f"'{path}' is no index of a packed data set ({where}: {first['msg']}); {cure}") from None
+        raise DataError(f"'{path}' is not an index of a packed data set ({where}: {first['msg']}); {cure}") from None
 
 
 def pack(
@@ -219,7 +219,7 @@ def pack(
 ) -> str:
     """Packs a data source into a folder, pictures at R = `resolution`; returns a summary. `splits` has "train".
 
-    The index is written last, so that what a killed process leaves is no data set, and may be packed over. Raises
+    The index is written last, so that a killed process leaves no data set, and its folder may be packed over. Raises
     `UserError` if the source is not usable, the folder is taken, or a picture takes more than `part_size` bytes.
     """
     if (folder / INDEX).exists():

@@ -113,7 +113,7 @@ class Source(Protocol):
 
 
 class Grammar(Protocol):
-    """Understands captions, in one vocabulary, so that none is the negative of a picture that it may be true of."""
+    """Understands captions, in one vocabulary, so that none becomes a negative of a picture that it may be true of."""
 
     def asks(self, ids: Sequence[int]) -> Sequence[int]:
         """What a caption's token ids ask for: K bit masks of values that fit, one for each attribute.
@@ -132,7 +132,7 @@ class Grammar(Protocol):
 
 @runtime_checkable
 class Understood(Protocol):
-    """A source that may know its captions' grammar."""
+    """A source whose captions may have a known grammar."""
 
     def grammar(self, tokenizer: Tokenizer) -> Grammar | None:
         """The grammar in a vocabulary; None if it has none."""
@@ -148,7 +148,7 @@ def require_usable(
 ) -> None:
     """Raises `DataError` for a split without pictures, or with captions in an unknown encoding.
 
-    `cure` ends the first; by default, it is the command that names what is missing.
+    `cure` ends the message of the first; by default, it is the command that names what is missing.
     """
     foreign = [problem.name for problem in problems if problem.kind == "caption not in UTF-8"]
     if foreign:
@@ -218,7 +218,7 @@ def _parse(name: str) -> tuple[str, str]:
     places = {"webdataset": "PATTERN", "packed": "DIR"}
     forms = listed(f"{kind}:{places.get(kind, 'PATH')}" for kind in KINDS)
     raise DataError(
-        f"unknown data source {quoted(name, 200)}{suggestion}; there are: {SYNTHBIRDS}, {forms}, or an existing folder"
+        f"unknown data source {quoted(name, 200)}{suggestion}; expected {SYNTHBIRDS}, {forms}, or an existing folder"
     )
 
 

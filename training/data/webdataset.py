@@ -163,7 +163,7 @@ def captions_of(sample: Mapping[str, Any], key: str) -> tuple[str, ...] | Proble
 
 
 def _members(shard: Path) -> Iterator[dict[str, Any]]:
-    """The files of a shard as webdataset's reader yields them, but pictures as their headers alone."""
+    """The files of a shard as webdataset's reader yields them, but with only the headers of pictures."""
     with tarfile.open(shard, "r:") as archive:
         for member in archive:
             if member.isreg() and not _HIDDEN.match(member.name):
@@ -307,7 +307,7 @@ class _Reading(IterableDataset["Draft | DataError"]):
 
 
 def _encoded(sample: dict[str, Any]) -> _Encoded | None:
-    """A sample of webdataset's reader, which leaves out None: what the index does not count."""
+    """Converts a sample of webdataset's reader; None, which the reader drops, for one that the index does not count."""
     picture, captions = picture_of(sample), captions_of(sample, "")
     if picture is None or isinstance(captions, Problem):
         return None

@@ -62,7 +62,7 @@ class Conditions:
     runs_as: str
     resolution: int
     real_resolution: int
-    """Of the real pictures that distances compare with."""
+    """The resolution of the real pictures that distances compare with."""
     data: str
     split: str
     note: str

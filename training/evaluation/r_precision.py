@@ -69,9 +69,9 @@ def load_encoders(model: str) -> MatchingEncoders:
 class RPrecision:
     """Compares pictures in blocks of 100: the candidates for a picture are the captions of its block.
 
-    Other captions that are equal to its own, or of its group, are left out of its candidates; and, of a data set that
-    knows its captions' grammar, those that may be true of it: of a generated picture, as far as its own caption says
-    what it shows; of a real one, as far as all of its captions do. The last pictures, fewer than 100, are ignored.
+    Captions that are equal to a picture's own, or of its group, are left out of its candidates. If the data set knows
+    its captions' grammar, so are captions that may be true of the picture: judged for a generated picture by its own
+    caption, for a real one by all of its captions. The last pictures, fewer than 100, are ignored.
     """
 
     def __init__(self, encoders: MatchingEncoders, source: Source | None = None) -> None:

@@ -21,7 +21,7 @@ _input_gradients_alone = False
 
 @contextmanager
 def input_gradients_alone() -> Iterator[None]:
-    """Within it, gradients are wanted of inputs, not of weights, and will themselves be differentiated."""
+    """Within this context, gradients of inputs are needed, not of weights, and will themselves be differentiated."""
     global _input_gradients_alone
     _input_gradients_alone = True
     try:
@@ -65,7 +65,7 @@ class _Convolution(torch.autograd.Function):
 
 
 class _InputGradient(torch.autograd.Function):
-    """Linear in `gradient` and in `weight`; `x` gives its shape alone."""
+    """Linear in `gradient` and in `weight`; `x` provides only its shape."""
 
     @staticmethod
     def forward(ctx: Context, gradient: Tensor, x: Tensor, weight: Tensor, stride: int, padding: int) -> Tensor:
@@ -86,7 +86,7 @@ class _InputGradient(torch.autograd.Function):
 def _gradients(
     gradient: Tensor, x: Tensor, weight: Tensor, geometry: tuple[int, int], wanted: tuple[bool, bool, bool]
 ) -> tuple[Tensor | None, ...]:
-    """Those `wanted` of the gradients of input, weight and bias; `geometry` is stride and padding."""
+    """The `wanted` ones of the gradients of input, weight and bias; `geometry` is stride and padding."""
     stride, padding = geometry
     found: tuple[Tensor | None, ...] = torch.ops.aten.convolution_backward(
         gradient, x, weight, [len(weight)], [stride] * 2, [padding] * 2, [1, 1], False, [0, 0], 1, wanted

@@ -155,7 +155,7 @@ class ImageEncoder(nn.Module):
         return EncodedImage(self.region_head(regions).flatten(2), self.picture_head(summary))
 
     def for_gradients(self) -> "ImageEncoder":
-        """Itself, frozen, or a copy that computes the same, whose gradients of the picture are faster."""
+        """Itself, frozen, or an equivalent copy that computes gradients of the picture faster."""
         encoder = copy.deepcopy(self) if isinstance(self.backbone, EfficientNetLite0) else self
         if isinstance(encoder.backbone, EfficientNetLite0):
             speed_up(encoder.backbone.network)
@@ -170,7 +170,7 @@ def _spread_over_places(encoder: nn.Module, state: dict[str, Tensor], prefix: st
 
 
 class _Residual(nn.Module):
-    """Two 3×3 convolutions with batch norm beside a pooled 1×1 shortcut; halves the resolution (He et al., 2016)."""
+    """Two 3×3 convolutions with batch norm, and a pooled 1×1 shortcut; halves the resolution (He et al., 2016)."""
 
     def __init__(self, in_channels: int, out_channels: int) -> None:
         super().__init__()

@@ -11,15 +11,15 @@ from training.models.generator import SMALLEST_SIDE
 from training.models.lite0 import open_lite0, speed_up
 
 STRIDES = (4, 8, 16, 32)
-"""Of the four scales, in pixels of what the frozen network sees."""
+"""Strides of the four scales, in pixels of what the frozen network sees."""
 SMALLEST_INPUT = 128
-"""Its side at least, so that the coarsest map has 4 × 4 places."""
+"""Smallest side of what the frozen network sees, so that the coarsest map has 4 × 4 places."""
 
 
 class ProjectedDiscriminator(nn.Module):
     """Maps an image and a sentence vector to one logit per scale (docs/method.md, "On pretrained features").
 
-    Only the heads learn. All else is buffers, which `requires_grad_` and optimizers pass by: the random projections are
+    Only the heads learn. All else is buffers, which `requires_grad_` and optimizers ignore: the random projections are
     part of the state dict; the frozen network is not, because its weights come with a package. Raises `MissingExtra`
     without that package; with `pretrained` false, the frozen network is random.
     """
@@ -83,7 +83,7 @@ class SpectralConv2d(nn.Conv2d):
     """A convolution whose weight, as a matrix (out, in · k · k), has a spectral norm of 1 (Miyato et al., 2018).
 
     A pass that learns improves the estimate by one power iteration; other passes, such as those of the generator's
-    update, leave it. PyTorch's own would iterate in both, and in reduced precision under a GPU's autocast.
+    update, leave it unchanged. PyTorch's own would iterate in both, and in reduced precision under a GPU's autocast.
     """
 
     left: Tensor
@@ -141,10 +141,10 @@ def _random_conv(in_channels: int, out_channels: int, side: int) -> nn.Conv2d:
 
 @torch.no_grad()
 def _channel_mixer(norms: list[nn.BatchNorm2d], channels: int) -> nn.Conv2d:
-    """A random 1×1 convolution of a map that is the sum of what `norms` put out, standardised.
+    """A random 1×1 convolution of a standardised map; the map is the sum of the outputs of `norms`.
 
-    Their shifts and scales tell the map's mean and deviation over ImageNet. The heads, without batch norm, need maps
-    of one size, and the frozen network's differ by a factor of three.
+    Their shifts and scales tell the map's mean and deviation over ImageNet. The heads, without batch norm, need maps of
+    the same magnitude, and the frozen network's differ by a factor of three.
     """
     mean = torch.stack([norm.bias for norm in norms]).sum(0)
     deviation = torch.stack([norm.weight for norm in norms]).norm(dim=0)

@@ -8,7 +8,7 @@ const { SITE } = self;
 const answers = new Map();
 let worker;
 
-// The models: [{id, size, runs_as, license}]. `progress` is told what is loaded, and the share of it that is there.
+// The models: [{id, size, runs_as, license}]. `progress` is told what is being loaded, and the share loaded so far.
 export async function open(progress) {
   await keepFiles();
   worker = new Worker(new URL("worker.js", import.meta.url), { type: "module" });
@@ -51,7 +51,7 @@ function ask(method, ...parameters) {
 }
 
 // Waits for the service worker on the first visit, so that what is loaded now passes through it. Without TLS, or where
-// the browser keeps nothing, there is none, and the page works online alone.
+// the browser keeps nothing, there is none, and the page works only online.
 async function keepFiles() {
   try {
     const registration = await navigator.serviceWorker.register("sw.js", { updateViaCache: "none" });

@@ -1,4 +1,4 @@
-// Keeps the page's files for visits without a network. The browser installs it anew whenever site.js has changed.
+// Keeps the page's files for visits without a network. The browser reinstalls it whenever site.js has changed.
 
 importScripts("site.js");
 

@@ -13,7 +13,7 @@ export class Tokenizer {
     this.near = near && new Map(Object.entries(near));
   }
 
-  // {ids, unknown: [word], readAs: [[word, known]]}. Throws where no word is known, or there are too many.
+  // {ids, unknown: [word], readAs: [[word, known]]}. Throws if no word is known, or there are too many.
   encode(caption) {
     const length = [...caption].length;
     if (length > LONGEST_CAPTION) throw new Error(`the caption has ${length} characters; shorten it to ${LONGEST_CAPTION} at most`);

@@ -1,4 +1,4 @@
-// Draws pictures beside the page: the bundle's graphs in ONNX Runtime, on WebGPU or in WebAssembly.
+// Draws pictures in the background of the page: the bundle's graphs in ONNX Runtime, on WebGPU or in WebAssembly.
 
 import "./site.js";
 import { normals } from "./noise.js";
@@ -47,7 +47,7 @@ async function openOn(device) {
   ort.env.wasm.numThreads = self.crossOriginIsolated ? Math.min(MOST_THREADS, navigator.hardwareConcurrency) : 1;
   ort.env.wasm.wasmBinary = await unzipped(content.wasm);
   const session = (graph, on) => ort.InferenceSession.create(graph, { executionProviders: [on], logSeverityLevel: 3 });
-  textEncoder = await session(content.text_encoder, "wasm"); // an LSTM is no work for a GPU
+  textEncoder = await session(content.text_encoder, "wasm"); // an LSTM does not suit a GPU
   generator = await session(content.generator, device);
   last = {};
   const { pixels } = await drawPixels(SITE.reference.caption, SITE.reference.seed, 1);
@@ -57,7 +57,7 @@ async function openOn(device) {
   return `drawn on this machine by ONNX Runtime Web ${ort.env.versions.web} (${TITLES[device]}${threads}); ${megabytes} loaded`;
 }
 
-// The content of files by name, Uint8Array; the page is told how much of it is there.
+// The content of files by name, Uint8Array; the page is told how much has arrived.
 async function load(files) {
   const bytes = Object.values(files).reduce((sum, { size }) => sum + size, 0);
   const megabytes = `${(bytes / 1e6).toFixed(1)} MB`;

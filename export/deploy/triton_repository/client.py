@@ -38,8 +38,8 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0, help="0 to 4294967295")
     parser.add_argument("--truncation", type=float, default=1.0, help="above 0, at most 1")
     parser.add_argument("--out", default="picture.png")
-    parser.add_argument("--url", default="localhost:8001", help="of Triton's gRPC service")
-    parser.add_argument("--compare", metavar="PICTURE", help="say by how much this one differs")
+    parser.add_argument("--url", default="localhost:8001", help="address of Triton's gRPC service")
+    parser.add_argument("--compare", metavar="PICTURE", help="report by how much this picture differs")
     arguments = parser.parse_args()
     try:
         pixels = draw(arguments.url, arguments.caption, arguments.seed, arguments.truncation)

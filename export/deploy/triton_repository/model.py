@@ -1,6 +1,6 @@
 """The front of an ensemble, for Triton's Python backend: captions and seeds to what the graphs take.
 
-It needs NumPy alone. Tokenizer and noise are t2i-engine's own modules, copied into this folder when it was written.
+It needs only NumPy. Tokenizer and noise are t2i-engine's own modules, copied into this folder when it was written.
 """
 
 import json
@@ -23,7 +23,7 @@ class TritonPythonModel:
     """What Triton calls; `front.json` has the bundle's sizes."""
 
     def initialize(self, _: object) -> None:
-        """Reads the files beside this one."""
+        """Reads the files next to this one."""
         front = json.loads((HERE / "front.json").read_bytes())
         self.widths: tuple[int, int] = (front["noise_width"], front["sentence_width"])
         self.outputs: list[str] = front["outputs"]
@@ -64,7 +64,7 @@ class TritonPythonModel:
         try:
             ids = self.tokenizer.encode(caption.decode()).ids
         except UnicodeDecodeError:
-            raise CaptionError("the caption is not UTF-8; encode it as such") from None
+            raise CaptionError("the caption is not UTF-8; encode it as UTF-8") from None
         if self.longest and len(ids) > self.longest:
             raise CaptionError(f"the caption has {len(ids)} known words; shorten it to {self.longest} at most")
         return ids

@@ -1,4 +1,4 @@
-// A caption as pictures, drawn while it is typed. All state is in the address, so that a page can be shared.
+// Draws pictures of a caption while it is typed. All state is in the address, so that a page can be shared.
 
 import { AT_ONCE, draw, examples, open } from "./source.js";
 
@@ -55,7 +55,7 @@ async function drawAll() {
     const mean = drawing.reduce((a, b) => a + b, 0) / drawing.length;
     find("timings").textContent =
       `${wanted.length} picture${wanted.length > 1 ? "s" : ""} in ${Math.round(performance.now() - start)} ms, ` +
-      `${mean.toFixed(1)} ms of the generator for each`;
+      `${mean.toFixed(1)} ms of generator time each`;
   } catch (error) {
     if (error.name !== "AbortError" && !signal.aborted) fail(error);
   }
@@ -108,13 +108,13 @@ function tellWords({ readAs, unknown }) {
       button.textContent = other;
       button.ariaLabel = `Write ${other} instead of ${word}`;
       button.onclick = () => {
-        const whole = new RegExp(`(?<![\\p{L}\\p{N}_])${word}(?![\\p{L}\\p{N}_])`, "giu"); // \b is for ASCII alone
+        const whole = new RegExp(`(?<![\\p{L}\\p{N}_])${word}(?![\\p{L}\\p{N}_])`, "giu"); // \b is ASCII-only
         fields.caption.value = fields.caption.value.replace(whole, other);
         fields.caption.focus();
         drawAll();
       };
       find("words").append(" ", button);
-      if (button.ariaLabel === focused) button.focus(); // pictures that come must not take it from the keyboard
+      if (button.ariaLabel === focused) button.focus(); // new pictures must not take the keyboard's focus
     }
   });
 }
@@ -143,7 +143,7 @@ function example(id, language) {
   return block;
 }
 
-// A page from another machine has no clipboard, unless it came by TLS.
+// A page from another machine has no clipboard, unless it was served over TLS.
 function copy(element) {
   if (navigator.clipboard) return navigator.clipboard.writeText(element.textContent);
   getSelection().selectAllChildren(element);

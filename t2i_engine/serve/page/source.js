@@ -33,7 +33,7 @@ export async function draw({ model, caption, truncation }, seed, signal) {
   return { content: await answer.blob(), url, milliseconds, ...words };
 }
 
-// A stopped server or a full queue is tried again for as long as the caption stays.
+// Retries while the server is stopping or its queue is full, until the caption changes.
 async function retried(url, signal) {
   for (;;) {
     try {

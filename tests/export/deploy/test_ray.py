@@ -137,9 +137,9 @@ def test_what_cannot_be_written_is_refused(tmp_path: Path) -> None:
     for options, line in {
         "--min-replicas 5": "--max-replicas is 4; at least 5 (--min-replicas) expected",
         "--max-replicas 0": "'--max-replicas': 0 is not in the range x>=1.",
-        "--gpus 1.5": "--gpus is 1.5; a part of one GPU, or a whole number of them, expected",
-        "--gpus nan": "--gpus is nan; a part of one GPU, or a whole number of them, expected",
-        "--gpus inf": "--gpus is inf; a part of one GPU, or a whole number of them, expected",
+        "--gpus 1.5": "--gpus is 1.5; a fraction of one GPU, or a whole number of GPUs, expected",
+        "--gpus nan": "--gpus is nan; a fraction of one GPU, or a whole number of GPUs, expected",
+        "--gpus inf": "--gpus is inf; a fraction of one GPU, or a whole number of GPUs, expected",
         "--health-period 0": "'--health-period': 0 is not in the range 1<=x<=3600.",
     }.items():
         assert line in refused("birds", "--out", tmp_path / "new", *options.split())

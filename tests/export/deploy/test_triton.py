@@ -186,7 +186,7 @@ def test_what_cannot_be_drawn_is_an_error_of_its_request(tensorrt_bundle: Path, 
     answers, _ = ask(deployed, requests, tmp_path)
     assert [str(answer["error"]) if "error" in answer else answer["tokens"].shape for answer in answers] == [
         (1, 16),
-        "the caption is not UTF-8; encode it as such",
+        "the caption is not UTF-8; encode it as UTF-8",
         "truncation 0.0 is out of range; above 0 and at most 1 expected",
         "the caption has 257 known words; shorten it to 256 at most",
         (1, 256),

@@ -199,7 +199,7 @@ def test_errors_name_what_there_is(client: TestClient) -> None:
         return str(generate(client, **change).json()["error"]["message"])
 
     assert "'auto' or '32x32'" in message(size="512x512")
-    assert message(model="tin").endswith("(did you mean 'tiny'?); there are: tiny")
+    assert message(model="tin").endswith("(did you mean 'tiny'?); available: tiny")
     assert "did you mean 'seed'?" in message(sede=1)
     assert "wings" in message(prompt="winds")
 

@@ -74,7 +74,7 @@ def test_what_cannot_be_trained_with_exits_with_1_and_the_reason(tmp_path: Path,
     assert result.stdout.endswith("\nnot usable for training\n")
     expected = {"all broken": "broken picture: 4", "no captions": "no caption: 4", "another encoding": "iconv"}
     assert expected[damage] in result.stdout
-    assert "in metadata.jsonl, or in NAME.txt beside each picture" in result.stdout
+    assert "in metadata.jsonl, or in NAME.txt next to each picture" in result.stdout
     assert "data check" not in result.stdout
 
 

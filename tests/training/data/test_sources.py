@@ -290,8 +290,8 @@ def test_truncated_deep_or_badly_boxed_pictures_are_broken(tmp_path: Path) -> No
     [
         ("cubs:data", "did you mean 'cub'"),
         ("synthbird", "did you mean 'synthbirds'"),
-        ("cub:", "there are: synthbirds, cub:PATH"),
-        ("", "there are: synthbirds"),
+        ("cub:", "expected synthbirds, cub:PATH"),
+        ("", "expected synthbirds"),
         ("no/such/folder", "an existing folder"),
     ],
 )

@@ -213,7 +213,7 @@ def test_command_prints_errors_in_one_line_and_exits_with_2(tiny_checkpoint: Pat
     found = CliRunner().invoke(main, ["evaluate", str(tiny_checkpoint), "--data", "synthbirds", "--metrics", "beauty"])
     assert found.exit_code == 2
     assert found.stdout == ""
-    assert found.stderr == f"Error: unknown metric 'beauty'; there are: {', '.join(METRICS)}\n"
+    assert found.stderr == f"Error: unknown metric 'beauty'; available: {', '.join(METRICS)}\n"
 
 
 def test_command_prints_markdown_or_json(

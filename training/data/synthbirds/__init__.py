@@ -8,9 +8,9 @@ from training.data.synthbirds.attributes import Attributes
 from training.data.synthbirds.captions import write_captions
 from training.data.synthbirds.drawing import design, draw
 
-# Goes up whenever a picture changes, and with it what was learnt from pictures alone.
+# Incremented whenever a picture changes: what was learnt from pictures alone is then out of date.
 PICTURES = 7
-# Goes up whenever a picture or a caption changes: renderings that were kept are keyed by it.
+# Incremented whenever a picture or a caption changes: cached renderings are keyed by it.
 VERSION = 8
 SMALLEST = 32
 
@@ -20,16 +20,16 @@ __all__ = ["PICTURES", "VERSION", "Attributes", "SynthBirds"]
 
 
 class SynthBirds:
-    """`count` pictures of `side` x `side` pixels, drawn when they are asked for; any side from `SMALLEST`.
+    """`count` pictures of `side` x `side` pixels, drawn on request; any side from `SMALLEST`.
 
-    A picture's only seed is its key, "synthbirds/SPLIT/NUMBER". The split is part of the key, so no picture to test
-    with shares a seed with one to train with. Picture number i is the same for every count, and shows the same bird
-    at every side.
+    A picture's only seed is its key, "synthbirds/SPLIT/NUMBER". The split is part of the key, so no test picture
+    shares a seed with a training picture. Picture number i is the same for every count, and shows the same bird at
+    every side.
     """
 
     def __init__(self, split: Split, count: int, side: int) -> None:
         if split not in ("train", "test"):
-            raise ValueError(f"split '{split}' not found; there are: train, test")
+            raise ValueError(f"split '{split}' not found; available: train, test")
         if count < 0:
             raise ValueError(f"{count} pictures; the count must be at least 0")
         if side < SMALLEST:

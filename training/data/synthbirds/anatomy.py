@@ -1,6 +1,6 @@
 """What a silhouette consists of. The silhouettes themselves, one entry each, are in `silhouettes/`.
 
-All birds are described facing right, in units of which the picture has 100 a side.
+All birds are described facing right, in units of which the picture has 100 per side.
 """
 
 from dataclasses import dataclass, replace
@@ -34,7 +34,7 @@ TAIL = (Row(6, 0.0, 1.0),)
 class Fan:
     """Feathers that run from the curve `root` to the curve `tip`, in rows that overlap like tiles: a wing or a tail.
 
-    Along both curves runs the same parameter, so a feather joins equal shares of them; the first feathers lie on top.
+    Both curves share one parameter, so a feather joins points at equal shares of them; the first feathers lie on top.
     `bulge` bends the last feathers outwards (units). `eyespots` are a peacock's, one near the tip of each feather.
     """
 
@@ -63,7 +63,7 @@ class Eye:
 
 @dataclass(frozen=True)
 class Ornament:
-    """What has the same colour in every bird of a kind: a comb, the tip of a bill. Too small to be spoken of."""
+    """A detail such as a comb or a bill's tip, which has one colour in every bird of a kind; too small to mention."""
 
     shape: Points
     colour: Colour
@@ -74,7 +74,7 @@ class Silhouette:
     """A bird in one stance.
 
     `body` is a single outline of head, neck and trunk. The regions lie over it in the order belly, breast, face, crown
-    and may reach beyond it, for they are cut to it; what none covers is the back. `spine` leads from the forehead to
+    and may reach beyond it, as they are clipped to it; what none covers is the back. `spine` leads from the forehead to
     the tail and gives the small feathers their direction. Each leg runs from the body to the ground through its joints.
     A `stern` bird has a brow over its eye. `ornaments` are painted last.
     """

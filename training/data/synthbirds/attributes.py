@@ -1,4 +1,4 @@
-"""What is to be seen in a picture: drawn from the picture's key, and true of the finished picture."""
+"""What a picture shows: drawn from the picture's key, and true of the finished picture."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -18,17 +18,17 @@ Item = TypeVar("Item")
 PARTS: tuple[Part, ...] = get_args(Part)
 FEATHERED: tuple[Part, ...] = ("crown", "face", "back", "wings", "breast", "belly", "tail")
 
-# Rates. A plain bird is what "a yellow bird" is to mean, and a kind's best-known plumage what a field guide shows.
+# Rates. A plain bird is what "a yellow bird" should mean, and a kind's best-known plumage is what a field guide shows.
 NATURAL = 0.25
 PLAIN = 0.45
 WING_BARS = 0.1
 EYE_RING = 0.12
-MARKS_OF_PLAIN = 0.3  # how many of these and of the patterns are left on a bird that is otherwise of one colour
+MARKS_OF_PLAIN = 0.3  # share of these and of the patterns that a bird of a single colour keeps
 SMALL = 0.15
-# How far the main colour is ahead of the next: where areas are nearly equal, nobody could say which it is.
+# How far the main colour is ahead of the next: if areas are nearly equal, nobody could say which one it is.
 LEAD = 1.3
 
-# Which parts take the first and the second accent; all others show the main colour. Weights as birds are, roughly.
+# Which parts take the first and the second accent; all others show the main colour. Weights are roughly as in birds.
 _SCHEMES: tuple[tuple[float, tuple[Part, ...], tuple[Part, ...]], ...] = (
     (1.5, ("wings", "tail"), ()),
     (2.2, ("wings",), ()),
@@ -52,8 +52,8 @@ _SCHEMES: tuple[tuple[float, tuple[Part, ...], tuple[Part, ...]], ...] = (
 # Which weather is seen where; "snow" lies on the ground and falls.
 _WEATHER: dict[Weather, float] = {"clear": 7.2, "rain": 0.6, "snow": 0.7, "sunset": 0.8, "night": 0.8}
 _SNOWLESS: frozenset[Setting] = frozenset(("nest", "grass", "meadow", "flower", "beach", "water"))
-# A little less often what accents and well-known birds have more often than others, so that all colours are the main
-# colour about equally often.
+# Colours that accents and well-known birds favour are a little rarer here, so that all colours are the main colour
+# about equally often.
 _MAINS: dict[Colour, float] = {
     "black": 0.5,
     "white": 0.7,
@@ -174,7 +174,7 @@ def draw_weather(setting: Setting, rng: Random) -> Weather:
 
 
 def colour_bird(kind: Kind, areas: Mapping[Part, float], rng: Random) -> dict[Part, Colour]:
-    """Colours every part: now and then as the kind is known, else at random.
+    """Colours every part: sometimes with the kind's best-known plumage, otherwise at random.
 
     The main colour is ahead of all others by LEAD; up to two accents follow a scheme.
     """
@@ -205,7 +205,7 @@ def _accented(areas: Mapping[Part, float], rng: Random) -> dict[Part, Colour]:
 
 
 def _painted(colours: dict[Part, Colour], rng: Random) -> dict[Part, Colour]:
-    """With bill and legs, whose colours are their own."""
+    """Adds bill and legs, which have colours of their own."""
     bills = {c: w for c, w in _BILLS.items() if c != colours["face"] or c in ("black", "grey")}
     return colours | {"bill": weighted(bills, rng), "legs": weighted(_LEGS, rng)}
 
@@ -219,7 +219,7 @@ def _covered(colours: Mapping[Part, Colour], areas: Mapping[Part, float]) -> dic
 
 
 def _lead(colours: Mapping[Part, Colour], areas: Mapping[Part, float]) -> float:
-    """How many times as much as the next the main colour covers, bill and legs included."""
+    """The main colour's area over that of the next colour, bill and legs included."""
     covered = sorted(sum(areas[part] for part in PARTS if colours[part] == colour) for colour in set(colours.values()))
     return covered[-1] / max(covered[-2], 1e-9) if len(covered) > 1 else float("inf")
 

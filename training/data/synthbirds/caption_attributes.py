@@ -56,7 +56,7 @@ def caption_attributes(caption: str) -> dict[str, frozenset[str]]:
     """The attributes that a caption asks for, each with the values that fit; exact for the captions of the grammar.
 
     A word that is true of several values asks for one of them: a songbird may be a finch, and "a black and white bird"
-    either colour above all. Ignored are marks (wing bars, eye rings, crests, patterns), the bill's shape, the legs.
+    either colour above all. Marks (wing bars, eye rings, crests, patterns), the bill's shape and the legs are ignored.
     """
     text = " ".join(split(caption))
     found: defaultdict[str, list[frozenset[str]]] = defaultdict(list)

@@ -1,6 +1,6 @@
-"""Captions from a grammar, in the manner of CUB's: each says some of what can be seen, and nothing else.
+"""Captions from a grammar, in the style of CUB's: each says some of what can be seen, and nothing else.
 
-None says which way the bird faces, so training may mirror the pictures.
+No caption says which way the bird faces, so training may mirror the pictures.
 """
 
 from collections.abc import Callable
@@ -31,7 +31,7 @@ from training.data.synthbirds.wording import (
 
 CAPTIONS = 10
 
-# The least share of the picture that a part must cover to be spoken of and judged: at 128 x 128, 82 pixels of a bill.
+# The least share of the picture that a part must cover to be mentioned and judged: at 128 x 128, 82 pixels of a bill.
 # Below that, the judge (attribute_accuracy.py) is wrong about its colour too often.
 VISIBLE: dict[Part, float] = {
     **dict.fromkeys(FEATHERED, 0.01),
@@ -43,17 +43,17 @@ VISIBLE: dict[Part, float] = {
 
 # How often a caption that could name the main colour does.
 _COLOURED = {"placed": 0.5, "with_parts": 0.7, "has_parts": 0.1, "typed": 0.75, "requested": 0.7}
-# How often a bird of several colours is nevertheless called by one alone, so that mostly plain birds are.
+# How often a bird of several colours is nevertheless said to be of one, rarely enough that most such birds are plain.
 ONE_COLOUR = 0.15
 _TWO_COLOURED = 0.15  # how often it is called "black and white"
-# How often size is spoken of, where there is something to say.
+# How often size is mentioned, if there is something to say about it.
 _SIZED = {"small": 0.4, "large": 0.1}
 # How often it is called a bird, rather than its kind or one of the other nouns true of it.
 _BIRD = 0.45
-# How much likelier a list has what catches the eye: wing bars, a crest, spots.
+# How much likelier a list mentions what catches the eye: wing bars, a crest, spots.
 _STRIKING = 5.0
 
-# How often each feature of a bird is spoken of. A belly is named in one caption of four, more often than by people
+# How often each feature of a bird is mentioned. A belly is named in one caption of four, more often than by people
 # (16 of 100 in CUB's classes 001-010), because few bellies are drawn as asked (docs/lab/birds.md).
 _TOPICS = {
     "head": 1.2,
@@ -217,14 +217,14 @@ class _Speaker:
         return self.seen.plain or self._chance(ONE_COLOUR)
 
     def _not_of_one_colour(self, phrase: str) -> str:
-        """Adds a feature where the bird has several colours, most of the times."""
+        """Adds a feature where the bird has several colours, most of the time."""
         others = self._others()
         if self._called_by_one_colour() or not (others or self.seen.wing_bars):
             return phrase
         return f"{phrase} with {self._coloured(pick(others, self.rng)) if others else self._mark()}"
 
     def _others(self) -> list[Part]:
-        """The parts that have not the main colour."""
+        """The parts that do not have the main colour."""
         return [part for part in self.feathered if self.seen.colours[part] != self.seen.main_colour]
 
     def _picture(self) -> str:
@@ -280,7 +280,7 @@ class _Speaker:
         return self._coloured(self._visible(*_TOPIC_PARTS[topic]), quality)
 
     def _pattern(self) -> str:
-        """What the underside is patterned with, most of the times it is."""
+        """The pattern of the underside, if it has one, most of the time."""
         patterned = self.seen.pattern != "plain" and self._chance(0.7)
         return pick(PATTERN_WORDS[self.seen.pattern], self.rng) + " " if patterned else ""
 
@@ -289,7 +289,7 @@ class _Speaker:
         return self._notable(there) if there else None
 
     def _notable(self, parts: list[Part]) -> Part:
-        """One of the parts, rather one that has not the main colour."""
+        """One of the parts, preferably one that does not have the main colour."""
         return weighted({p: 1.0 if self.seen.colours[p] == self.seen.main_colour else 3.0 for p in parts}, self.rng)
 
     def _coloured(self, part: Part | None, quality: str = "", article: bool = True) -> str:

@@ -18,7 +18,7 @@ class Paint(NamedTuple):
 
 
 # Two to three variants of (body, shade) each; a picture takes a point between two neighbours, so that hues vary without
-# gaps and every mixture is still called by the same name. Shades lean to a neighbouring hue, as painters do it.
+# gaps and every mixture is still called by the same name. Shades lean to a neighbouring hue, as in painting.
 _VARIANTS: dict[Colour, tuple[tuple[Rgb, Rgb], ...]] = {
     "black": (((34, 35, 40), (8, 8, 12)), ((48, 47, 50), (14, 13, 16)), ((32, 38, 50), (6, 8, 16))),
     "white": (

@@ -1,6 +1,6 @@
 """What captions of synthbirds ask for, as numbers that training compares.
 
-So none is the negative of a picture that it may be true of.
+So no caption becomes a negative of a picture that it may be true of.
 """
 
 from collections.abc import Sequence
@@ -24,13 +24,13 @@ class BirdGrammar:
         self._hard = HardNegativeCaptions(tokenizer)
 
     def asks(self, ids: Sequence[int]) -> Masks:
-        """What a caption asks for: per attribute, the values that fit, as bits; all of them where it leaves it open."""
+        """What a caption asks for: per attribute, the values that fit, as bits; all of them if it leaves it open."""
         return masks(caption_attributes(" ".join(self._words[i] for i in ids)))
 
     def hard_negatives(
         self, ids: Sequence[int], known: Sequence[int], count: int, rng: np.random.Generator
     ) -> list[Sequence[int]]:
-        """`count` versions of a caption that contradict what is `known` of its picture; the caption itself for want."""
+        """`count` versions of a caption that contradict what is `known` of its picture, or else the caption."""
         made = islice(self._hard.versions(ids, rng), 2 * count)
         false = (version for version in made if not agree(self.asks(version), known))
         return [*islice(false, count), *[ids] * count][:count]

@@ -45,8 +45,8 @@ class HardNegativeCaptions:
     def versions(self, ids: Sequence[int], rng: np.random.Generator) -> Iterator[Sequence[int]]:
         """Endless versions of one caption, each made in a randomly chosen way that the caption allows.
 
-        One colour is replaced; two colours are swapped; or a colour moves to a part of another region. There is none of
-        a caption that allows none of these.
+        One colour is replaced; two colours are swapped; or a colour moves to a part of another region. A caption that
+        allows none of these has no versions.
         """
         words = [self._words[i] for i in ids]
         coloured = [place for place, word in enumerate(words) if word in self._colour_of]

@@ -20,7 +20,7 @@ GROUND: tuple[Setting, ...] = ("grass", "meadow", "beach", "rock", "snow", "ice"
 
 @dataclass(frozen=True)
 class Kind:
-    """One kind of bird: where it is seen in which silhouette, and in which words one speaks of it.
+    """One kind of bird: the settings and silhouettes in which it is seen, and the words for it.
 
     `nouns` name the kind, commonest first; `families` name several kinds that it is one of; `names` are nouns of those
     that have certain colours, as a robin has an orange breast. `bill_words` are true of the bill's shape. `natural` is

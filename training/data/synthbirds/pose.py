@@ -58,7 +58,7 @@ def draw_pose(silhouette: Silhouette, faces_left: bool, crest: bool, small: bool
     extent = 46 + 12 * rng.random() if small else 76 + 18 * rng.random()
     scale = extent / float((high - low).max())
     slack = 97.5 - (high - low) * scale - 2.5
-    # Rather in the middle than at an edge: the mean of two even draws.
+    # Rather in the middle than at an edge: the mean of two uniform draws.
     share = np.array([(rng.random() + rng.random()) / 2, (rng.random() + rng.random()) / 2])
     if silhouette.waterline < 100 or (small and silhouette.legs):
         share[1] = 0.45 + 0.4 * share[1]

@@ -62,7 +62,7 @@ class Site:
         return self.flat(closed_curve(points))
 
     def between(self, low: float, high: float) -> float:
-        """A number drawn evenly."""
+        """A uniformly drawn number."""
         return low + (high - low) * self.rng.random()
 
 

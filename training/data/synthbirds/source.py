@@ -37,7 +37,7 @@ class Bird:
 
 @dataclass(frozen=True)
 class Drawn:
-    """`synthbirds` with so many pictures in each split."""
+    """`synthbirds` with this many pictures in each split."""
 
     pictures: int
     name: str = "synthbirds"
@@ -48,5 +48,5 @@ class Drawn:
         return Listing(birds, f"synthbirds-{VERSION}-{split}-{self.pictures}", str(VERSION))
 
     def grammar(self, tokenizer: Tokenizer) -> BirdGrammar:
-        """Understands its captions, in a vocabulary."""
+        """The grammar of its captions, in a vocabulary."""
         return BirdGrammar(tokenizer)
