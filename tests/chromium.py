@@ -11,7 +11,7 @@ from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 ARGUMENTS = [
-    "--no-sandbox",  # which root has none of
+    "--no-sandbox",  # root has no sandbox
     "--disable-quic",
     "--no-first-run",
     "--disable-background-networking",
@@ -37,7 +37,7 @@ def chromium(*arguments: str) -> Iterator[Browser]:
 
 
 def wait_for_pictures(page: Page, count: int = 8) -> None:
-    """Waits until as many pictures are drawn."""
+    """Waits until this many pictures are drawn."""
     expect(page.get_by_role("list", name="Pictures").get_by_role("listitem")).to_have_count(count)
     expect(page.locator("#pictures")).to_have_attribute("aria-busy", "false")
     expect(page.locator("#timings")).to_have_text(

@@ -13,7 +13,7 @@ from t2i_engine.formats import find
 from t2i_engine.parity import GateSize
 from tests.tiny_model import RUNS_HERE, write_checkpoint
 
-if TYPE_CHECKING:  # machines that test GPUs alone have no playwright
+if TYPE_CHECKING:  # machines that only test GPUs have no playwright
     from playwright.sync_api import Browser, BrowserContext, Page
 
 
@@ -53,7 +53,7 @@ def tiny_bundle(tmp_path_factory: pytest.TempPathFactory, tiny_checkpoint: Path)
 
 @pytest.fixture(scope="session")
 def plain_bundle(tmp_path_factory: pytest.TempPathFactory, tiny_bundle: Path) -> Path:
-    """The tiny bundle with ONNX in fp32 and the weights alone, for tests that need no further formats."""
+    """The tiny bundle with only ONNX in fp32 and the weights, for tests that need no further formats."""
     manifest = Bundle.open(tiny_bundle).manifest
     rows = [find("onnx"), find("pytorch")]
     words = manifest.tokenizer.vocabulary, manifest.tokenizer.near_words

@@ -57,7 +57,7 @@ def headings(page: Path) -> list[str]:
 
 
 def anchors(page: Path) -> set[str]:
-    """GitHub's: lower case, without punctuation, hyphens for blanks; "²" is no letter to it."""
+    """GitHub's: lower case, without punctuation, hyphens for blanks; "²" does not count as a letter."""
     kept = (re.sub(r"[^\w\- ]|[²³¹]", "", heading.lower()) for heading in headings(page))
     return {heading.replace(" ", "-") for heading in kept}
 

@@ -51,7 +51,7 @@ def test_the_papers_network_is_made_at_another_resolution(fixtures: Fixtures) ->
     assert len(case.call(fixtures.captions)) == 3
 
 
-def test_captions_have_known_words_alone(bundle: Bundle) -> None:
+def test_captions_have_only_known_words(bundle: Bundle) -> None:
     captions = make_captions(bundle.tokenizer(), 5)
     words = [word for caption in captions for word in split(caption)]
     assert len(words) == 5 * WORDS

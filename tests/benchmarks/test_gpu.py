@@ -1,4 +1,4 @@
-"""The report from other people's GPUs: its commands exist, and what they do to themselves does not end it."""
+"""The report from other people's GPUs: its commands exist, and a step that fails does not end it."""
 
 import sys
 from pathlib import Path

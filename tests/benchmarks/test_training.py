@@ -53,7 +53,7 @@ class Pair:
         self.sentence, self.noise = torch.randn(BATCH, SENTENCE), torch.randn(BATCH, NOISE)
 
     def double(self) -> "Pair":
-        """Everything in float64, but for the image encoder, which always computes in float32."""
+        """Everything in float64, except the image encoder, which always computes in float32."""
         for network in (self.generator, self.discriminator, self.reference.generator, self.reference.discriminator):
             network.double()
         self.real, self.sentence, self.noise = self.real.double(), self.sentence.double(), self.noise.double()

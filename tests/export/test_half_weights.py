@@ -1,4 +1,4 @@
-"""Weights in half precision: half the room, the same pictures, and nothing that is not exact."""
+"""Weights in half precision: half the space, the same pictures, and nothing that is not exact."""
 
 from pathlib import Path
 
@@ -47,7 +47,7 @@ def half_bundle(tmp_path_factory: pytest.TempPathFactory, tiny_checkpoint: Path,
     return exported.folder
 
 
-def test_large_constants_take_half_the_room(half_bundle: Path, tiny_bundle: Path) -> None:
+def test_large_constants_take_half_the_space(half_bundle: Path, tiny_bundle: Path) -> None:
     sizes = [(folder / "weights.safetensors").stat().st_size for folder in (half_bundle, tiny_bundle)]
     assert sizes[0] < 0.6 * sizes[1]
     for file in ONNX.files.values():

@@ -23,7 +23,7 @@ LARGEST_FILE, LARGEST_TABLE = 200_000, 2_000_000
 
 
 def labelled_words() -> dict[str, list[str]]:
-    """Each word with the known ones that a person would accept in its stead, in whichever vocabulary."""
+    """Each word with the known ones that a person would accept instead, in any vocabulary."""
     lines = LABELS.read_text(encoding="utf-8").splitlines()
     pairs = (line.partition(":") for line in lines if line and not line.startswith("#"))
     return {word: accepted.split() for word, _, accepted in pairs}
@@ -86,7 +86,7 @@ def test_most_words_that_can_be_are_read_as_a_person_would_read_them(
     assert recall >= 0.6
 
 
-def test_known_words_are_no_keys_and_all_values_are_known(vocabulary: str, near: dict[str, str | None]) -> None:
+def test_known_words_are_not_keys_and_all_values_are_known(vocabulary: str, near: dict[str, str | None]) -> None:
     known = set(VOCABULARIES[vocabulary])
     assert known.isdisjoint(near)
     assert known.issuperset(filter(None, near.values()))

@@ -95,7 +95,7 @@ def test_vectors_are_those_of_bert_in_any_batch(bert: Bert, wheel: Path) -> None
             np.testing.assert_allclose(vector, expected, rtol=1e-4, atol=1e-5)
 
 
-def test_the_table_keeps_angles_and_plain_words_alone(wheel: Path) -> None:
+def test_the_table_keeps_angles_and_only_plain_words(wheel: Path) -> None:
     with np.load(io.BytesIO(make_table(wheel, ["blue", "don't", "turquoise", "4", "blues"]))) as table:
         words, vectors = str(table["words"]).split(), table["vectors"].T.astype(float)
     assert words == ["blue", "turquoise", "blues"]

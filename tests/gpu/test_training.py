@@ -1,6 +1,6 @@
 """Training on a GPU: replayed steps are the eager ones, and a resumed run goes on with them.
 
-Passed on an H200, but for the last, which did not get its turn.
+Passed on an H200, except the last, which has not been run.
 """
 
 import copy

@@ -176,7 +176,7 @@ def test_cuda_is_offered_or_said_to_be_lacking(name: str) -> None:
 
 
 @pytest.mark.filterwarnings("ignore:Specified provider")
-def test_silent_fall_back_of_onnx_runtime_is_an_error(tiny_bundle: Path) -> None:
+def test_silent_fallback_of_onnx_runtime_is_an_error(tiny_bundle: Path) -> None:
     if backend_status("onnxruntime").devices["cuda"] is None:
         pytest.skip("CUDA can be used here")
     row = find("onnx")

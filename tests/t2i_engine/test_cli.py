@@ -29,7 +29,7 @@ def run(before: str, *arguments: str, path: Path = ROOT) -> "subprocess.Complete
 
 
 @pytest.mark.parametrize("name", COMMANDS)
-def test_help_of_a_command_imports_click_and_its_own_module_alone(name: str) -> None:
+def test_help_of_a_command_imports_only_click_and_its_own_module(name: str) -> None:
     report = "atexit.register(lambda: print(*sys.modules.keys() - before, file=sys.stderr))"
     done = run(f"import atexit; before = set(sys.modules); {report}", name, "--help")
     assert done.returncode == 0

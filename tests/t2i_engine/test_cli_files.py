@@ -106,7 +106,7 @@ def test_several_pictures_do_not_fit_into_one_file(tmp_path: Path) -> None:
         Destination.parse(str(tmp_path / "bird.png"), 2)
 
 
-def test_file_that_is_no_picture_is_an_error(tmp_path: Path) -> None:
+def test_file_that_is_not_a_picture_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(OptionError, match=r"does not end with \.png, .*; end a folder's name with /"):
         Destination.parse(str(tmp_path / "bird.gif"), 1)
 

@@ -47,7 +47,7 @@ def test_bundle_is_described(tiny_bundle: Path) -> None:
 
 
 @pytest.mark.parametrize("name", embedded_names())
-def test_embedded_bundle_fits_a_terminal_and_its_chief_figures_are_shown(name: str) -> None:
+def test_embedded_bundle_fits_a_terminal_and_its_main_figures_are_shown(name: str) -> None:
     lines = _info(name).stdout.splitlines()
     assert len(lines) <= 60
     assert max(map(len, lines)) <= 100

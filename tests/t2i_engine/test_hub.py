@@ -284,7 +284,9 @@ def test_file_that_is_damaged_in_the_cache_is_downloaded_again(
         ({MANIFEST: b'{"bundle": "an app"}'}, "cannot be used: its schema is 'None', 2 expected"),
     ],
 )
-def test_repository_that_is_no_bundle_is_refused(hub: HubStub, name: str, files: dict[str, bytes], line: str) -> None:
+def test_repository_that_is_not_a_bundle_is_refused(
+    hub: HubStub, name: str, files: dict[str, bytes], line: str
+) -> None:
     hub.repositories[name].commit(files)
     assert line in failure("info", f"hf:{name}")
 
@@ -300,7 +302,7 @@ def test_unknown_repository_or_revision_says_what_to_do(name: str) -> None:
     assert "there is no such revision; give a branch, a tag or a commit" in failure("info", f"hf:{name}@v9")
 
 
-def test_private_bundle_opens_with_a_token_alone(hub: HubStub, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_private_bundle_opens_only_with_a_token(hub: HubStub, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     hub.repositories[name].private = True
     with monkeypatch.context() as patch:
         patch.delenv("HF_TOKEN")

@@ -95,7 +95,7 @@ def test_a_strip_has_the_pictures_side_by_side_and_says_what_they_are(
         assert image.info["Seed"] == "3,9"
 
 
-def test_a_film_goes_there_and_back_for_ever(interpolate: Interpolate) -> None:
+def test_an_animation_loops_back_and_forth(interpolate: Interpolate) -> None:
     result = interpolate(A, "--seeds", "3,9", "--steps", "4", "--out", "film.gif")
     assert result.exit_code == 0, result.output
     with Image.open("film.gif") as film:

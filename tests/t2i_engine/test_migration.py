@@ -127,7 +127,7 @@ def test_manifest_that_cannot_be_replaced_leaves_the_old_bundle(
         ('{"schema": 1, "files": [], "model": {}, "name": "a"}', "cannot be migrated: its schema is 1"),
     ],
 )
-def test_what_is_no_old_bundle_is_one_line_and_stays(tmp_path: Path, content: str | None, message: str) -> None:
+def test_what_is_not_an_old_bundle_is_one_line_and_stays(tmp_path: Path, content: str | None, message: str) -> None:
     if content is not None:
         (tmp_path / MANIFEST).write_text(content)
     (tmp_path / "image_encoder.safetensors").touch()

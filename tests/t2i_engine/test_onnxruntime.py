@@ -65,7 +65,7 @@ def test_a_damaged_file_is_made_again(tiny_bundle: Path, cache: Path, kept: floa
     assert abs(file.stat().st_size - len(whole)) < 1000  # its bytes are not the same twice
 
 
-def test_a_cache_that_cannot_be_written_is_no_error(
+def test_a_cache_that_cannot_be_written_is_not_an_error(
     tiny_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "a-file").write_text("")

@@ -50,7 +50,7 @@ def test_a_compiled_graph_is_kept_and_a_damaged_one_made_again(tiny_bundle: Path
     assert kept.stat().st_size == size
 
 
-def test_a_cache_that_cannot_be_written_is_no_error(
+def test_a_cache_that_cannot_be_written_is_not_an_error(
     tiny_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "a-file").write_text("")

@@ -1,4 +1,4 @@
-"""The judge of reduced precision: pictures as good as fp32's pass, any that are not are refused, be they three."""
+"""The judge of reduced precision: pictures as good as fp32's pass, worse ones are refused, even if only three are."""
 
 import math
 from collections.abc import Mapping, Sequence

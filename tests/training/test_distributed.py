@@ -54,7 +54,7 @@ def losses(phase: Phase) -> dict[str, float]:
 
 
 def gradients(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """Adam's average after one step is the gradient, but for a factor."""
+    """Adam's average after one step is the gradient, up to a factor."""
     return {str(number): state["exp_avg"] for number, state in optimizer.state_dict()["state"].items()}
 
 

@@ -1,4 +1,4 @@
-"""Figures: what stands where, and whether a model that has learnt its training pictures by heart is found out."""
+"""Figures: what stands where, and whether a model that has memorised its training pictures is found out."""
 
 from pathlib import Path
 
@@ -75,7 +75,7 @@ def test_a_model_that_does_not_know_the_captions_is_named(source: Source, tmp_pa
         comparison([painter("one", TEST), stranger], source, tmp_path, progress)
 
 
-def test_pictures_learnt_by_heart_are_at_no_distance(source: Source, tmp_path: Path) -> None:
+def test_memorised_pictures_are_at_no_distance(source: Source, tmp_path: Path) -> None:
     with Progress() as progress:
         figure, summary = nearest(painter("thief", TRAINING), source, 9, MeanColours(), tmp_path, progress)
         _, honest = nearest(painter("painter", TEST[::-1]), source, 9, MeanColours(), tmp_path, progress)

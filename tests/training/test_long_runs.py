@@ -126,7 +126,7 @@ def test_a_second_ctrl_c_stops_at_once(tmp_path: Path, monkeypatch: pytest.Monke
     assert load_checkpoint(tmp_path / "run" / "checkpoint.pt")["state"]["position"]["steps"]["gan"] == 3
 
 
-def test_a_checkpoint_with_weights_that_are_no_numbers_is_not_written(
+def test_a_checkpoint_with_weights_that_are_not_numbers_is_not_written(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The losses of the step that spoils the weights are still numbers; those of the next are not."""

@@ -59,7 +59,7 @@ def test_a_run_leaves_a_checkpoint_samples_losses_and_what_it_was_made_with(stra
     assert {"D real", "D penalty", "G adversarial", "G kl", "G text", "G image"} <= set(rows[-1])
 
 
-def test_standard_output_holds_the_checkpoints_path_alone(tmp_path: Path) -> None:
+def test_standard_output_holds_only_the_checkpoints_path(tmp_path: Path) -> None:
     result = train(TINY, "--out", tmp_path / "run")
     assert result.stdout == f"{tmp_path / 'run' / 'checkpoint.pt'}\n"
     assert "pictures/s" in result.stderr
@@ -117,7 +117,7 @@ torch.save = half
 
 @pytest.fixture(scope="module")
 def unbroken(tmp_path_factory: pytest.TempPathFactory) -> dict[str, object]:
-    """The checkpoint of a run that nothing befell."""
+    """The checkpoint of a run that was never interrupted."""
     folder = tmp_path_factory.mktemp("runs") / "unbroken"
     assert start(TRAIN, folder).wait() == 0
     return load_checkpoint(folder / "checkpoint.pt")
@@ -319,7 +319,7 @@ def test_init_with_other_sizes_is_an_error_naming_them(straight: Path, tmp_path:
     assert "base_channels 4 instead of 8" in result.stderr
 
 
-def test_a_loss_that_is_no_number_stops_the_run_and_keeps_the_last_checkpoint(
+def test_a_loss_that_is_not_a_number_stops_the_run_and_keeps_the_last_checkpoint(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     step = GanPhase.step

@@ -91,7 +91,7 @@ def test_export_and_evaluate_read_a_state_as_a_checkpoint(state: Path, tmp_path:
 
 
 @pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
-def test_a_bundle_on_the_hub_is_no_file_whatever_its_name(suffix: str, tmp_path: Path) -> None:
+def test_a_bundle_on_the_hub_is_not_a_file_whatever_its_name(suffix: str, tmp_path: Path) -> None:
     name = f"hf:not a name{suffix}"
     for command in (["export", name, "--out", str(tmp_path / "bundle")], ["evaluate", name]):
         result = CliRunner().invoke(command_line, command)
@@ -199,7 +199,7 @@ def test_a_weight_too_large_for_half_precision_is_named(straight: Path, tmp_path
     assert not (tmp_path / "large.safetensors").exists()
 
 
-def test_weights_alone_are_no_run(straight: Path, tmp_path: Path) -> None:
+def test_weights_alone_are_not_a_run(straight: Path, tmp_path: Path) -> None:
     trained = load_model(straight / "checkpoint.pt")
     weights = trained.model.state_dict()
     save_checkpoint(tmp_path / "model.pt", trained.model.sizes, trained.words, weights, {})

@@ -1,4 +1,4 @@
-"""Captions that are read elsewhere as Python reads them: awkward ones, and many made ones."""
+"""Captions that other implementations must read as Python does: awkward ones, and many generated ones."""
 
 import random
 

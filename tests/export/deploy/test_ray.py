@@ -64,7 +64,7 @@ def refused(*arguments: object) -> str:
 
 
 def deployment(folder: Path) -> dict[str, Any]:
-    """What serve.yaml says of the one deployment."""
+    """What serve.yaml says about the one deployment."""
     (application,) = yaml.safe_load((folder / "serve.yaml").read_text("utf-8"))["applications"]
     (found,) = application["deployments"]
     assert isinstance(found, dict)

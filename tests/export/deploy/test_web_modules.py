@@ -1,4 +1,4 @@
-"""The page's JavaScript beside the Python that it follows: words and noise, in Chromium."""
+"""The page's JavaScript against the Python that it follows: words and noise, in Chromium."""
 
 import base64
 import json
@@ -25,7 +25,7 @@ SCRIPTS = Path(__file__).parents[3] / "export" / "deploy" / "page"
 
 @pytest.fixture(scope="module")
 def page(browser: Browser) -> Iterator[Page]:
-    """A page beside the scripts; `import` finds them."""
+    """A page next to the scripts; `import` finds them."""
     with hosted(SCRIPTS) as host:
         page = browser.new_page()
         page.goto(f"{host.url}/noise.js")

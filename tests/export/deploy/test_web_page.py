@@ -66,9 +66,7 @@ def test_it_is_drawn_without_a_network_after_the_first_visit(page: Page, tiny: P
     assert levels_off(page, engine, "a red bird", [5]) <= 1
 
 
-def test_a_page_that_was_deployed_anew_replaces_the_one_that_was_kept(
-    page: Page, birds: Path, tiny: Path, tmp_path: Path
-) -> None:
+def test_a_redeployed_page_replaces_the_one_that_was_kept(page: Page, birds: Path, tiny: Path, tmp_path: Path) -> None:
     site = tmp_path / "site"
     shutil.copytree(birds, site)
     with hosted(site) as host:
@@ -88,7 +86,7 @@ def test_a_page_that_was_deployed_anew_replaces_the_one_that_was_kept(
     assert sum("/generator.onnx" in line for line in host.log) == 2
 
 
-def test_it_draws_where_nothing_can_be_kept_for_want_of_tls(page: Page, host: Host, engine: Engine) -> None:
+def test_it_draws_without_tls_where_nothing_can_be_kept(page: Page, host: Host, engine: Engine) -> None:
     page.goto(host.url.replace("127.0.0.1", "page.example"))
     wait_for_pictures(page)
     assert not page.evaluate("isSecureContext")

@@ -13,7 +13,7 @@ class TritonPythonModel:
     """What Triton calls."""
 
     def initialize(self, arguments: dict[str, str]) -> None:
-        """Opens the graph beside this file."""
+        """Opens the graph next to this file."""
         config = json.loads(arguments["model_config"])
         self.inputs, self.outputs = ([one["name"] for one in config[key]] for key in ("input", "output"))
         options = onnxruntime.SessionOptions()

@@ -217,7 +217,7 @@ def test_errors_name_what_there_is(client: TestClient) -> None:
         (b"prompt=a+red+bird", "application/x-www-form-urlencoded", 415, "unsupported_media_type"),
     ],
 )
-def test_bodies_that_are_no_json_get_an_error_of_openais_shape(
+def test_bodies_that_are_not_json_get_an_error_in_openais_shape(
     client: TestClient, body: bytes, kind: str, status: int, code: str
 ) -> None:
     answer = client.post("/v1/images/generations", content=body, headers={"Content-Type": kind})
@@ -379,7 +379,7 @@ def test_a_full_queue_and_a_passed_deadline_say_so(plain_bundle: Path, monkeypat
 
 
 @pytest.mark.parametrize("deadline", ["x", "", "0", "-1", "1.5", "600001", "0000006000000000", "0000001" + "0" * 4_400])
-def test_a_deadline_that_is_no_number_in_range_is_refused(client: TestClient, deadline: str) -> None:
+def test_a_deadline_that_is_not_a_number_in_range_is_refused(client: TestClient, deadline: str) -> None:
     bad = client.get("/v1/pictures/tiny.png?caption=a+red+bird", headers={"T2I-Deadline-Ms": deadline})
     assert (bad.status_code, bad.json()["error"]["code"]) == (400, "invalid_value")
 

@@ -1,4 +1,4 @@
-"""Bad input over a network: what is no HTTP, too large, too many, never read. test_app.py has bad requests in HTTP."""
+"""Bad input over a network: not HTTP, too large, too many or never read. test_app.py has bad requests in HTTP."""
 
 import errno
 import json
@@ -96,7 +96,7 @@ def test_the_official_client_is_told_that_a_body_is_too_large(server: Server) ->
         b"CONNECT x:80 HTTP/1.1\r\nHost: x\r\n\r\n",
     ],
 )
-def test_what_is_no_http_gets_an_error_of_openais_shape(server: Server, request_: bytes) -> None:
+def test_what_is_not_http_gets_an_error_in_openais_shape(server: Server, request_: bytes) -> None:
     with connect(server) as connection:
         refused = answer(connection, request_)
     assert refused.split()[1] in (b"400", b"501"), refused

@@ -212,7 +212,7 @@ def test_a_full_queue_is_waited_for_and_a_server_that_is_gone_is_told(page: Page
     expect(page.locator("#pictures li")).to_have_count(0)
 
 
-def test_everything_is_reached_by_the_tabulator_in_the_order_of_the_page(page: Page, both: Server) -> None:
+def test_everything_is_reached_by_the_tab_key_in_the_order_of_the_page(page: Page, both: Server) -> None:
     page.goto(f"{both.url}/?count=1&caption=a+shirt+bird")
     wait_for_pictures(page, 1)
     reached = []

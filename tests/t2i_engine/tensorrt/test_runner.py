@@ -215,7 +215,7 @@ def test_compiled_kernels_of_another_gpu_or_version_are_replaced(tmp_path: Path)
     assert rtx.file.read_bytes() == b"kernels"
 
 
-def test_compiled_kernels_that_cannot_be_written_stop_no_picture(
+def test_compiled_kernels_that_cannot_be_written_do_not_stop_drawing(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(logging.getLogger("t2i_engine"), "propagate", True)

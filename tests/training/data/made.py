@@ -14,7 +14,7 @@ CUB_CLASSES = ("001.Red_Bird", "002.Blue_Bird", "003.Green_Bird")
 
 
 def shared(name: str) -> Path:
-    """The folder of a real data set beside the checkout; skips the test where there is none."""
+    """The folder of a real data set next to the checkout; skips the test if there is none."""
     folder = SHARED / name
     if not folder.is_dir():
         pytest.skip(f"the data set {name} is not in a folder `shared/data` beside the checkout")
@@ -53,7 +53,7 @@ def make_cub(folder: Path, pictures: int = 4, captioned: tuple[str, ...] = CUB_C
 
 
 def make_coco(folder: Path, pictures: int = 4, year: str = "2014") -> Path:
-    """COCO's captions with so many pictures in each split, two captions each."""
+    """COCO's captions with this many pictures in each split, two captions each."""
     (folder / "annotations").mkdir(parents=True, exist_ok=True)
     for split in ("train", "val"):
         names = [f"COCO_{split}{year}_{number:012d}.jpg" for number in range(pictures)]
@@ -72,7 +72,7 @@ def make_coco(folder: Path, pictures: int = 4, year: str = "2014") -> Path:
 
 
 def make_folder(folder: Path, metadata: str = "metadata.jsonl", pictures: int = 4) -> Path:
-    """Pictures with two captions each, in `metadata.jsonl`, `metadata.csv` or text files beside them (`.txt`)."""
+    """Pictures with two captions each, in `metadata.jsonl`, `metadata.csv` or text files next to them (`.txt`)."""
     rows = []
     for number in range(pictures):
         file = picture(folder / "train" / f"{number}.png", ("red", "green", "blue", "white")[number % 4])

@@ -30,7 +30,7 @@ def grammar() -> BirdGrammar:
 
 
 def truth(index: int) -> dict[str, str]:
-    """Everything about a bird, also what is too small to be spoken of."""
+    """Everything about a bird, including what is too small to be mentioned."""
     bird = BIRDS.attributes(index)
     whole = {"kind": bird.kind, "setting": bird.setting, "weather": bird.weather, "size": bird.size}
     return {**whole, "main colour": bird.main_colour, **{part: bird.colours[part] for part in COLOURED_PARTS}}

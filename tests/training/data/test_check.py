@@ -1,4 +1,4 @@
-"""`t2i-engine data check` says what is there, names what is wrong, and exits by whether one can train with it."""
+"""`t2i-engine data check` says what is there and what is wrong, and its exit code says whether one can train on it."""
 
 import json
 import os

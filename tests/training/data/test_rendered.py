@@ -117,7 +117,7 @@ def test_a_killed_drawing_is_drawn_again(tmp_path: Path, lost: str) -> None:
     assert np.array_equal(render_synthbirds("train", 4, 32, tmp_path).pictures, complete)
 
 
-def test_those_who_want_the_same_pictures_wait_for_one_another(colours: Path, tmp_path: Path) -> None:
+def test_processes_that_need_the_same_pictures_wait_for_one_another(colours: Path, tmp_path: Path) -> None:
     made: list[int] = []
     with ThreadPoolExecutor() as pool:
         wanted = [pool.submit(render, listing(colours), 4, tmp_path / "cache", made.append) for _ in range(2)]

@@ -268,7 +268,7 @@ def test_a_picture_is_turned_as_its_camera_was_held(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("content", [b"", b"no picture", b"\x89PNG\r\n\x1a\n\x00\x00\x00\rIHDR"])
-def test_what_is_no_picture_is_broken(tmp_path: Path, content: bytes) -> None:
+def test_what_is_not_a_picture_is_broken(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "a.png").write_bytes(content)
     with pytest.raises(BrokenPictureError, match=r"\w"):
         read_picture(tmp_path / "a.png", 32)

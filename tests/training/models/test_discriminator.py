@@ -56,7 +56,7 @@ def test_joins_features_and_sentence_in_that_order() -> None:
 
 
 def test_residual_branches_start_closed() -> None:
-    """γ = 0 at the start: only the shortcuts speak."""
+    """γ = 0 at the start: only the shortcuts contribute."""
     discriminator = Discriminator(32, 4, 6)
     image, sentence = torch.rand(2, 3, 32, 32), torch.randn(2, 6)
     with torch.no_grad():
@@ -67,8 +67,8 @@ def test_residual_branches_start_closed() -> None:
         assert torch.equal(before, discriminator(image, sentence))
 
 
-def test_he_initialisation_hears_what_is_fine_from_the_first_step_on() -> None:
-    """A checkerboard has no mean, and the shortcuts see means alone."""
+def test_he_initialisation_sees_fine_detail_from_the_first_step_on() -> None:
+    """A checkerboard has no mean, and the shortcuts see only means."""
     image, sentence = torch.rand(4, 3, 64, 64), torch.randn(4, 6)
     checkers = 0.2 * (-1.0) ** (torch.arange(64)[:, None] + torch.arange(64))
     torch.manual_seed(0)
