@@ -347,7 +347,7 @@ def test_push_without_a_token_asks_nothing_of_the_hub(
     hub: HubStub, plain_bundle: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("HF_TOKEN")
-    assert "needs a token" in failure("push", str(plain_bundle), "me/birds")
+    assert "needs a hub token" in failure("push", str(plain_bundle), "me/birds")
     assert hub.requests == []
 
 

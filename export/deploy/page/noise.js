@@ -7,7 +7,7 @@ const WORD = (1n << 64n) - 1n;
 const [FACTOR_0, FACTOR_1] = [0xd2e7470ee14c6c93n, 0xca5a826395121157n];
 const [STEP_0, STEP_1] = [0x9e3779b97f4a7c15n, 0xbb67ae8584caa73bn];
 
-// Normally distributed numbers from a seed, Float32Array (count); below a truncation of 1, cut at ±2, times the truncation.
+// Normal random numbers from a seed, Float32Array (count); below a truncation of 1, cut at ±2, times the truncation.
 export function normals(seed, count, truncation) {
   const drawn = new Float32Array(count);
   for (let at = 0; at < count; at += 4) {
