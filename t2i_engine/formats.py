@@ -113,19 +113,19 @@ _SENTENCE = 1e-4
 _EXACT = Differences(sentence=_SENTENCE, image=5e-4, pixels=1)
 _SAME_ARITHMETIC = (
     "the same fp32 arithmetic summed in another order: about 1e-7 per LSTM state, amplified word by word up to 3e-5, "
-    "and 7e-6 per image value, 2e-4 for words in no order; a value that close to a rounding boundary moves one level"
+    "and 7e-6 per image value, 2e-4 for words in random order; a value that close to a rounding boundary moves one level"
 )
 _SAME_CODE = "the same weights in the same code; batch size and number of threads change the order of sums"
 # Shares of the way from fp32's own pictures to those of other seeds, over 1,000 pairs (docs/lab/graphs.md).
 # The guard is just above the 15 dB of unrelated pictures: PSNR punishes an edge that moved, and misses grain.
 _GUARD = 20
 _FP16 = Differences(psnr=_GUARD, sentence_share=0.05, frechet_share=0.005, mean_share=0.02, worst_share=0.05)
-_FP16_REASON = "11 bits of mantissa in every layer: 0.03 % of the way as a set, 0.9 % in the mean, 1.4 % at worst"
+_FP16_REASON = "11 bits of mantissa in every layer: 0.03 % of the way as a set, 0.9 % on average, 1.4 % at worst"
 _BF16 = Differences(_SENTENCE, psnr=_GUARD, frechet_share=0.05, mean_share=0.04, worst_share=0.2)
-_BF16_REASON = "8 bits of mantissa, except in the text encoder: 1 % of the way as a set, 3 % in the mean, 6 % at worst"
+_BF16_REASON = "8 bits of mantissa, except in the text encoder: 1 % of the way as a set, 3 % on average, 6 % at worst"
 _INT8 = Differences(_SENTENCE, psnr=_GUARD, frechet_share=0.1, mean_share=0.1, worst_share=0.2)
 _INT8_REASON = (
-    "256 levels for each map of a picture, the rest in bf16: 7 % of the way as a set and in the mean, 10 % at worst"
+    "256 levels for each map of a picture, the rest in bf16: 7 % of the way as a set and on average, 10 % at worst"
 )
 
 

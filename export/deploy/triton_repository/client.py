@@ -49,7 +49,7 @@ def main() -> None:
     print(arguments.out)
     if arguments.compare:
         off = np.abs(pixels.astype(int) - np.asarray(Image.open(arguments.compare)))
-        print(f"differs from {arguments.compare} by {off.max()} levels of 255 at most, {off.mean():.2f} in the mean")
+        print(f"differs from {arguments.compare} by {off.max()} levels of 255 at most, {off.mean():.2f} on average")
 
 
 if __name__ == "__main__":

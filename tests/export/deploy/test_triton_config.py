@@ -193,6 +193,6 @@ def test_the_client_sends_what_the_ensemble_takes_and_writes_the_picture(
     assert all(one.shape() == [1, 1] for one in inputs)
     assert capsys.readouterr().out.splitlines() == [
         str(out),
-        f"differs from {reference} by 1 levels of 255 at most, 1.00 in the mean",
+        f"differs from {reference} by 1 levels of 255 at most, 1.00 on average",
     ]
     assert Image.open(out).size == (128, 128)
