@@ -113,7 +113,8 @@ _SENTENCE = 1e-4
 _EXACT = Differences(sentence=_SENTENCE, image=5e-4, pixels=1)
 _SAME_ARITHMETIC = (
     "the same fp32 arithmetic summed in another order: about 1e-7 per LSTM state, amplified word by word up to 3e-5, "
-    "and 7e-6 per image value, 2e-4 for words in random order; a value that close to a rounding boundary moves one level"
+    "and 7e-6 per image value, 2e-4 for words in random order; a value that close to a rounding boundary moves one "
+    "level"
 )
 _SAME_CODE = "the same weights in the same code; batch size and number of threads change the order of sums"
 # Shares of the way from fp32's own pictures to those of other seeds, over 1,000 pairs (docs/lab/graphs.md).
