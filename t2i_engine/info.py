@@ -223,18 +223,29 @@ def _steps(phase: str, span: object) -> str:
 
 
 def _metric_rows(metrics: object) -> Iterator[tuple[str, str]]:
-    """The main metrics of the evaluation with the most pictures, or of the last such evaluation."""
+    """The main metrics: each from the evaluation with the most pictures, or from the last such evaluation.
+
+    All are of one data set, format and truncation: those of the largest evaluation, at truncation 1 if there is one.
+    """
     evaluations = metrics.get("evaluations") if isinstance(metrics, dict) else None
     found = [one for one in evaluations if isinstance(one, dict)] if isinstance(evaluations, list) else []
     if not found:
         return
-    chief = max(reversed(found), key=lambda one: count if isinstance(count := one.get("captions"), int | float) else 0)
+    found.sort(key=lambda one: count if isinstance(count := one.get("captions"), int | float) else 0)
+    largest = found[::-1]
+    chief = next((one for one in largest if one.get("truncation", 1) == 1), largest[0])
     where = [_shown(chief[name]) for name in ("data", "runs_as") if chief.get(name)]
-    yield "measured", ", ".join([*where[:1], f"{chief.get('split', 'test')} split", *where[1:]])
+    truncation = "" if chief.get("truncation", 1) == 1 else f"truncation {_shown(chief['truncation'])}"
+    yield (
+        "measured",
+        ", ".join(filter(None, [*where[:1], f"{chief.get('split', 'test')} split", *where[1:], truncation])),
+    )
     if chief.get("note"):
         yield "", _shown(chief["note"])
+    conditions = ("data", "split", "runs_as", "truncation")
+    alike = [one for one in largest if all(one.get(name) == chief.get(name) for name in conditions)]
     for title, name, template in _FIGURES:
-        if figures := _filled(template, chief.get(name)):
+        if figures := next(filter(None, (_filled(template, one.get(name)) for one in alike)), None):
             yield title, figures
 
 
