@@ -223,9 +223,9 @@ def _steps(phase: str, span: object) -> str:
 
 
 def _metric_rows(metrics: object) -> Iterator[tuple[str, str]]:
-    """The main metrics: each from the evaluation with the most pictures, or from the last such evaluation.
+    """The main metrics, each from the evaluation with the most pictures; of several, from the last.
 
-    All are of one data set, format and truncation: those of the largest evaluation, at truncation 1 if there is one.
+    All share one data set, format and truncation: those of the largest evaluation, preferably at truncation 1.
     """
     evaluations = metrics.get("evaluations") if isinstance(metrics, dict) else None
     found = [one for one in evaluations if isinstance(one, dict)] if isinstance(evaluations, list) else []
