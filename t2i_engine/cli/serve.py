@@ -68,8 +68,8 @@ def serve(
         if host not in LOOPBACK and key is None:
             progress(f"warning: anyone who reaches {host} can draw; set --api-key-file")
         address = f"[{host}]" if ":" in host else host
-        progress(f"listening on http://{address}:{bound.getsockname()[1]}")
-        run(service, bound, log_format)
+        listening = f"listening on http://{address}:{bound.getsockname()[1]}"
+        run(service, bound, log_format, lambda: progress(listening))
 
 
 def _read_key(file: Path) -> str:

@@ -6,6 +6,7 @@ import logging
 import socket
 import sys
 import time
+from collections.abc import Callable
 from http import HTTPStatus
 from types import FrameType
 from typing import Any, ClassVar
@@ -49,8 +50,11 @@ def bind(host: str, port: int) -> socket.socket:
     return bound
 
 
-def run(service: Service, bound: socket.socket, log_format: str) -> None:
-    """Serves until SIGTERM or SIGINT, then answers what was accepted."""
+def run(service: Service, bound: socket.socket, log_format: str, on_ready: Callable[[], None]) -> None:
+    """Serves until SIGTERM or SIGINT, then answers what was accepted.
+
+    Calls `on_ready` once requests are answered and both signals are handled.
+    """
     _log_as(log_format)
     sys.setswitchinterval(SECONDS_TO_SWITCH)
     config = uvicorn.Config(
@@ -62,15 +66,19 @@ def run(service: Service, bound: socket.socket, log_format: str) -> None:
         server_header=False,
         timeout_graceful_shutdown=SECONDS_TO_DRAIN,
     )
-    _Server(config, service).run([bound])
+    _Server(config, service, on_ready).run([bound])
 
 
 class _Server(uvicorn.Server):
     """Drains before it stops."""
 
-    def __init__(self, config: uvicorn.Config, service: Service) -> None:
+    def __init__(self, config: uvicorn.Config, service: Service, on_ready: Callable[[], None]) -> None:
         super().__init__(config)
-        self.service = service
+        self.service, self._on_ready = service, on_ready
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        self._on_ready()
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """On the first signal, accepts for one more second; on the second, cuts off all clients."""

@@ -4,13 +4,24 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import IO, NamedTuple
+from typing import IO, NamedTuple, TypeVar
+
+T = TypeVar("T")
 
 SECONDS = 60.0
 COMMAND = [sys.executable, "-m", "t2i_engine", "serve"]
 WITH_LIMITS = "import t2i_engine.serve.server as server, t2i_engine.cli as cli; vars(server).update({}); cli.main()"
+
+
+def eventually(condition: Callable[[], T]) -> T:
+    """The first true value of `condition`, which may take `SECONDS`."""
+    deadline = time.monotonic() + SECONDS
+    while not (found := condition()):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    return found
 
 
 class Server(NamedTuple):
@@ -33,11 +44,10 @@ def served(*arguments: object, limits: dict[str, float] | None = None) -> Iterat
     reader = threading.Thread(target=_collect, args=(process.stderr, lines), daemon=True)
     reader.start()
     try:
-        deadline = time.monotonic() + SECONDS
-        while not (found := [line for line in lines if line.startswith("listening on")]):
-            assert process.poll() is None and time.monotonic() < deadline, lines  # noqa: PT018
-            time.sleep(0.02)
-        yield Server(process, int(found[0].rpartition(":")[2]), lines)
+        eventually(lambda: process.poll() is not None or any(line.startswith("listening on") for line in lines))
+        listening = [line for line in lines if line.startswith("listening on")]
+        assert listening, lines
+        yield Server(process, int(listening[0].rpartition(":")[2]), lines)
     finally:
         process.terminate()
         process.wait(SECONDS)

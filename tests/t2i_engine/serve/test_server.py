@@ -21,7 +21,7 @@ import pytest
 from PIL import Image
 
 from t2i_engine.engine import Engine
-from tests.t2i_engine.serve.processes import COMMAND, SECONDS, Server, served
+from tests.t2i_engine.serve.processes import COMMAND, SECONDS, Server, eventually, served
 
 
 def picture_url(seed: int) -> str:
@@ -135,15 +135,34 @@ def test_a_stopped_server_answers_what_it_accepted(plain_bundle: Path) -> None:
         threads = [threading.Thread(target=ask, args=(seed,)) for seed in range(20)]
         for thread in threads:
             thread.start()
-        while httpx.get(f"{server.url}/metrics").text.count("t2i_pictures_drawn_total{") == 0:
-            time.sleep(0.005)
+        eventually(lambda: "t2i_pictures_drawn_total{" in httpx.get(f"{server.url}/metrics").text)
         server.process.send_signal(signal.SIGTERM)
-        while httpx.get(f"{server.url}/v2/health/ready").status_code != 503:
-            pass
+        eventually(lambda: httpx.get(f"{server.url}/v2/health/ready").status_code == 503)
         assert server.process.wait(SECONDS) == 0
         for thread in threads:
             thread.join(SECONDS)
         assert statuses == [200] * 20
+
+
+STOPPED_AT_ONCE = """
+import os, signal
+from t2i_engine.cli import main, serve
+
+def announce(line):
+    print(line)
+    if line.startswith("listening on"):
+        os.kill(os.getpid(), signal.SIGTERM)
+
+serve.progress = announce
+main()
+"""
+
+
+def test_a_server_that_says_that_it_listens_can_be_stopped(plain_bundle: Path) -> None:
+    start = [sys.executable, "-c", STOPPED_AT_ONCE, "serve", "--port", "0", str(plain_bundle)]
+    stopped = subprocess.run(start, capture_output=True, text=True, timeout=SECONDS)
+    assert stopped.returncode == 0, stopped.stderr
+    assert stopped.stderr.startswith("stopping")
 
 
 def replicas(process: subprocess.Popen[str]) -> list[int]:
@@ -179,10 +198,8 @@ def test_a_replica_that_dies_is_replaced_and_its_pictures_are_drawn_again(plain_
         for thread in threads:
             thread.join(SECONDS)
         assert failed == []
-        while "t2i_worker_restarts 2.0" not in client.get("/metrics").text:
-            time.sleep(0.1)
-        while len(last := replicas(server.process)) < 2:
-            time.sleep(0.1)
+        eventually(lambda: "t2i_worker_restarts 2.0" in client.get("/metrics").text)
+        last = eventually(lambda: found if len(found := replicas(server.process)) == 2 else [])
     assert server.process.returncode == 0
     assert not any(Path(f"/proc/{pid}").exists() for pid in last)
 
@@ -197,8 +214,7 @@ def test_a_second_signal_ends_the_server_and_its_replicas_whatever_is_in_progres
                 b"Content-Length: 50\r\n\r\n{"
             )
             server.process.send_signal(signal.SIGINT)
-            while not any(line.startswith("stopping") for line in server.lines):
-                time.sleep(0.01)
+            eventually(lambda: any(line.startswith("stopping") for line in server.lines))
             server.process.send_signal(signal.SIGINT)
             try:
                 assert server.process.wait(30) == 0
