@@ -25,6 +25,7 @@ from t2i_engine.serve.requests import MOST_WORDS
 from t2i_engine.serve.service import Settings
 from t2i_engine.serve.workers import InProcess
 from t2i_engine.tensorrt.builder import Profile
+from tests.t2i_engine.serve.processes import eventually
 
 KEY = {"Authorization": "Bearer secret"}
 
@@ -373,8 +374,7 @@ def test_a_full_queue_and_a_passed_deadline_say_so(plain_bundle: Path, monkeypat
         assert client.get(url, headers={"If-None-Match": tag}).status_code == 304  # as it takes no drawing
         assert generate(client, response_format="url").status_code == 200
         released.set()
-        while generate(client).status_code == 429:
-            pass
+        eventually(lambda: generate(client).status_code != 429)
         assert generate(client).status_code == 200
 
 

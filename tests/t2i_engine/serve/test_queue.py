@@ -1,11 +1,11 @@
 """The queue: bounds, shares, and pictures that go back to its front."""
 
 import threading
-import time
 
 import pytest
 
 from t2i_engine.serve.queue import LARGEST_BATCH, MOST_ATTEMPTS, Ask, Job, Queue, QueueFull
+from tests.t2i_engine.serve.processes import eventually
 
 
 def ask(seed: int, bundle: str = "tiny", truncation: float = 1.0) -> Ask:
@@ -58,8 +58,7 @@ def test_a_worker_sleeps_until_something_comes_and_ends_when_the_queue_closes() 
     worker = threading.Thread(target=work)
     worker.start()
     queue.put([ask(7)])
-    while not taken:
-        time.sleep(0.001)
+    eventually(lambda: taken)
     queue.close()
     worker.join(10)
     assert not worker.is_alive()

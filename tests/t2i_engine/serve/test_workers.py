@@ -119,7 +119,8 @@ def test_a_replica_that_cannot_be_started_is_tried_again(plain_bundle: Path, mon
         assert waiting.result(SECONDS).content.startswith(b"\x89PNG")
         assert worker.restarts == 2
         queue.close()
-        worker.join()
+        worker.join(SECONDS)
+        assert not worker.is_alive()
 
 
 LOW_PRIORITY = """
