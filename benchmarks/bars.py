@@ -23,6 +23,9 @@ class Bar:
     bar: str
     reached: bool
 
+    def __str__(self) -> str:
+        return f"{self.name}: {self.found} (target: {self.bar}; {'met' if self.reached else 'missed'})"
+
 
 class Requests:
     """The pictures to request, and the engine's own pictures to compare them with."""

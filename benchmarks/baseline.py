@@ -80,9 +80,13 @@ def as_lines(found: list[Change], limit: float) -> list[str]:
     """A table for the terminal, ending with the verdict."""
     if not found:
         return ["FAILED: the baseline and this run have no case in common"]
-    head = ("case", "part", "before", "after", "change of the median (95 %)", "")
+    head = ("case", "part", "before", "after", "change of the median (95 % interval)", "")
     slower = sum(one.is_regression(limit) for one in found)
-    verdict = f"FAILED: {slower} slower by more than both {limit:g} % and the noise" if slower else "PASSED"
+    verdict = (
+        f"FAILED: slower by more than both {limit:g} % and the noise: {slower} of {len(found)} timings"
+        if slower
+        else "PASSED"
+    )
     return [*aligned([head, *(one.cells(limit) for one in found)]), verdict]
 
 

@@ -19,14 +19,14 @@ from benchmarks.quality import check_quality, measure_quality
 from benchmarks.report import FILE, ColdStart, Measured, Network, Report, Roofline, read_report
 from benchmarks.static_metrics import measure_static, roofline_time
 from benchmarks.statistics import FEWEST_ROUNDS, Rounds, paired_ratio, summarise
-from benchmarks.tables import as_markdown, summary
+from benchmarks.tables import as_markdown, summary, thread_count
 from benchmarks.targets import EAGER, PAPER, Case, Options, Plan, make_plan
 from t2i_engine.bundle import Bundle
 from t2i_engine.errors import OptionError, OutputError, UserError, listed, quoted
 from t2i_engine.files import write_atomically
 
 LOAD_SECONDS = 1.0  # the machine's load is watched before anything runs
-ROOFLINE, STATIC, ROUNDS = "the machine's roofline", "static metrics", "the rest of the rounds"
+ROOFLINE, STATIC, ROUNDS = "the machine's roofline", "static metrics", "the remaining rounds"
 COLD, QUALITY = "cold start", "quality"
 
 
@@ -76,7 +76,7 @@ def run(
     bundle = open_paper(options.formats, on_progress) if name == PAPER else Bundle.open(name)
     if before and comparison:
         for problem in baseline.check_comparable(before, describe_machine(), network_of(bundle), comparison.anyway):
-            on_progress(f"compared regardless: {problem}")
+            on_progress(f"compared anyway: {problem}")
     plan = make_plan(bundle, options)
     if quality:
         check_quality(bundle, *quality)
@@ -148,15 +148,15 @@ def _measure(
     """Measures stage by stage into `findings`; yields at the end of each."""
     on_progress = findings.on_progress
     for device, threads in sorted({(case.device, case.threads) for case in plan.cases}):
-        on_progress(f"roofline of {device} with {threads} threads")
+        on_progress(f"measuring the roofline of {device} with {thread_count(threads)}")
         try:
             with closing(Worker(scratch, threads)) as worker:
                 peaks = worker.ask("peaks", device=device, threads=threads)
             findings.rooflines.append(Roofline(device, threads, **peaks))
         except WorkerError as error:
-            on_progress(f"roofline of {device}: {error}")
+            on_progress(f"no roofline of {device}: {error}")
     yield
-    on_progress("exporting, and drawing with PyTorch the pictures to compare with")
+    on_progress("exporting graphs, and drawing the pictures to compare with in PyTorch")
     fixtures = prepare(bundle, plan.fixtures, plan.resolutions, max(case.batch for case in plan.cases), scratch)
     by_target: dict[tuple[str, str], list[Case]] = {}
     for case in plan.cases:
@@ -164,7 +164,7 @@ def _measure(
     cases: set[Case] = set()
     for alike in by_target.values():
         case = max(alike, key=lambda case: (-case.batch, case.device == "cuda", case.threads))
-        on_progress(f"static metrics of {case.target}, {case.network}")
+        on_progress(f"measuring static metrics of {case.target}, {case.network}")
         try:
             findings.static.append(measure_static(case, fixtures, on_progress))
             cases.update(alike)
@@ -226,18 +226,20 @@ def _part(one: Timed, part: int) -> Rounds:
 
 def _warnings(load: Load, measured: list[Measured], missing: list[str]) -> Iterator[str]:
     if load.busy:
-        during = f" and up to {max(load.during):.2f} during its rounds" if load.during else ""
+        during = f" and up to {max(load.during):.2f} during it" if load.during else ""
         yield (
-            f"the machine was busy: other processes used {load.before:.2f} processors before the run{during}; "
-            "measure again on a quiet machine"
+            f"the machine was not idle: other processes used {load.before:.2f} processors before the run{during}; "
+            "measure again on an idle machine"
         )
     if unsteady := sum(not one.steady for one in measured):
-        yield f"{unsteady} of {len(measured)} cases were not steady when timing began; see the column warm-up calls"
+        yield (
+            f"{unsteady} of {len(measured)} cases were not steady when timing began; see the column 'warm-up requests'"
+        )
     few = min((len(one.request.rounds) for one in measured), default=FEWEST_ROUNDS)
     if few < FEWEST_ROUNDS:
         yield f"only {few} rounds were completed, so there are no confidence intervals; raise --minutes"
     if missing:
-        yield f"interrupted; missing: {listed(missing)}"
+        yield f"the run was interrupted; missing: {listed(missing)}"
 
 
 def _write(file: Path, content: bytes) -> Path:

@@ -112,7 +112,7 @@ def open_paper(formats: str, on_progress: Callable[[str], None]) -> Bundle:
     except BundleError:
         found = None
     if found != version:
-        on_progress(f"making {PAPER!r} in {folder}")
+        on_progress(f"creating {PAPER!r} in {folder}")
         _write_paper(folder, version)
     export_bundle(folder, None, None, on_progress, ",".join(wanted), gate_size=_GATE)
     return Bundle.open(folder)

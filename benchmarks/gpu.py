@@ -46,7 +46,7 @@ class Outcome:
     def result(self) -> str:
         """The end in a word or two."""
         if self.code is None:
-            return "took too long"
+            return "timed out"
         return "done" if self.code == 0 else f"exit {self.code}" if self.code > 0 else f"crashed, signal {-self.code}"
 
 
@@ -79,7 +79,7 @@ def as_markdown(bundle: str, outcomes: Sequence[Outcome]) -> str:
         f"{machine.identity}; {machine.system}; Python {machine.python}; {versions}; "
         f"commit {working_commit() or 'unknown'}."
     ]
-    lines += ["", "| step | result | seconds |", "| --- | --- | --- |"]
+    lines += ["", "| step | result | time, s |", "| --- | --- | --- |"]
     lines += [f"| `{one.command}` | {one.result} | {one.seconds:.0f} |" for one in outcomes]
     for one in outcomes:
         lines += ["", f"## {one.command}", "", "````", one.output.rstrip(), "````"]

@@ -25,11 +25,11 @@ from t2i_engine.backends.base import available_threads, installed_versions
 PACKAGES = ("t2i-engine", "numpy", "pillow", "onnx", "scipy")  # and those that backends name
 BUSY = 0.1  # processors used by others, above which figures are unreliable
 PEAKS = {
-    "fp32": "GFLOP/s, torch.mm of 1536 × 1536 matrices",
-    "bf16": "GFLOP/s, torch.mm in bfloat16, 1536 × 1536 (256 × 256 where the CPU lacks bf16)",
-    "fp16": "GFLOP/s, torch.mm in float16 on a GPU, 4096 × 4096",
-    "int8": "GOP/s, ONNX Runtime's MatMulInteger (u8 × s8), 1536 × 1536; torch._int_mm on a GPU",
-    "bandwidth": "GB/s, torch's copy of 256 MiB, bytes read + bytes written",
+    "fp32": "torch.mm in float32, without TF32",
+    "bf16": "torch.mm in bfloat16 (256 × 256 on a CPU without bf16 instructions)",
+    "fp16": "torch.mm in float16, on a GPU only",
+    "int8": "ONNX Runtime's MatMulInteger (uint8 × int8) on a CPU, torch._int_mm on a GPU",
+    "bandwidth": "a copy of 256 MiB with PyTorch, counting both the bytes read and the bytes written",
 }
 
 CPU_WIDTH, GPU_WIDTH = 1536, 4096  # of the matrices

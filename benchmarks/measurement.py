@@ -73,7 +73,7 @@ class Worker:
             code = self._process.wait()
             self._log.seek(0)
             lines = self._log.read().decode("utf-8", "replace").strip().splitlines()
-            raise WorkerError(f"the process ended with {code}" + (f": {lines[-1][:300]}" if lines else ""))
+            raise WorkerError(f"the process exited with code {code}" + (f": {lines[-1][:300]}" if lines else ""))
         answer: Mapping[str, Any] = json.loads(line)
         if "error" in answer:
             raise WorkerError(answer["error"])
@@ -141,7 +141,7 @@ def _open_blocks(blocks: list[list[Case]], fixtures: Fixtures, findings: Finding
         free = psutil.virtual_memory().available
         if needed and free - 1.5 * needed < MEMORY_RESERVE * psutil.virtual_memory().total:
             findings.on_progress(
-                f"{len(blocks)} more blocks of cases do not fit into memory now: they run in a later wave"
+                f"{len(blocks)} more blocks of cases do not fit into memory now; they will be measured later"
             )
             return
         for case in blocks.pop(0):

@@ -19,7 +19,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, LogLocator, MaxNLocator, NullLocator
 
 from benchmarks.report import Measured, Report, Roofline, StaticMetrics
-from benchmarks.tables import as_markdown, of_bundle, one_condition, render, verdict
+from benchmarks.tables import as_markdown, describe_network, of_bundle, one_condition, render, thread_count, verdict
 
 OPEN = 3  # tables that are shown open; the others are collapsed
 WIDTH, HEIGHT, STRIP = 380, 250, 30  # units; at this width a phone shows text of 11 units legibly
@@ -68,8 +68,8 @@ def as_html(report: Report) -> str:
     tables = [(title, render_text(text)) for title, _, text in sections]
     legend = [(name, colour, MARKERS[marker]) for name, (colour, marker) in styles.items()]
     return render(
-        "report.html", {}, report=report, verdict=verdict(report), plots=plots, legend=legend, shown=tables[:OPEN],
-        folded=tables[OPEN:],
+        "report.html", {}, report=report, network=describe_network(report.network), verdict=verdict(report),
+        plots=plots, legend=legend, shown=tables[:OPEN], folded=tables[OPEN:],
     )  # fmt: skip
 
 
@@ -79,43 +79,53 @@ def _plots(report: Report, styles: Styles) -> Iterator[tuple[str, Figure, str]]:
     if not cases:
         return
     case = cases[0].case
-    where = f"Batch {case.batch}, threads {case.threads}"
+    where = f"Batch {case.batch}, {thread_count(case.threads)}"
     static = {one.case.target: report.static_metrics(one.case) for one in cases}
     psnrs = {name: psnr for name, one in static.items() if (psnr := one.differences.psnr) is not None and psnr < 200}
     fids = {one.target: one.fid for one in report.quality if one.fid is not None}
     for title, label, values, better in (
-        ("Speed against fidelity", "PSNR against PyTorch in fp32, dB", psnrs, "Up"),
-        ("Speed against quality", "FID", fids, "Down"),
+        ("Speed against fidelity", "PSNR against PyTorch in fp32, dB", psnrs, "Higher"),
+        ("Speed against quality", "FID", fids, "Lower"),
     ):
         points = {name: [(_each(one), values[name])] for one in cases if (name := one.case.target) in values}
         if points:
             yield (
                 title,
                 _chart("milliseconds per picture", label, points, styles),
-                f"{where}. {better} and left is better.",
+                f"{where}. {better} and further left is better.",
             )
-    note = f"{where}. A dot is a call, the bar spans p50 to p90, the tick is p99."
+    note = f"{where}. Each dot is one request, the bar spans p50 to p90, and the tick marks p99."
     yield "Latency of whole requests", _distributions(cases, styles), note
     roofline = report.roofline(case)
     if roofline and roofline.bandwidth:
         note = (
-            f"{where}, the generator. Dashed: this machine's measured peaks of matrix products and, left of the bend, "
-            f"of memory ({roofline.bandwidth:.0f} GB/s)."
+            f"{where}, generator only. Dashed lines: this machine's measured peaks for matrix products and, where the "
+            f"lines slope, for memory bandwidth ({roofline.bandwidth:.0f} GB/s)."
         )
         yield "Roofline", _roofline(cases, static, roofline, roofline.bandwidth, styles), note
     alike = [one for one in of_bundle(report) if one.case.device == case.device]
     threads = max(one.case.threads for one in alike)
-    for what, fixed, note in (
-        ("batch", [one for one in alike if one.case.threads == threads], f"{threads} threads."),
-        ("threads", [one for one in alike if one.case.batch == case.batch], f"Batch {case.batch}."),
+    for what, key, fixed, note in (
+        (
+            "batch size",
+            "batch",
+            [one for one in alike if one.case.threads == threads],
+            f"With {thread_count(threads)}.",
+        ),
+        (
+            "number of threads",
+            "threads",
+            [one for one in alike if one.case.batch == case.batch],
+            f"Batch {case.batch}.",
+        ),
     ):
-        series = _series((one.case.target, getattr(one.case, what), _each(one)) for one in fixed)
+        series = _series((one.case.target, getattr(one.case, key), _each(one)) for one in fixed)
         if any(len(points) > 1 for points in series.values()):
-            yield f"Time against {what}", _chart(what, "request, ms per picture", series, styles, marked=True), note
+            yield f"Time against {what}", _chart(what, "milliseconds per picture", series, styles, marked=True), note
     scaled = [one for one in report.cases if one.case.network != report.network.name and one.case.target in styles]
     if series := _series((one.case.target, one.case.resolution, one.generator.p50) for one in scaled):
-        figure = _chart("R, pixels", "generator, ms", series, styles, marked=True, logarithmic=True)
-        note = f"The paper's network with random weights, batch 1, threads {threads}."
+        figure = _chart("resolution, pixels", "generator, ms", series, styles, marked=True, logarithmic=True)
+        note = f"A network with the paper's channel widths and random weights, at batch 1 with {thread_count(threads)}."
         yield "Time against resolution", figure, note
 
 

@@ -141,7 +141,7 @@ def answers_as_the_server(ray: Cluster, requests: Requests) -> list[Bar]:
     """Pictures, health, ids, errors and metrics."""
     load = closed_loop_of(ray.port, requests.sent, 4, len(requests.sent))
     failed = sum(answer.status != 200 for answer in load.answers) + requests.wrong(load)
-    bars = [Bar("pictures that fail, or differ from the engine's", f"{failed} of {len(load.answers)}", "0", not failed)]
+    bars = [Bar("requests that fail or return a wrong picture", f"{failed} of {len(load.answers)}", "0", not failed)]
     for path, expected in (("/v2/health/ready", 200), ("/v1/pictures/none.png", 404)):
         connection = http.client.HTTPConnection("127.0.0.1", ray.port, timeout=30)
         connection.request("GET", path, headers={"X-Request-Id": "mine"})
@@ -149,7 +149,7 @@ def answers_as_the_server(ray: Cluster, requests: Requests) -> list[Bar]:
         content, ids = json.load(answer), answer.headers.get_all("X-Request-Id")
         shaped = answer.status == 200 or set(content["error"]) == {"message", "type", "param", "code"}
         good = answer.status == expected and ids == ["mine"] and shaped
-        bars.append(Bar(f"GET {path}", f"{answer.status}, ids {ids}", f"{expected}, in OpenAI's shape, one id", good))
+        bars.append(Bar(f"GET {path}", f"{answer.status}, ids {ids}", f"{expected}, in OpenAI's format, one id", good))
     drawn = 0.0
 
     def counted() -> bool:  # health checks carry metrics to Ray
@@ -161,7 +161,9 @@ def answers_as_the_server(ray: Cluster, requests: Requests) -> list[Bar]:
 
     with suppress(UserError):
         ray.wait(counted)
-    bars.append(Bar("pictures that Ray's metrics count, by replica", f"{drawn:g}", f"{len(load.answers)}", counted()))
+    bars.append(
+        Bar("pictures counted by Ray's metrics, over all replicas", f"{drawn:g}", f"{len(load.answers)}", counted())
+    )
     return bars
 
 
@@ -171,9 +173,13 @@ def full(ray: Cluster, requests: Requests) -> list[Bar]:
     refused = [answer for answer in load.answers if answer.status == 429]
     shaped = sum(b'"code":"queue_full"' in answer.content and "retry-after" in answer.headers for answer in refused)
     others = len(load.answers) - len(refused) - len(load.milliseconds()) + requests.wrong(load)
-    found = f"{len(load.milliseconds())} drawn, {len(refused)} refused, {shaped} of them by the app, {others} other"
+    found = (
+        f"{len(load.milliseconds())} pictures, {len(refused)} rejections, {shaped} of them by the app, {others} other"
+    )
     good = not others and 0 < shaped == len(refused)
-    return [Bar(f"{CROWD} clients, {QUEUE} may wait in each replica", found, "200, and 429 in OpenAI's shape", good)]
+    return [
+        Bar(f"{CROWD} clients, queues of {QUEUE} in each replica", found, "only 200, or 429 in OpenAI's format", good)
+    ]
 
 
 def kills(ray: Cluster, requests: Requests) -> list[Bar]:
@@ -202,15 +208,15 @@ def kills(ray: Cluster, requests: Requests) -> list[Bar]:
     retried = closed_loop_of(ray.port, again, 1, len(again)) if again else Load([], 1.0)
     lost = requests.wrong(load) + len(again) - len(retried.milliseconds())
     statuses = ", ".join(
-        f"{count} × {status or 'cut off'}" for status, count in Counter(a.status for a in failed).items()
+        f"{count} × {status or 'no response'}" for status, count in Counter(a.status for a in failed).items()
     )
     slowest = max(load.milliseconds()) / 1000
-    name = f"kill −9 of a replica, {KILLS} times in {len(load.answers):,} requests of {CLIENTS} clients"
+    name = f"SIGKILL of a replica, {KILLS} times in {len(load.answers):,} requests of {CLIENTS} clients"
     return [
-        Bar(f"{name}: failed", statuses or "0", f"≤ {CLIENTS} each time", len(failed) <= KILLS * CLIENTS),
-        Bar(f"{name}: wrong, or not drawn when asked again", f"{lost}", "0", not lost),
-        Bar(f"{name}: slowest", f"{slowest:.1f} s", "≤ 10 s", slowest <= 10),
-        Bar("two replicas again, median", f"{median(back):.1f} s", "≤ 60 s", median(back) <= 60),
+        Bar(f"{name}: failed requests", statuses or "0", f"≤ {CLIENTS} each time", len(failed) <= KILLS * CLIENTS),
+        Bar(f"{name}: wrong pictures, and requests that fail again when retried", f"{lost}", "0", not lost),
+        Bar(f"{name}: slowest request", f"{slowest:.1f} s", "≤ 10 s", slowest <= 10),
+        Bar("time until two replicas run again, median", f"{median(back):.1f} s", "≤ 60 s", median(back) <= 60),
     ]
 
 
@@ -247,8 +253,8 @@ def scales(ray: Cluster, requests: Requests) -> list[Bar]:
     failed = sum(answer.status != 200 for load in found for answer in load.answers) + sum(map(requests.wrong, found))
     total = sum(len(load.answers) for load in found)
     return [
-        Bar("1 → 2 replicas with 16 clients, 2 → 1 with one", f"{up:.0f} s, {down:.0f} s", "both", True),
-        Bar("failed meanwhile", f"{failed} of {total:,}", "0", not failed),
+        Bar("scaling 1 → 2 replicas with 16 clients, 2 → 1 with one", f"{up:.0f} s, {down:.0f} s", "both", True),
+        Bar("failed requests while scaling", f"{failed} of {total:,}", "0", not failed),
     ]
 
 
@@ -278,7 +284,7 @@ def run(bundle: str, seconds: float) -> bool:
         nonlocal reached
         for bar in bars:
             reached &= bar.reached
-            print(f"{bar.name}: {bar.found} ({bar.bar}: {'reached' if bar.reached else 'missed'})", flush=True)
+            print(bar, flush=True)
 
     with Engine.open(bundle, threads=1, expect=MANY) as engine, tempfile.TemporaryDirectory() as scratch:
         requests, folder = Requests(engine), Path(scratch) / "deployed"
@@ -292,12 +298,12 @@ def run(bundle: str, seconds: float) -> bool:
                 print(f"ready after {started:.0f} + {deployed:.0f} s (ray start, serve deploy)")
                 measured(answers_as_the_server(ray, requests))
                 with served(engine.bundle.folder, "--workers", 2) as server:
-                    ports = {f"Ray, {name}": ray.port, "t2i-engine serve, in turns with it": server.port}
+                    ports = {f"Ray, {name}": ray.port, "t2i-engine serve, alternating with it": server.port}
                     rows += speeds(ports, requests, seconds)
                 print(f"memory of all processes: {ray.memory():.0f} MiB")
                 measured([*full(ray, requests), *kills(ray, requests), *scales(ray, requests)])
     heads = " | ".join(f"concurrency {clients}" for clients in CONCURRENCIES)
-    print("\n".join(["", f"| requests/s (p50) | {heads} |", "|---|" + "---|" * len(CONCURRENCIES), *rows]))
+    print("\n".join(["", f"| requests/s (p50 latency) | {heads} |", "|---|" + "---|" * len(CONCURRENCIES), *rows]))
     return reached
 
 
@@ -333,9 +339,9 @@ def _command(process: psutil.Process) -> str:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measures; exits with 1 if a target was missed."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.ray", description="Try t2i-engine deploy ray.")
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.ray", description="Test t2i-engine deploy ray.")
     parser.add_argument("--bundle", default="birds", metavar="BUNDLE", help="name or folder (default: birds)")
-    parser.add_argument("--seconds", type=float, default=2.0, metavar="S", help="of each load (default: 2)")
+    parser.add_argument("--seconds", type=float, default=2.0, metavar="S", help="seconds of each load (default: 2)")
     options = parser.parse_args(arguments)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # Ray is ended first
     try:

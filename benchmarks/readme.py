@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from benchmarks.report import FILE, Measured, Report, read_report
-from benchmarks.tables import figure, interval, of_bundle, psnr, ratio
+from benchmarks.tables import describe_network, figure, interval, of_bundle, psnr, ratio, thread_count
 from benchmarks.targets import EAGER
 from t2i_engine.files import write_atomically
 from t2i_engine.formats import all_formats
@@ -18,15 +18,15 @@ README = ROOT / "README.md"
 REPORT = ROOT / "docs" / "benchmarks" / FILE
 BEGIN, END = "<!-- benchmark: python -m benchmarks.readme -->", "<!-- /benchmark -->"
 NO_GPU = (
-    "**No GPU is in this report**: ONNX Runtime [has been measured on an "
-    "H200](docs/lab/graphs.md#onnx-runtime-on-an-h200), TensorRT not yet."
+    "**No GPU was used here.** ONNX Runtime [has been measured on an "
+    "H200](docs/lab/graphs.md#onnx-runtime-on-an-h200); TensorRT has not yet."
 )
 ROWS = 5
 
 
 def section(report: Report) -> str:
     """What belongs between the markers: a table to choose a format by, and one sentence of conditions."""
-    head = ["format", "request, ms", "pictures/s", "× PyTorch", "% of roofline", "memory", "PSNR, dB"]
+    head = ["format", "request, ms", "pictures/s", "speed-up", "% of roofline", "peak memory", "PSNR, dB"]
     quality = {one.target: one for one in report.quality}
     shown, rows = _choices(report), []
     for one in shown:
@@ -38,15 +38,15 @@ def section(report: Report) -> str:
                 figure(value, ".1f") for value in ((found.fid, found.attribute_accuracy) if found else (None, None))
             ]
         rows.append(tuple(cells))
-    machine, sizes, case = report.machine, report.network.sizes, shown[0].case
+    case = shown[0].case
     conditions = (
-        f"`{report.network.name}` ({sizes['resolution']} × {sizes['resolution']} pixels, {sizes['base_channels']} base "
-        f"channels) on {machine.cpu} with {case.threads} threads at batch {case.batch}, {report.created[:10]}: median "
-        "times of whole requests (captions in, PNG files out) with 95 % confidence intervals; × PyTorch is the "
-        "speed-up over PyTorch eager, % of roofline is the generator's share of this machine's measured roofline, and "
-        "PSNR is that of the worst picture against PyTorch in fp32. Rows are each backend's fastest format and its "
-        "fastest one whose pictures match PyTorch's; [all targets, batches and "
-        "conditions](docs/benchmarks/report.md)."
+        f"`{report.network.name}` ({describe_network(report.network)}) at batch {case.batch} with "
+        f"{thread_count(case.threads)} on {report.machine.cpu}, {report.created[:10]}. A request turns captions into "
+        "PNG files; times are medians, with 95 % confidence intervals in parentheses. Speed-ups are over PyTorch in "
+        "eager mode. % of roofline says how close the generator comes to the limits set by this machine's measured "
+        "peak throughput and memory bandwidth. PSNR is that of the worst picture, compared with PyTorch in fp32. For "
+        "each backend, the table has the fastest format, and the fastest whose pictures match PyTorch's to within one "
+        "level of 255. The [report](docs/benchmarks/report.md) has all targets, batch sizes and conditions."
     )
     gpus = any(one.case.device != "cpu" for one in report.cases)
     lines = table(head + (["FID", "attribute accuracy, %"] if quality else []), rows)
@@ -82,8 +82,10 @@ def updated(readme: str, report: Report) -> str:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Writes the README, or with --check returns 1 if it is out of date."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.readme", description="Write README's table of speeds.")
-    parser.add_argument("--check", action="store_true", help="write nothing; exit with 1 where README is out of date")
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.readme", description="Write the benchmark table of README.md."
+    )
+    parser.add_argument("--check", action="store_true", help="write nothing; exit with 1 if README.md is out of date")
     options = parser.parse_args(arguments)
     readme = README.read_text(encoding="utf-8")
     wanted = updated(readme, read_report(REPORT))

@@ -36,6 +36,7 @@ from t2i_engine.serve.queue import LARGEST_BATCH
 from training.provenance import working_commit
 
 CONCURRENCIES = (1, 8, 32)
+ONE_PROCESS, TWO_REPLICAS = "one process", "two replicas"
 STARTS = 5
 OVERLOAD, QUEUE = 4, 256
 KILLS, KILLED_REQUESTS = 5, 2_000
@@ -106,27 +107,26 @@ def measure_rounds(
 def throughput_bars(rounds: Sequence[Round], requests: Requests) -> list[Bar]:
     """Requests per second and latencies of both servers, as medians of rounds."""
     bars = []
-    for name, least, overhead in (("in the process", 0.85, 1.0), ("two replicas", 0.65, 3.0)):
+    for name, least, overhead in ((ONE_PROCESS, 0.85, 1.0), (TWO_REPLICAS, 0.65, 3.0)):
         loads = [one.loads[name] for one in rounds]
         ratio = median(load[32].rate() / one.bare_rate for load, one in zip(loads, rounds, strict=True))
         rate = median(load[32].rate() for load in loads)
-        found = f"{ratio:.2f} ({rate:.0f} of {median(one.bare_rate for one in rounds):.0f} requests/s)"
-        bars.append(Bar(f"requests/s at concurrency 32 over the engine's, {name}", found, f"≥ {least}", ratio >= least))
+        found = f"{ratio:.2f} ({rate:.0f} against {median(one.bare_rate for one in rounds):.0f} requests/s)"
+        throughput = f"{name}: throughput at concurrency 32, relative to the engine's"
+        bars.append(Bar(throughput, found, f"≥ {least}", ratio >= least))
         extra = median(
             median(load[1].milliseconds()) - one.bare_milliseconds for load, one in zip(loads, rounds, strict=True)
         )
         alone = median(one.bare_milliseconds for one in rounds)
-        found = f"{extra:+.2f} ms (engine {alone:.2f} ms)"
-        bars.append(Bar(f"p50 at concurrency 1, {name}", found, f"≤ +{overhead:g} ms", extra <= overhead))
+        latency = f"{name}: p50 latency at concurrency 1, above the engine's"
+        found = f"{extra:+.2f} ms (engine: {alone:.2f} ms)"
+        bars.append(Bar(latency, found, f"≤ +{overhead:g} ms", extra <= overhead))
         slowest = median(float(np.quantile(load[8].milliseconds(), 0.99)) for load in loads)
         most = median(3 * 8 / load[8].rate() * 1000 for load in loads)
-        bars.append(
-            Bar(
-                f"p99 at concurrency 8, {name}", f"{slowest:.0f} ms", f"≤ 3 × 8 / rate = {most:.0f} ms", slowest <= most
-            )
-        )
+        bound = f"≤ {most:.0f} ms (3 × concurrency / throughput)"
+        bars.append(Bar(f"{name}: p99 latency at concurrency 8", f"{slowest:.0f} ms", bound, slowest <= most))
         every = [load for one in loads for load in one.values()]
-        bars.append(_all_right(f"pictures that differ or fail, {name}", every, requests))
+        bars.append(_all_right(f"{name}: requests that fail or return a wrong picture", every, requests))
     return bars
 
 
@@ -148,13 +148,13 @@ def overload(server: Server, requests: Requests, rate: float, seconds: float) ->
     without = [answer for answer in refused if "retry-after" not in answer.headers]
     slowest = float(np.quantile(load.milliseconds(), 0.99))
     bound = 1000 * (QUEUE + 2 * LARGEST_BATCH) / load.rate()
-    name = f"{OVERLOAD} × overload for {seconds:g} s"
+    name, most = f"{OVERLOAD}× overload for {seconds:g} s", f"≤ {bound:.0f} ms (time to draw a full queue)"
     wrong = requests.wrong(load)
-    found = f"{len(load.milliseconds()):,} drawn, {len(refused):,} refused, {len(others)} other, {wrong} differ"
+    found = f"{len(load.milliseconds()):,} pictures, {len(refused):,} rejections, {len(others)} other, {wrong} wrong"
     return [
-        Bar(f"{name}: answers", found, "only 200, and 429 with Retry-After", not others and not without and not wrong),
-        Bar(f"{name}: p99 of what is drawn", f"{slowest:.0f} ms", f"≤ queue / rate = {bound:.0f} ms", slowest <= bound),
-        Bar(f"{name}: memory", f"{grown:+.1f} MiB of {before:.0f}", "≤ +10 MiB", grown <= 10),
+        Bar(f"{name}: responses", found, "only 200, or 429 with Retry-After", not others and not without and not wrong),
+        Bar(f"{name}: p99 latency of pictures", f"{slowest:.0f} ms", most, slowest <= bound),
+        Bar(f"{name}: memory growth", f"{grown:+.1f} MiB, from {before:.0f} MiB", "≤ +10 MiB", grown <= 10),
     ]
 
 
@@ -181,10 +181,10 @@ def kills(server: Server, requests: Requests, times: int = KILLS, total: int = K
     killer.join()
     failed = sum(answer.status != 200 for answer in load.answers) + requests.wrong(load)
     slowest = max(answer.milliseconds for answer in load.answers)
-    name = f"kill −9 of a replica, {len(killed)} times in {len(load.answers):,} requests"
+    name = f"SIGKILL of a replica, {len(killed)} times in {len(load.answers):,} requests"
     return [
-        Bar(f"{name}: failed", f"{failed}", "0", failed == 0 and len(killed) == times),
-        Bar(f"{name}: slowest", f"{slowest / 1000:.2f} s", "≤ 2 s", slowest <= 2000),
+        Bar(f"{name}: failed requests", f"{failed}", "0", failed == 0 and len(killed) == times),
+        Bar(f"{name}: slowest request", f"{slowest / 1000:.2f} s", "≤ 2 s", slowest <= 2000),
     ]
 
 
@@ -209,9 +209,10 @@ def terminations(bundle: Path, arguments: Sequence[object], requests: Requests, 
         answered = [answer for answer in load.answers if answer.status == 200]
         unanswered += len(logged) - len(answered)
         lost += sum(" 200 " not in line for line in logged) + requests.wrong(load)
-    found = f"{unanswered + lost} unanswered, exit {', '.join(map(str, sorted(codes)))} in {max(seconds):.1f} s"
+    exits = ", ".join(map(str, sorted(codes)))
+    found = f"{unanswered + lost} requests unanswered, exit code {exits} within {max(seconds):.1f} s"
     good = not unanswered and not lost and codes == {0} and max(seconds) <= 10
-    return [Bar(f"SIGTERM under load, {times} times", found, "0 unanswered, exit 0 within 10 s", good)]
+    return [Bar(f"SIGTERM under load, {times} times", found, "0 unanswered, exit code 0 within 10 s", good)]
 
 
 def not_modified(server: Server, requests: Requests, seconds: float) -> list[Bar]:
@@ -222,8 +223,9 @@ def not_modified(server: Server, requests: Requests, seconds: float) -> list[Bar
     before = _drawn(server)
     load = server.load(asks, 8, seconds)
     drawn, rate, others = _drawn(server) - before, load.rate(304), len(load.answers) - len(load.milliseconds(304))
-    found = f"{rate:,.0f}/s, {others} other, {drawn:g} drawn"
-    return [Bar("If-None-Match", found, "304, none drawn, ≥ 1,000/s", rate >= 1000 and not others and not drawn)]
+    found = f"{rate:,.0f} requests/s, {others} responses other than 304, {drawn:g} pictures drawn"
+    good = rate >= 1000 and not others and not drawn
+    return [Bar("unchanged pictures (If-None-Match)", found, "≥ 1,000 requests/s, all 304, none drawn", good)]
 
 
 def _drawn(server: Server) -> float:
@@ -237,7 +239,7 @@ def starts(bundle: Path, arguments: Sequence[object]) -> list[Bar]:
     for _ in range(STARTS):
         with served(bundle, *arguments) as server:
             found.append(server.seconds_to_ready)
-    return [Bar(f"start to ready, median of {STARTS}", f"{median(found):.2f} s", "< 1.5 s", median(found) < 1.5)]
+    return [Bar(f"time to ready, median of {STARTS} starts", f"{median(found):.2f} s", "< 1.5 s", median(found) < 1.5)]
 
 
 def soak(server: Server, requests: Requests, seconds: float) -> tuple[list[Bar], list[Resources]]:
@@ -251,12 +253,17 @@ def soak(server: Server, requests: Requests, seconds: float) -> tuple[list[Bar],
         failed += sum(answer.status not in (200, 400, 404) for answer in load.answers) + requests.wrong(load)
         samples.append(server.resources())
     third = SAMPLES // 3
-    bars = [Bar(f"soak of {seconds / 60:g} min: failed", f"{failed} of {total:,}", "0", not failed)]
-    for name, most, unit in (("memory", 5.0, " MiB"), ("files", 0, ""), ("threads", 0, "")):
-        values = [float(getattr(sample, name)) for sample in samples]
+    bars = [Bar(f"soak test of {seconds / 60:g} min: failed requests", f"{failed} of {total:,}", "0", not failed)]
+    for key, name, most, unit in (
+        ("memory", "memory", 5.0, " MiB"),
+        ("files", "open files", 0, ""),
+        ("threads", "threads", 0, ""),
+    ):
+        values = [float(getattr(sample, key)) for sample in samples]
         early, late = median(values[third : 2 * third]), median(values[2 * third :])
         found = f"{early:.0f} → {late:.0f}{unit}"
-        bars.append(Bar(f"soak: {name}, second third to last", found, f"≤ +{most:g}{unit}", late - early <= most))
+        title = f"soak test: median {name}, middle → last third"
+        bars.append(Bar(title, found, f"≤ +{most:g}{unit}", late - early <= most))
     return bars, samples
 
 
@@ -280,12 +287,13 @@ def plot(rounds: Sequence[Round]) -> bytes:
 
 def as_markdown(bars: Sequence[Bar], conditions: str) -> str:
     """The report."""
-    lines = ["# Benchmark of the server", "", "`python -m benchmarks.serving`", ""]
-    lines += ["| | measured | bar | |", "| --- | --- | --- | --- |"]
-    lines += [
-        f"| {bar.name} | {bar.found} | {bar.bar} | {'reached' if bar.reached else '**missed**'} |" for bar in bars
-    ]
-    return "\n".join([*lines, "", "![Latencies by percentile](latency.svg)", "", conditions, ""])
+    about = (
+        "`python -m benchmarks.serving` compares `t2i-engine serve`, in one process and in two replicas, with the "
+        "engine called directly: captions in, PNG files out."
+    )
+    lines = ["# Server benchmark", "", about, "", "| | measured | target | |", "| --- | --- | --- | --- |"]
+    lines += [f"| {bar.name} | {bar.found} | {bar.bar} | {'met' if bar.reached else '**missed**'} |" for bar in bars]
+    return "\n".join([*lines, "", "![Latency by percentile](latency.svg)", "", conditions, ""])
 
 
 def run(options: argparse.Namespace) -> None:
@@ -297,7 +305,7 @@ def run(options: argparse.Namespace) -> None:
 
     def measured(found: Sequence[Bar]) -> None:
         for bar in found:
-            print(f"{bar.name}: {bar.found} ({bar.bar}: {'reached' if bar.reached else 'missed'})", file=sys.stderr)
+            print(bar, file=sys.stderr)
         bars.extend(found)
 
     workers = os.cpu_count() or 1
@@ -309,13 +317,13 @@ def run(options: argparse.Namespace) -> None:
         measured(starts(folder, same))
         in_process = stack.enter_context(served(folder, *same, "--queue", QUEUE))
         replicas = stack.enter_context(served(folder, *same, "--replicas", 2))
-        servers = {"in the process": in_process, "two replicas": replicas}
+        servers = {ONE_PROCESS: in_process, TWO_REPLICAS: replicas}
         for server in servers.values():
             server.load(requests.sent, 32, 2.0)
         rounds = measure_rounds(engine, requests, servers, workers, options.rounds, options.seconds)
         measured(throughput_bars(rounds, requests))
         measured(not_modified(in_process, requests, options.seconds))
-        rate = median(one.loads["in the process"][32].rate() for one in rounds)
+        rate = median(one.loads[ONE_PROCESS][32].rate() for one in rounds)
         measured(overload(in_process, requests, rate, options.overload))
         measured(kills(replicas, requests))
         measured(terminations(folder, same, requests))
@@ -325,10 +333,11 @@ def run(options: argparse.Namespace) -> None:
             found, samples = soak(in_process, requests, options.soak)
             measured(found)
     conditions = (
-        f"`{engine.bundle.name}` as {engine.selection} with {workers} one-thread runs; {describe_machine().identity}; "
-        f"commit {commit[:12]}. Medians of {options.rounds} rounds of {options.seconds:g} s. "
-        f"The client shares the processors. The engine draws batches of 1 or {LARGEST_BATCH}, whichever is faster. "
-        f"Load: others used {before:.2f} processors before, {during:.2f} during the measurement."
+        f"`{engine.bundle.name}`, {engine.selection}, {workers} single-threaded workers; "
+        f"{describe_machine().identity}; commit {commit[:12]}. Comparisons with the engine are medians of "
+        f"{options.rounds} rounds, with {options.seconds:g} s for each load. The client runs on the same processors. "
+        f"The engine is called from {workers} threads, in batches of 1 or {LARGEST_BATCH}, whichever is faster. Other "
+        f"processes used {before:.2f} processors before the measurement and {during:.2f} during it."
     )
     advice = "choose another --out"
     write_atomically(options.out / "report.md", as_markdown(bars, conditions).encode(), advice)
@@ -341,10 +350,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Measures, and writes report.md, report.json and latency.svg."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.serving", description="Measure t2i-engine serve.")
     parser.add_argument("--bundle", default="birds", metavar="BUNDLE", help="name or folder (default: birds)")
-    parser.add_argument("--rounds", type=int, default=5, metavar="N", help="turns (default: 5)")
-    parser.add_argument("--seconds", type=float, default=4.0, metavar="S", help="of each load (default: 4)")
+    parser.add_argument("--rounds", type=int, default=5, metavar="N", help="rounds (default: 5)")
+    parser.add_argument("--seconds", type=float, default=4.0, metavar="S", help="seconds of each load (default: 4)")
     parser.add_argument("--overload", type=float, default=20.0, metavar="S", help="seconds of overload (default: 20)")
-    parser.add_argument("--soak", type=float, default=600.0, metavar="S", help="seconds; 0: none (default: 600)")
+    parser.add_argument(
+        "--soak", type=float, default=600.0, metavar="S", help="seconds of the soak test; 0 skips it (default: 600)"
+    )
     parser.add_argument("--out", type=Path, default=Path("docs/benchmarks/serving"), metavar="FOLDER")
     options = parser.parse_args(arguments)
     if options.rounds < 1:

@@ -14,7 +14,7 @@ from torch.autograd.profiler_util import FunctionEvent
 from torch.profiler import ProfilerActivity, profile
 
 from benchmarks.machine import product_peak
-from benchmarks.tables import figure
+from benchmarks.tables import figure, thread_count
 from t2i_engine.table import aligned
 from t2i_engine.tokenizer import Tokenizer
 from training.config import RunConfig, model_sizes
@@ -33,7 +33,7 @@ WARM_UP = {"cpu": 1, "cuda": 6}
 PROFILED = 5
 """Steps under the profiler: enough to estimate shares, and the profiler's record stays small."""
 OPERATORS = 10
-ELSEWHERE = "elsewhere"
+ELSEWHERE = "other"
 
 
 @contextmanager
@@ -115,15 +115,13 @@ def profile_training(config: RunConfig, steps: int) -> list[str]:
     precision = computed_precision(device(), config.precision)
     peak = product_peak(precision, kind)
     pictures = config.gan.batch_size * config.gan.gradient_accumulation
-    where = (
-        "on a GPU, kernels alone and without a CUDA graph" if kind == "cuda" else f"{torch.get_num_threads()} threads"
-    )
+    where = "kernels only, without a CUDA graph" if kind == "cuda" else thread_count(torch.get_num_threads())
     return [
-        f"{config.name}: {config.data.resolution}², {pictures} pictures a step, {precision}, {kind}",
+        f"{config.name}: {config.data.resolution}², {pictures} pictures per step, {precision}, {kind}",
         f"{1000 * seconds:,.1f} ms/step, {pictures / seconds:,.1f} images/s, {gflop:,.2f} GFLOP/step, "
         f"{gflop / seconds / 1000:.3f} TFLOP/s: "
         f"{figure(gflop / seconds / peak, '.0%')} of the {peak / 1000:.3f} that torch.mm reaches",
-        f"below, {profiled} steps under the profiler, which itself takes time ({where}):",
+        f"{profiled} profiled steps ({where}); profiling adds overhead:",
         "",
         *aligned([("stage", "ms/step", "share"), *(row(*stage) for stage in stages.items())]),
         "",

@@ -4,10 +4,14 @@ from collections.abc import Callable, Mapping
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from benchmarks.machine import PEAKS
-from benchmarks.report import Measured, Report, StaticMetrics
+from benchmarks.machine import CPU_WIDTH, GPU_WIDTH, PEAKS
+from benchmarks.report import Measured, Network, Report, StaticMetrics
 from benchmarks.statistics import Estimate, Timing
+from benchmarks.targets import PAPER
 from t2i_engine.table import aligned, size
+
+IDENTICAL = "identical"
+"""In place of a PSNR, where pictures are the same to the last bit."""
 
 
 def as_markdown(report: Report) -> str:
@@ -20,10 +24,13 @@ def as_markdown(report: Report) -> str:
         "report.md",
         filters,
         report=report,
+        network=describe_network(report.network),
         cases=of_bundle(report),
         scaled=scaled,
         verdict=verdict(report),
         peaks=PEAKS,
+        cpu_width=CPU_WIDTH,
+        gpu_width=GPU_WIDTH,
     )
 
 
@@ -41,25 +48,39 @@ def render(template: str, filters: Mapping[str, Callable[..., str]], **values: o
     return environment.get_template(template).render(values)
 
 
+def describe_network(network: Network) -> str:
+    """A network's size in words."""
+    sizes = f"{network.sizes['resolution']} × {network.sizes['resolution']} pixels"
+    sizes += f", {network.sizes['base_channels']} base channels"
+    return f"a network of the paper's size with random weights: {sizes}" if network.name == PAPER else sizes
+
+
 def verdict(report: Report) -> str:
     """The fastest target, and the fastest whose pictures match PyTorch's; empty if nothing was timed."""
     cases = one_condition(report)
     if not cases:
         return ""
     case, exact = cases[0].case, next((one for one in cases if report.is_exact(one.case)), cases[0])
-    found = f"Batch {case.batch}, threads {case.threads}: {_fast(cases[0], report)} is fastest"
+    found = f"At batch {case.batch} with {thread_count(case.threads)}, the fastest target is {_fast(cases[0], report)}."
     if exact is not cases[0]:
-        found += f"; within one level of PyTorch's pictures, {_fast(exact, report)} is"
-    return f"{found}."
+        found += f" The fastest whose pictures match PyTorch's to within one level of 255 is {_fast(exact, report)}."
+    return found
 
 
 def _fast(one: Measured, report: Report) -> str:
-    return f"{one.case.target} ({one.request.p50:.1f} ms a request, PSNR {psnr(report.static_metrics(one.case))} dB)"
+    fidelity = psnr(report.static_metrics(one.case))
+    fidelity = "identical pictures" if fidelity == IDENTICAL else f"PSNR {fidelity} dB"
+    return f"{one.case.target} ({one.request.p50:.1f} ms per request, {fidelity})"
+
+
+def thread_count(count: int) -> str:
+    """As in "1 thread" and "2 threads"."""
+    return f"{count} thread{'' if count == 1 else 's'}"
 
 
 def summary(report: Report) -> list[str]:
     """The most useful columns for the terminal, and the verdict."""
-    rows = [("target", "batch", "threads", "request, ms", "× PyTorch eager", "PSNR, dB")]
+    rows = [("target", "batch", "threads", "request, ms", "speed-up over PyTorch", "PSNR, dB")]
     for one in of_bundle(report):
         case, quality = one.case, psnr(report.static_metrics(one.case))
         target = case.target if case.device == "cpu" else f"{case.target} ({case.device})"
@@ -101,7 +122,7 @@ def figure(value: float | None, digits: str) -> str:
 def psnr(static: StaticMetrics) -> str:
     """Of the worst picture, or that all are equal to the last bit."""
     found = static.differences.psnr
-    return "equal" if found is not None and found >= 200 else figure(found, ".1f")
+    return IDENTICAL if found is not None and found >= 200 else figure(found, ".1f")
 
 
 def _cell(text: str) -> str:

@@ -64,17 +64,18 @@ def all_targets() -> tuple[Target, ...]:
             for row in all_formats()
         ),
         Target(
-            "pytorch-bf16", eager, "bf16", "PyTorch eager, generator in bf16, channels-last",
+            "pytorch-bf16", eager, "bf16", "PyTorch, generator in bf16 and channels-last",
             lacks=_lacks_bf16, opener=_open_bf16,
         ),
         Target(
-            COMPILED, eager, "fp32", "PyTorch, generator through torch.compile",
+            COMPILED, eager, "fp32", "PyTorch, fp32, generator compiled with torch.compile",
             lacks=_lacks_compiler, opener=_open_compiled,
         ),
-        Target("onnx-unfolded", onnx, "fp32", "ONNX Runtime, exported without the fold", UNFOLDED),
+        Target("onnx-unfolded", onnx, "fp32", "ONNX Runtime, fp32, exported as trained, without folding", UNFOLDED),
         Target(
-            "onnx-plain", onnx, "fp32", "ONNX Runtime with default settings, exported without the fold",
-            UNFOLDED, opener=_PlainRunner,
+            "onnx-plain", onnx, "fp32",
+            "ONNX Runtime with default settings, fp32, exported as trained, without folding", UNFOLDED,
+            opener=_PlainRunner,
         ),
     )  # fmt: skip
 

@@ -24,7 +24,7 @@ from benchmarks.machine import Load, LoadMeter, describe_machine, product_peak
 from benchmarks.reference_step import ReferenceStep
 from benchmarks.statistics import Estimate, Rounds, paired_ratio, summarise
 from benchmarks.step_profile import WARM_UP, eager, gflop_per_step, opened, seconds_of, steps_of
-from benchmarks.tables import figure, ratio
+from benchmarks.tables import figure, ratio, thread_count
 from t2i_engine.errors import OptionError, UserError, unknown
 from t2i_engine.files import write_atomically
 from training.config import RunConfig, model_sizes, parse_config
@@ -41,8 +41,9 @@ SECONDS = {"cpu": 3.0, "cuda": 1.0}
 BARS = {("cpu", "fp32"): 1.35, ("cpu", "bf16"): 2.5, ("cuda", "bf16"): 4.0}
 """Minimum speed relative to DF-GAN's step, by device and precision."""
 HEAD = (
-    "step", "DF-GAN's code, images/s", "this project, images/s", "ratio", "bar",
-    "GFLOP/step: DF-GAN's", "this project's", "GFLOP/s", "of the limit", "load",
+    "step", "plain implementation, images/s", "this project, images/s", "speed-up", "target",
+    "plain implementation, GFLOP/step", "this project, GFLOP/step", "this project, GFLOP/s", "% of torch.mm",
+    "other load",
 )  # fmt: skip
 
 
@@ -245,7 +246,7 @@ def _figures(one: Measured) -> dict[str, Any]:
 
 
 def _verdict(value: float, bar: float) -> str:
-    return "reached" if value >= bar else "missed"
+    return "met" if value >= bar else "missed"
 
 
 def conditions(measured: Sequence[Measured], load: Load) -> str:
@@ -254,10 +255,10 @@ def conditions(measured: Sequence[Measured], load: Load) -> str:
     reached = ", ".join(f"{limit:,.0f} GFLOP/s in {precision}" for precision, limit in limits)
     rounds = len(measured[0].ours)
     return (
-        f"{describe_machine().identity}; PyTorch {torch.__version__}, {torch.get_num_threads()} threads; commit "
-        f"{(working_commit() or 'unknown')[:12]}. Medians of {rounds} paired rounds, ratios with 95 % confidence "
-        f"intervals. Limit: torch.mm, {reached}. Load: processors that others used, {load.before:.2f} before and at "
-        f"most {max(load.during):.2f} during a round{': measure again on a quiet machine' if load.busy else ''}."
+        f"{describe_machine().identity}; PyTorch {torch.__version__}, {thread_count(torch.get_num_threads())}; commit "
+        f"{(working_commit() or 'unknown')[:12]}. Medians of {rounds} paired rounds, speed-ups with 95 % confidence "
+        f"intervals. torch.mm reaches {reached}. Other load: {load.before:.2f} processors used by other processes "
+        f"before, at most {max(load.during):.2f} in a round{'; measure again on an idle machine' if load.busy else ''}."
     )
 
 
@@ -280,9 +281,10 @@ def run(names: Sequence[str], rounds: int) -> Iterator[Measured]:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measures, and prints the table with its conditions."""
     parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.training", description="Time training steps against DF-GAN's, written plainly."
+        prog="python -m benchmarks.training",
+        description="Compare training steps with a plain implementation of DF-GAN.",
     )
-    parser.add_argument("--rounds", type=int, default=ROUNDS, metavar="N", help=f"paired runs (default: {ROUNDS})")
+    parser.add_argument("--rounds", type=int, default=ROUNDS, metavar="N", help=f"paired rounds (default: {ROUNDS})")
     names = ", ".join(row.name for row in all_rows(device().type))
     parser.add_argument("--rows", nargs="+", default=[], metavar="ROW", help=f"some of: {names} (default: all)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write every round's times")
@@ -296,7 +298,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         measured = []
         for one in run(options.rows, options.rounds):
             measured.append(one)
-            print(f"{one.row.title}: {one.ratio.value:.2f} times DF-GAN's images/s", file=sys.stderr)
+            print(f"{one.row.title}: {one.ratio.value:.2f} times the plain implementation's images/s", file=sys.stderr)
         text = conditions(measured, Load(before, tuple(load for one in measured for load in one.load)))
         if options.json:
             content = {"conditions": text, "rows": [_figures(one) for one in measured]}

@@ -31,7 +31,7 @@ def parse_numbers(text: str) -> tuple[int, ...]:
 @click.option("--max-regression", type=float, default=10.0, metavar="PERCENT", help="Largest slowdown that passes.")
 @click.option("--compare-anyway", is_flag=True, help="Accept a baseline from another machine, network or schema.")
 @click.option(
-    "--quality", type=int, metavar="COUNT", help="Also measure FID and text consistency of COUNT pictures per format."
+    "--quality", type=int, metavar="COUNT", help="Also measure FID and attribute accuracy of COUNT pictures per format."
 )
 @click.option("--data", default="synthbirds", metavar="SOURCE", help="Data for --quality.")
 @click.pass_context

@@ -35,7 +35,7 @@ def test_a_slowdown_beyond_limit_and_noise_fails(outcome: Outcome) -> None:
     found = [one for one in changes(before, after) if one.part == "request"]
     assert all(one.is_regression(10) for one in found)
     assert not any(one.is_regression(20) for one in found)
-    assert as_lines(found, 10)[-1].startswith("FAILED: 4 slower")
+    assert as_lines(found, 10)[-1] == "FAILED: slower by more than both 10 % and the noise: 4 of 4 timings"
     assert "SLOWER" in as_lines(found, 10)[1]
     assert "+15.0 % (+15.0 to +15.0)" in as_lines(found, 10)[1]
 

@@ -79,7 +79,7 @@ def test_markdown_has_a_row_for_each_case(outcome: Outcome) -> None:
     text = outcome.paths[1].read_text(encoding="utf-8")
     first = text.split("## ")[1]
     assert len(re.findall(r"^\| (onnx|pytorch) \|", first, re.MULTILINE)) == len(outcome.report.cases)
-    for title in ("Latencies", "Differences from PyTorch", "This machine's roofline", "Work", "Conditions"):
+    for title in ("Latency", "Differences from PyTorch", "This machine's roofline", "Targets", "Conditions"):
         assert f"## {title}" in text
 
 
@@ -109,7 +109,7 @@ def test_html_is_one_file_with_plots_and_without_scripts(outcome: Outcome) -> No
     assert page.foreign == []
     assert "script" not in page.tags
     assert "prefers-color-scheme: dark" in text
-    for title in ("Speed against fidelity", "Latency of whole requests", "Roofline", "Time against batch"):
+    for title in ("Speed against fidelity", "Latency of whole requests", "Roofline", "Time against batch size"):
         assert f"<h3>{title}</h3>" in text
 
 
@@ -146,7 +146,7 @@ def test_ctrl_c_keeps_what_was_measured_and_says_what_is_missing(tmp_path: Path,
     report = read_report(tmp_path / FILE)
     assert process.returncode == 130, rest
     assert {one.case.target for one in report.cases} == {"pytorch", "onnx"}
-    assert report.missing == ("the rest of the rounds",)
+    assert report.missing == ("the remaining rounds",)
     assert "interrupted" in rest
 
 
@@ -213,5 +213,5 @@ def test_a_baseline_is_compared_and_a_slowdown_fails(outcome: Outcome, tmp_path:
     assert found.stdout.splitlines()[:3] == [
         str(tmp_path / "out" / name) for name in (FILE, "report.md", "report.html")
     ]
-    assert found.stdout.splitlines()[-1].startswith("FAILED: 2 slower")
+    assert found.stdout.splitlines()[-1] == "FAILED: slower by more than both 9900 % and the noise: 2 of 6 timings"
     assert "in the baseline only: onnx on cpu, tiny, batch 2, threads 1" in found.stderr

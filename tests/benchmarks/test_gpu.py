@@ -27,7 +27,7 @@ def test_every_step_is_a_command_with_options_that_exist(tmp_path: Path) -> None
         ("print('built')", "done"),
         ("print('built'); raise SystemExit(2)", "exit 2"),
         ("import os; print('built', flush=True); os.kill(os.getpid(), 11)", "crashed, signal 11"),
-        ("import time; print('built', flush=True); time.sleep(60)", "took too long"),
+        ("import time; print('built', flush=True); time.sleep(60)", "timed out"),
     ],
 )
 def test_however_a_step_ends_the_report_says_so_and_has_what_it_printed(code: str, result: str) -> None:

@@ -33,9 +33,9 @@ def test_its_bundle_is_made_once_for_each_version_of_the_exporter(
     bundle = open_paper("pytorch,torch-compile", lines.append)
     assert [row.name for row in bundle.formats] == ["pytorch"]
     assert bundle.folder.is_relative_to(tmp_path)
-    assert sum(line.startswith("making 'paper'") for line in lines) == 1
+    assert sum(line.startswith("creating 'paper'") for line in lines) == 1
     made = (bundle.folder / "bundle.json").stat().st_mtime_ns
     assert (open_paper("pytorch", lines.append).folder / "bundle.json").stat().st_mtime_ns == made
     monkeypatch.setattr(fixtures, "_exporter_version", lambda: "another")
     open_paper("pytorch", lines.append)
-    assert sum(line.startswith("making 'paper'") for line in lines) == 2
+    assert sum(line.startswith("creating 'paper'") for line in lines) == 2

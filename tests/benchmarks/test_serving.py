@@ -18,6 +18,8 @@ from benchmarks.load import Answer, Load, closed_loop, closed_loop_of, get, open
 from benchmarks.server import served
 from benchmarks.serving import (
     CONCURRENCIES,
+    ONE_PROCESS,
+    TWO_REPLICAS,
     Round,
     as_markdown,
     kills,
@@ -126,32 +128,33 @@ def answered(number: int, pixels: "np.ndarray[tuple[int, ...], np.dtype[np.uint8
 def test_bars_that_are_missed_say_so(requests: Requests, plain_bundle: Path) -> None:
     caption, seed = requests.pictures[0]
     right = answered(0, Engine.open(plain_bundle).generate(caption, seed).pixels)
-    loads = {name: dict.fromkeys(CONCURRENCIES, right) for name in ("in the process", "two replicas")}
+    loads = {name: dict.fromkeys(CONCURRENCIES, right) for name in (ONE_PROCESS, TWO_REPLICAS)}
     reached = {bar.name: bar.reached for bar in throughput_bars([Round(1.0, 1.0, loads)], requests)}
     assert all(reached.values())
     missed = {bar.name for bar in throughput_bars([Round(1.3, -1.0, loads)], requests) if not bar.reached}
     assert missed == {
-        "requests/s at concurrency 32 over the engine's, in the process",
-        "p50 at concurrency 1, in the process",
+        "one process: throughput at concurrency 32, relative to the engine's",
+        "one process: p50 latency at concurrency 1, above the engine's",
     }
     failed = Load([replaced._replace(status=503) for replaced in right.answers] * 2 + list(right.answers), 1.0)
-    loads["two replicas"] = {**loads["two replicas"], 8: failed}
+    loads[TWO_REPLICAS] = {**loads[TWO_REPLICAS], 8: failed}
     bars = throughput_bars([Round(1.0, 1.0, loads)], requests)
-    assert next(bar for bar in bars if bar.name == "pictures that differ or fail, two replicas").found == "2 of 5"
+    (failures,) = (bar for bar in bars if bar.name.startswith("two replicas: requests that fail"))
+    assert failures.found == "2 of 5"
     table = as_markdown([replace(bars[0], reached=False), Bar("memory", "1", "2", True)], "Here.")
-    assert "**missed** |\n| memory | 1 | 2 | reached |" in table
+    assert "**missed** |\n| memory | 1 | 2 | met |" in table
 
 
 def test_a_server_is_measured(requests: Requests, plain_bundle: Path) -> None:
     with served(plain_bundle, "--queue", 256) as server:
         assert server.seconds_to_ready > 0
         assert server.resources().memory > 10
-        assert not_modified(server, requests, 0.5)[0].found.endswith(" 0 other, 0 drawn")
+        assert not_modified(server, requests, 0.5)[0].found.endswith(" 0 responses other than 304, 0 pictures drawn")
         answers, *_ = overload(server, requests, 50.0, 0.5)
-        assert answers.found == "100 drawn, 0 refused, 0 other, 0 differ"
+        assert answers.found == "100 pictures, 0 rejections, 0 other, 0 wrong"
     assert terminations(plain_bundle, (), requests, times=1)[0].reached
     with served(plain_bundle, "--replicas", 2) as server:
         assert len(server.replicas()) == 2
         failed, _ = kills(server, requests, 1, 100)
-        assert failed.name.startswith("kill −9 of a replica, 1 times in ")
+        assert failed.name.startswith("SIGKILL of a replica, 1 times in ")
         assert failed.reached

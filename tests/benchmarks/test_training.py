@@ -148,7 +148,7 @@ def test_table_says_what_the_times_say() -> None:
         "DF-GAN 64², batch 16, bf16",
         "full method 128², batch 16, bf16",
     ]
-    assert rows[0][1:] == ["10.0", "16.0", "1.60 (1.50–1.70)", "≥ 1.35: reached", "150", "90", "90", "45 %", "0.25"]
+    assert rows[0][1:] == ["10.0", "16.0", "1.60 (1.50–1.70)", "≥ 1.35: met", "150", "90", "90", "45 %", "0.25"]
     assert rows[1][1:5] == ["10.0", "20.0", "2.00 (2.00–2.00)", "≥ 2.5: missed"]
     assert rows[2][3:5] == ["4.00", ""]
 
@@ -182,7 +182,7 @@ def test_command_prints_a_measured_row(
     main(["--rounds", "1", "--json", str(tmp_path / "rows.json")])
     printed = capsys.readouterr().out
     assert row.title in printed
-    assert "torch.mm, 100 GFLOP/s in fp32" in printed
+    assert "torch.mm reaches 100 GFLOP/s in fp32" in printed
     assert '"reference"' in (tmp_path / "rows.json").read_text()
 
 
@@ -215,7 +215,7 @@ def test_profile_fits_one_screen_and_writes_nothing(tmp_path: Path, monkeypatch:
     result = train(TINY, "--profile", 2)
     assert result.exit_code == 0, result.output
     lines = result.stdout.splitlines()
-    assert lines[0].startswith("tiny: 32², 8 pictures a step")
+    assert lines[0].startswith("tiny: 32², 8 pictures per step")
     assert "ms/step" in lines[1]
     assert "GFLOP/step" in lines[1]
     assert any(line.startswith("stage ") for line in lines)
