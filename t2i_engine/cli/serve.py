@@ -1,7 +1,10 @@
 """`t2i-engine serve`: bundles over HTTP."""
 
 import os
+import signal
 import stat
+import sys
+from contextlib import closing
 from pathlib import Path
 
 import click
@@ -59,8 +62,8 @@ def serve(
     key = None if api_key_file is None else _read_key(api_key_file)
     limits = workers, replicas, queue, deadline
     settings = Settings(backend, precision, device, *limits, resize, key, allow_origin, log_captions, exact_words)
-    with bind(host, port) as bound:
-        service = Service.open(bundles or ("birds",), settings)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that nothing is left behind; later, the server's own
+    with bind(host, port) as bound, closing(Service.open(bundles or ("birds",), settings)) as service:
         for model in service.catalogue.models.values():
             progress(f"bundle {model.name}@{model.digest}: {model.runs_as}")
             if model.bundle.license:

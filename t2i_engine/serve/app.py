@@ -50,8 +50,10 @@ def make_app(service: Service) -> Starlette:
 
     @asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
-        yield
-        await asyncio.to_thread(service.close)
+        try:
+            yield
+        finally:
+            await asyncio.to_thread(service.close)
 
     endpoints = _Endpoints(service)
     routes = [

@@ -3,6 +3,7 @@
 import asyncio
 import hashlib
 import shutil
+import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
@@ -22,6 +23,8 @@ from t2i_engine.serve.workers import Drawer, EngineOptions, InProcess, Replica, 
 
 DIGEST_DIGITS = 12
 MOST_WORKERS = 256
+SECONDS_TO_FINISH = 5.0
+"""For replicas to draw what waits when the service closes."""
 
 
 @dataclass(frozen=True)
@@ -116,10 +119,11 @@ class Service:
         return drawn
 
     def close(self) -> None:
-        """Draws what waits, then frees everything."""
+        """Draws what waits, then frees everything; again, it does nothing. A replica that takes too long is killed."""
         self.queue.close()
+        deadline = time.monotonic() + SECONDS_TO_FINISH
         for worker in self._workers:
-            worker.join()
+            worker.finish(deadline)
         self._held.close()
 
 

@@ -151,6 +151,10 @@ class Replica:
         self._start()
         self.runs_as()
 
+    def kill(self) -> None:
+        """Ends the process at once; what it draws fails with `WorkerDied`."""
+        self._process.kill()
+
     def close(self) -> None:
         """Ends the process."""
         self._connection.close()
@@ -200,6 +204,14 @@ class Worker(threading.Thread):
         self.queue, self.drawer = queue, drawer
         self.able, self.restarts = True, 0
         self.start()
+
+    def finish(self, deadline: float) -> None:
+        """Waits until it has emptied its closed queue; kills a replica that has not by `deadline` (monotonic)."""
+        if isinstance(self.drawer, Replica):
+            self.join(max(0.0, deadline - time.monotonic()))
+            if self.is_alive():
+                self.drawer.kill()
+        self.join()
 
     def run(self) -> None:
         """The thread's work."""

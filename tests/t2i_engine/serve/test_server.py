@@ -63,7 +63,7 @@ def test_the_official_client_tries_again_when_the_queue_is_full(plain_bundle: Pa
             found = client.images.generate(model="tiny", prompt="a red bird", n=10)
             answers.append(len(found.data or []))
 
-        threads = [threading.Thread(target=ask) for _ in range(8)]
+        threads = [threading.Thread(target=ask, daemon=True) for _ in range(8)]
         for thread in threads:
             thread.start()
         for thread in threads:
@@ -132,7 +132,7 @@ def test_a_stopped_server_answers_what_it_accepted(plain_bundle: Path) -> None:
             body = {"prompt": "a red bird", "seed": seed, "n": 10}
             statuses.append(httpx.post(f"{server.url}/v1/images/generations", json=body, timeout=SECONDS).status_code)
 
-        threads = [threading.Thread(target=ask, args=(seed,)) for seed in range(20)]
+        threads = [threading.Thread(target=ask, args=(seed,), daemon=True) for seed in range(20)]
         for thread in threads:
             thread.start()
         eventually(lambda: "t2i_pictures_drawn_total{" in httpx.get(f"{server.url}/metrics").text)
@@ -144,13 +144,12 @@ def test_a_stopped_server_answers_what_it_accepted(plain_bundle: Path) -> None:
         assert statuses == [200] * 20
 
 
-STOPPED_AT_ONCE = """
+STOPPED = """
 import os, signal
 from t2i_engine.cli import main, serve
 
 def announce(line):
-    print(line)
-    if line.startswith("listening on"):
+    if line.startswith("LINE"):
         os.kill(os.getpid(), signal.SIGTERM)
 
 serve.progress = announce
@@ -158,11 +157,19 @@ main()
 """
 
 
-def test_a_server_that_says_that_it_listens_can_be_stopped(plain_bundle: Path) -> None:
-    start = [sys.executable, "-c", STOPPED_AT_ONCE, "serve", "--port", "0", str(plain_bundle)]
-    stopped = subprocess.run(start, capture_output=True, text=True, timeout=SECONDS)
-    assert stopped.returncode == 0, stopped.stderr
-    assert stopped.stderr.startswith("stopping")
+@pytest.mark.parametrize(
+    ("line", "code"), [("listening on", 0), ("bundle", 143)], ids=["when it listens", "before it listens"]
+)
+def test_a_server_can_be_stopped_as_soon_as_its_replicas_run(
+    plain_bundle: Path, tmp_path: Path, line: str, code: int
+) -> None:
+    script = STOPPED.replace("LINE", line)
+    start = [sys.executable, "-c", script, "serve", "--port", "0", "--replicas", "1", str(plain_bundle)]
+    environment = {**os.environ, "TMPDIR": str(tmp_path)}
+    stopped = subprocess.run(start, capture_output=True, text=True, timeout=SECONDS, env=environment)
+    assert stopped.returncode == code, stopped.stderr
+    assert stopped.stderr.startswith("stopping") == (code == 0)
+    assert not list(tmp_path.glob("t2i-engine-*"))  # the copy of its bundle
 
 
 def replicas(process: subprocess.Popen[str]) -> list[int]:
@@ -179,21 +186,29 @@ def test_a_replica_that_dies_is_replaced_and_its_pictures_are_drawn_again(plain_
         assert len(first) == 2
         stop = threading.Event()
         failed: list[str] = []
+        answered: list[int] = []
 
         def ask(number: int) -> None:
             seed = number
             while not stop.is_set():
-                answer = httpx.get(server.url + picture_url(seed), timeout=SECONDS)
+                try:
+                    answer = httpx.get(server.url + picture_url(seed), timeout=SECONDS)
+                except httpx.HTTPError as error:
+                    failed.append(repr(error))
+                    break
                 if answer.status_code != 200 or not same(answer.content, engine.generate("a red bird", seed).pixels):
                     failed.append(answer.text[:200])
+                answered.append(seed)
                 seed += 4
 
-        threads = [threading.Thread(target=ask, args=(number,)) for number in range(4)]
+        threads = [threading.Thread(target=ask, args=(number,), daemon=True) for number in range(4)]
         for thread in threads:
             thread.start()
         for _ in range(2):
             os.kill(replicas(server.process)[0], signal.SIGKILL)
             time.sleep(2)
+        before = len(answered)
+        eventually(lambda: failed or len(answered) >= before + 4)
         stop.set()
         for thread in threads:
             thread.join(SECONDS)

@@ -3,8 +3,10 @@
 import errno
 import multiprocessing
 import os
+import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Sequence
 from contextlib import closing
 from multiprocessing.context import SpawnProcess
@@ -121,6 +123,25 @@ def test_a_replica_that_cannot_be_started_is_tried_again(plain_bundle: Path, mon
         queue.close()
         worker.join(SECONDS)
         assert not worker.is_alive()
+
+
+def test_a_service_that_closes_does_not_wait_for_a_replica_that_hangs(
+    plain_bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("t2i_engine.serve.service.SECONDS_TO_FINISH", 0.1)
+    before = set(multiprocessing.active_children())
+    service = Service.open([plain_bundle], Settings(backend="onnxruntime", replicas=1))
+    (replica,) = set(multiprocessing.active_children()) - before
+    assert replica.pid is not None
+    os.kill(replica.pid, signal.SIGSTOP)
+    (waiting,) = service.queue.put([ask()])
+    closing = threading.Thread(target=service.close, daemon=True)
+    closing.start()
+    closing.join(SECONDS / 2)
+    assert not closing.is_alive()
+    assert not replica.is_alive()
+    with pytest.raises(RuntimeError, match="died"):
+        waiting.result(0)
 
 
 LOW_PRIORITY = """
