@@ -171,7 +171,7 @@ class Run:
         """Trains up to the last step of both phases. Raises `DivergedError`, and `Interrupted` after a signal."""
         damsm, gan = self.config.damsm, self.config.gan
         # All processes have seen that the folder is new: they met when making the phases.
-        with self.folder.begun(self.config, self.position.steps):
+        with self.folder.begun(self.config, self.position.steps), caught_signals(self.progress.note) as self.signals:
             if self.damsm_feed:
                 with closing(self.damsm_feed) as feed:
                     self.damsm.begin(feed)
@@ -192,10 +192,9 @@ class Run:
         if first >= steps and not unmeasured:
             return
         curves = self.folder.path / "tensorboard" / name
-        with (
-            SummaryWriter(curves, purge_step=first + 1) if self.folder.writes else nullcontext() as self.tensorboard,
-            caught_signals(self.progress.note) as self.signals,
-        ):
+        at_once = world() == 1 or distributed.device().type == "cpu"  # agreeing waits for all GPUs
+        writer = SummaryWriter(curves, purge_step=first + 1) if self.folder.writes else nullcontext()
+        with writer as self.tensorboard:
             if unmeasured:
                 self._measure_fid(first)
                 self._save(name, first, agreed(sum(self.signals)))
@@ -208,7 +207,7 @@ class Run:
                 fid = name == "gan" and self._fid_due(done)
                 save = _due(config.checkpoint_every, done, steps)
                 signalled = 0
-                if report or sample or fid or save or world() == 1:  # agreeing waits for all devices
+                if report or sample or fid or save or at_once:
                     signalled = agreed(sum(self.signals))
                 if report or sample or fid or save or signalled:
                     self._read_losses(name)

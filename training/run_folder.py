@@ -13,7 +13,7 @@ import os
 import shlex
 import shutil
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -64,6 +64,8 @@ class RunFolder:
         self.best = path / "best.pt"
         self._config = path / "config.yaml"
         self._losses = path / "losses.jsonl"
+        self._loaded: tuple[int, int] | None = None
+        """Tells the checkpoint that was loaded from one that replaces it."""
 
     def require_new(self) -> None:
         """Raises `RunFolderError` if the folder already holds a run."""
@@ -118,7 +120,8 @@ class RunFolder:
     def begun(self, config: RunConfig, steps: Mapping[PhaseName, int]) -> Iterator[None]:
         """Creates the folder with config and versions, and drops losses that were logged after `steps` of each phase.
 
-        Until the context ends, no other process may train in the folder. Raises `RunFolderError`.
+        Until the context ends, no other process may train in the folder. Raises `RunFolderError`, also if another
+        process has trained in it since its checkpoint was loaded.
         """
         if not self.writes:
             yield
@@ -128,6 +131,8 @@ class RunFolder:
             try:
                 (self.path / "samples").mkdir(parents=True, exist_ok=True)
                 held.enter_context(FileLock(self.path / ".lock", timeout=SECONDS_FOR_LOCK))
+                if _version(self.checkpoint) != self._loaded:
+                    raise RunFolderError(f"another process has trained on in '{self.path}' meanwhile; resume again")
                 for half in self.path.glob(".*.partial*"):  # what a killed run was writing
                     half.unlink()
                 settings = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
@@ -149,6 +154,7 @@ class RunFolder:
 
         Raises `CheckpointError`, also if it holds no run that this version resumes.
         """
+        self._loaded = _version(self.checkpoint)
         content = load_checkpoint(self.checkpoint) if self.checkpoint.exists() else None
         if content is not None:
             require_resumable(self.checkpoint, content)
@@ -179,6 +185,14 @@ class RunFolder:
             except ValueError:  # half a line: the run was killed while writing
                 break
         return rows
+
+
+def _version(path: Path) -> tuple[int, int] | None:
+    """What changes if a file is replaced; None if there is none."""
+    with suppress(OSError):
+        found = path.stat()
+        return found.st_ino, found.st_mtime_ns
+    return None
 
 
 def _link(path: Path, name: Path) -> None:

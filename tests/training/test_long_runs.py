@@ -4,18 +4,24 @@ import json
 import os
 import shlex
 import signal
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from t2i_engine.files import write_atomically
 from tests.training.data.made import make_folder
 from tests.training.evaluation.instruments import MeanColours
 from tests.training.runs import TINY, assert_same, train
 from training.checkpoint import load_checkpoint, load_model
+from training.config import RunConfig
 from training.evaluation import inception
-from training.phase import StepLosses
+from training.loop import Run
+from training.phase import PhaseName, StepLosses
+from training.run_folder import RunFolder
 from training.step import GanPhase
 
 STEP = GanPhase.step
@@ -118,6 +124,42 @@ def test_a_signal_finishes_the_step_saves_and_the_command_it_prints_goes_on_to_t
         assert_same(load_checkpoint(watched / name), load_checkpoint(folder / name))
     assert measured(folder) == measured(watched)
     assert curves(folder, "gan") == curves(watched, "gan")
+
+
+def test_ctrl_c_while_damsm_is_saved_for_the_last_time_is_not_lost(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save = Run._save
+
+    def interrupted(run: Run, name: PhaseName, step: int, signalled: int) -> None:
+        save(run, name, step, signalled)
+        if (name, step) == ("damsm", 4):
+            signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr(Run, "_save", interrupted)
+    assert train(TINY, "--out", tmp_path / "run").exit_code == 130
+    assert load_checkpoint(tmp_path / "run" / "checkpoint.pt")["state"]["position"]["steps"] == {"damsm": 4, "gan": 1}
+
+
+def test_a_run_that_another_process_has_trained_on_meanwhile_is_not_overwritten(
+    watched: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "run"
+    interrupt(monkeypatch, 2, signal.SIGINT)
+    assert train(TINY, "--out", folder).exit_code == 130
+    monkeypatch.setattr(GanPhase, "step", STEP)
+    newer = (watched / "checkpoint.pt").read_bytes()
+    begin = RunFolder.begun
+
+    def late(run: RunFolder, config: RunConfig, steps: Mapping[PhaseName, int]) -> AbstractContextManager[None]:
+        write_atomically(run.checkpoint, newer)  # as the other process does before it ends and frees the folder
+        return begin(run, config, steps)
+
+    monkeypatch.setattr(RunFolder, "begun", late)
+    resumed = train(TINY, "--out", folder, "--resume")
+    assert resumed.exit_code == 2
+    assert f"another process has trained on in '{folder}' meanwhile; resume again" in resumed.stderr
+    assert (folder / "checkpoint.pt").read_bytes() == newer
 
 
 def test_a_second_ctrl_c_stops_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
