@@ -1,7 +1,9 @@
 """Pictures at one resolution, rendered once and cached on disk, so that training need not decode or draw them again."""
 
 import json
+import multiprocessing
 import os
+import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
@@ -123,13 +125,25 @@ def load_in_order(items: Sequence[Item], resolution: int) -> Iterator[list[Examp
     Every item becomes its example, or a problem that names the picture and the reason.
     """
     waiting: deque[Future[list[Example | Problem]]] = deque()
-    with ProcessPoolExecutor() as pool:
+    with ProcessPoolExecutor(initializer=_end_with_parent) as pool:
         for start in range(0, len(items), CHUNK):
             waiting.append(pool.submit(_load, items[start : start + CHUNK], resolution))
             if len(waiting) > 2 * (os.cpu_count() or 1):
                 yield waiting.popleft().result()
         while waiting:
             yield waiting.popleft().result()
+
+
+def _end_with_parent() -> None:
+    """Ends this process once the one that started it has ended, however that was: otherwise it would wait forever."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def watch() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def _load(items: Sequence[Item], resolution: int) -> list[Example | Problem]:

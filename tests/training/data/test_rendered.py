@@ -1,10 +1,14 @@
 """Pictures are made once, kept complete or not at all, and made again whenever one of them is another."""
 
 import os
+import subprocess
+import sys
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 from PIL import Image
 
@@ -124,6 +128,39 @@ def test_processes_that_need_the_same_pictures_wait_for_one_another(colours: Pat
         first, second = (future.result() for future in wanted)
     assert made == [3]
     assert np.array_equal(first.pictures, second.pictures)
+
+
+SLOW = """
+import sys, time
+from pathlib import Path
+from training.data import rendered
+
+def load(items, resolution):
+    Path(sys.argv[1], "loading").touch()
+    time.sleep(0.1)
+    return []
+
+rendered._load, rendered.CHUNK = load, 1
+rendered.render_synthbirds("train", 10_000, 32, Path(sys.argv[1]))
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="processes are not forked")
+def test_a_killed_drawing_leaves_no_processes(tmp_path: Path) -> None:
+    drawing = subprocess.Popen([sys.executable, "-c", SLOW, str(tmp_path)])
+    try:
+        deadline = time.monotonic() + 60
+        while not (tmp_path / "loading").exists():
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        workers = psutil.Process(drawing.pid).children()
+    finally:
+        drawing.kill()
+    assert workers
+    _, alive = psutil.wait_procs(workers, timeout=30)
+    for process in alive:
+        process.kill()
+    assert not alive
 
 
 def test_a_full_disk_is_one_line_with_the_cure(colours: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
