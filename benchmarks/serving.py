@@ -170,15 +170,17 @@ def kills(server: Server, requests: Requests, times: int = KILLS, total: int = K
                     replicas[len(killed) % 2].send_signal(signal.SIGKILL)
                     killed.append(replicas[len(killed) % 2].pid)
 
-    killer = threading.Thread(target=kill)
+    killer = threading.Thread(target=kill, daemon=True)
     killer.start()
 
     def goes_on(sent: int, elapsed: float) -> bool:
         return sent < total or (len(killed) < times and elapsed < SECONDS_TO_WAIT)
 
-    load = closed_loop(server.port, requests.sent, 8, goes_on)
-    done.set()
-    killer.join()
+    try:
+        load = closed_loop(server.port, requests.sent, 8, goes_on)
+    finally:
+        done.set()
+        killer.join()
     failed = sum(answer.status != 200 for answer in load.answers) + requests.wrong(load)
     slowest = max(answer.milliseconds for answer in load.answers)
     name = f"SIGKILL of a replica, {len(killed)} times in {len(load.answers):,} requests"
@@ -360,6 +362,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     if options.rounds < 1:
         parser.error("--rounds: 1 or more expected")
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # servers are ended first
     try:
         options.out.mkdir(parents=True, exist_ok=True)
         run(options)

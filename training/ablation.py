@@ -20,7 +20,7 @@ from typing import Annotated, Any
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from t2i_engine.errors import UserError, listed
+from t2i_engine.errors import Interrupted, UserError, listed
 from t2i_engine.files import write_atomically
 from training.ablation_report import Result, write_results
 from training.checkpoint import load_model
@@ -268,6 +268,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
             print(write_results(options.results or options.out / "results", results))
     except UserError as error:
         parser.exit(2, f"error: {error.message}\n")
+    except Interrupted as stopped:
+        parser.exit(stopped.exit_code)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """Ablations: rows trained alike with the same encoders, each evaluated once, and the table of their results."""
 
 import json
+import signal
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -9,6 +10,7 @@ import pytest
 import yaml
 from PIL import Image
 
+from t2i_engine.errors import Interrupted
 from tests.training.evaluation.instruments import MeanColours
 from tests.training.runs import TINY, config_file
 from training.ablation import load_ablation, main
@@ -219,6 +221,16 @@ def test_a_trained_row_goes_on_with_what_does_not_change_its_results(
     trained(tmp_path / "out" / "a-0", "keep_checkpoints=3", "sample_every=2")
     with pytest.raises(ReachedError):
         run(tmp_path, rows=[{"name": "a", "set": {"gan.steps": 9}}])
+
+
+def test_ctrl_c_exits_as_shells_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def stopped(*arguments: object) -> Path:
+        raise Interrupted(signal.SIGINT)
+
+    monkeypatch.setattr("training.ablation.train_files", stopped)
+    with pytest.raises(SystemExit) as ended:
+        run(tmp_path)
+    assert ended.value.code == 130
 
 
 def test_the_configs_own_encoders_are_the_rows_and_never_measure_them(

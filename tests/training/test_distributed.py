@@ -97,7 +97,7 @@ def shares(tmp_path_factory: pytest.TempPathFactory) -> list[dict[tuple[str, int
     code = "import sys; from pathlib import Path; from tests.training import test_distributed as tests; "
     processes = start(code + "tests.run_share(Path(sys.argv[1]))", folder)
     for process in processes:
-        _, errors = process.communicate(timeout=600)
+        _, errors = process.communicate(timeout=300)
         assert process.returncode == 0, errors
     return [torch.load(folder / f"{rank}.pt") for rank in range(2)]
 
@@ -151,7 +151,7 @@ def torchrun(*arguments: object) -> subprocess.CompletedProcess[str]:
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "--no-python"]
     command = [*launcher, sys.executable, "-c", COMMAND, "train", str(TINY), *map(str, arguments)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600)
+    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
 
 
 def test_a_run_of_two_processes_is_one_run_and_resumes_after_an_error_of_one(

@@ -50,8 +50,11 @@ def served(*arguments: object, limits: dict[str, float] | None = None) -> Iterat
         yield Server(process, int(listening[0].rpartition(":")[2]), lines)
     finally:
         process.terminate()
-        process.wait(SECONDS)
-        reader.join(SECONDS)
+        try:
+            process.wait(SECONDS)
+        finally:
+            process.kill()
+            reader.join(SECONDS)
 
 
 def _collect(stream: IO[str], lines: list[str]) -> None:

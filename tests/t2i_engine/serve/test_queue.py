@@ -55,7 +55,7 @@ def test_a_worker_sleeps_until_something_comes_and_ends_when_the_queue_closes() 
         while jobs := queue.take():
             taken.append(seeds(jobs))
 
-    worker = threading.Thread(target=work)
+    worker = threading.Thread(target=work, daemon=True)
     worker.start()
     queue.put([ask(7)])
     eventually(lambda: taken)
