@@ -62,7 +62,7 @@ def serve(
     key = None if api_key_file is None else _read_key(api_key_file)
     limits = workers, replicas, queue, deadline
     settings = Settings(backend, precision, device, *limits, resize, key, allow_origin, log_captions, exact_words)
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that nothing is left behind; later, the server's own
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # clean up; uvicorn takes over later
     with bind(host, port) as bound, closing(Service.open(bundles or ("birds",), settings)) as service:
         for model in service.catalogue.models.values():
             progress(f"bundle {model.name}@{model.digest}: {model.runs_as}")

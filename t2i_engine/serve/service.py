@@ -119,7 +119,7 @@ class Service:
         return drawn
 
     def close(self) -> None:
-        """Draws what waits, then frees everything; again, it does nothing. A replica that takes too long is killed."""
+        """Draws what waits, kills replicas that take too long, and frees everything. A second call does nothing."""
         self.queue.close()
         deadline = time.monotonic() + SECONDS_TO_FINISH
         for worker in self._workers:
