@@ -27,7 +27,7 @@ from training.checkpoint import load_model
 from training.config import ConfigError, RunConfig, load_config
 from training.evaluation import clip
 from training.evaluation.evaluate import check_request, evaluate, open_model
-from training.loop import train_files
+from training.stages import train_files
 
 ENCODERS, EVALUATION_ENCODERS = "encoders", "evaluation-encoders"
 METRICS = ("fid", "kid", "r-precision")

@@ -5,7 +5,7 @@ The text under each field is what users read: docs/training.md's reference is ge
 
 import difflib
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -248,6 +248,9 @@ class RunConfig(_Section):
     sample_captions: tuple[str, ...] = Field(default=("a yellow bird",), strict=False, min_length=1)
     """Captions of the sample grids, one row each."""
     fid: FidConfig = FidConfig()
+    stages: tuple[dict[str, Any], ...] = Field(default=(), strict=False)
+    """Runs that come first, in order: each has a `name`, and the keys that differ from this config. Every run starts
+    from the weights of the one before; this config's own comes last. With `--init`, it is the only one."""
 
     @model_validator(mode="after")
     def _one_initial_model(self) -> Self:
@@ -313,10 +316,40 @@ def parse_config(content: object, origin: str) -> RunConfig:
     if not isinstance(content, dict):
         raise ConfigError(f"config '{origin}' holds {type(content).__name__}; expected a mapping of keys")
     try:
-        return RunConfig.model_validate(content)
+        config = RunConfig.model_validate(content)
     except ValidationError as error:
         problems = "; ".join(_explain(detail["loc"], detail["msg"], detail["type"]) for detail in error.errors())
         raise ConfigError(f"config '{origin}': {problems}") from error
+    staged(config, origin)  # fail now, not when a stage starts
+    return config
+
+
+def staged(config: RunConfig, origin: str = "") -> tuple[RunConfig, ...]:
+    """The runs that a config describes, in order and without `init_from`: its stages, then its own.
+
+    Raises `ConfigError`, which names the config `origin`.
+    """
+    origin = origin or config.name
+    own = config.model_dump(exclude={"stages", "init_from"})
+    runs = [
+        parse_config(_merged(own, overrides), f"{origin}, stage {number}")
+        for number, overrides in enumerate(config.stages, 1)
+    ]
+    names = [run.name for run in (*runs, config)]
+    if len(set(names)) < len(names):
+        raise ConfigError(f"config '{origin}': stages need names of their own; these runs are {', '.join(names)}")
+    if any(run.stages for run in runs):
+        raise ConfigError(f"config '{origin}': a stage cannot have stages; list all of them in order")
+    return (*runs, config.model_copy(update={"init_from": None}))
+
+
+def _merged(base: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
+    """`base` with its sections overridden key by key."""
+    nested = {
+        key: _merged(base[key], value) if isinstance(value, Mapping) and isinstance(base.get(key), Mapping) else value
+        for key, value in overrides.items()
+    }
+    return {**base, **nested}
 
 
 def configured(config: Path, initial: str | None, assignments: Sequence[str]) -> RunConfig:

@@ -31,6 +31,7 @@ from training.models.text_encoder import EncodedText, TextEncoder
 from training.models.text_to_image import TextToImage
 from training.phase import Phase, PhaseName
 from training.precision import computed_precision
+from training.stages import remaining_runs
 from training.step import GanPhase
 
 MIB = 1 << 20
@@ -47,18 +48,31 @@ CUDA context (about 0.5 GiB) and fragmentation come on top.
 
 
 def describe(config: RunConfig) -> str:
-    """The resolved config as YAML, with network sizes, FLOPs and memory as comments. Writes nothing.
+    """The resolved config as YAML, with network sizes, FLOPs and memory of each of its runs as comments.
 
-    Raises `UserError` of the config, its data or its initial model.
+    Writes nothing. Raises `UserError` of the config, its data or its initial model.
     """
+    first, *later = remaining_runs(config)
+    initial = starting_model(first)
+    if initial and first.damsm.finetune:
+        initial = initial.knowing(read_vocabulary(first.data))
+    words = initial.words if initial else read_vocabulary(first.data)
+    plan = Plan(**initial.plan) if initial and initial.plan else Plan.of(first, initial)
+    plans = [plan, *(Plan(run.damsm.finetune, run.damsm.finetune, None) for run in later)]
+    comments: list[str] = []
+    for run, plan in zip([first, *later], plans, strict=True):
+        if later:
+            comments += [f"{run.name}:", ""]
+        comments += [*_counted(run, plan, len(words)), ""]
+    settings = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+    return settings + "\n" + "".join(f"# {line}".rstrip() + "\n" for line in comments[:-1])
+
+
+def _counted(config: RunConfig, plan: Plan, vocabulary_size: int) -> list[str]:
+    """Network sizes, FLOPs and memory of a run, as lines."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    initial = starting_model(config)
-    if initial and config.damsm.finetune:
-        initial = initial.knowing(read_vocabulary(config.data))
-    words = initial.words if initial else read_vocabulary(config.data)
-    plan = Plan(**initial.plan) if initial and initial.plan else Plan.of(config, initial)
-    model = TextToImage(model_sizes(config, len(words)))
-    model.text_encoder = _Unpadded(len(words), config.model.embedding_width, config.model.sentence_width)
+    model = TextToImage(model_sizes(config, vocabulary_size))
+    model.text_encoder = _Unpadded(vocabulary_size, config.model.embedding_width, config.model.sentence_width)
     eager = config.model_copy(update={"cuda_graph": False})  # nothing to replay
     damsm = DamsmPhase(config, model.text_encoder, device, plan.train_text_encoder, pretrained=False)
     if not plan.train_image_encoder:
@@ -74,13 +88,11 @@ def describe(config: RunConfig) -> str:
     for name, network in networks.items():
         count = sum(parameter.numel() for parameter in network.parameters())
         trained = sum(parameter.numel() for parameter in network.parameters() if parameter.requires_grad)
-        vocabulary = f" (a vocabulary of {len(words):,})" if name == "text encoder" else ""
+        vocabulary = f" (a vocabulary of {vocabulary_size:,})" if name == "text encoder" else ""
         rows.append((name, f"{count:,}", f"{trained:,}{vocabulary}"))
     precision = computed_precision(device, config.precision)
-    comments = METHOD.format(precision=precision, device=device.type).splitlines()
-    comments += ["", *aligned(rows), "", *aligned(_costs(config, plan, damsm, gan))]
-    settings = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
-    return settings + "\n" + "".join(f"# {line}".rstrip() + "\n" for line in comments)
+    method = METHOD.format(precision=precision, device=device.type).splitlines()
+    return [*method, "", *aligned(rows), "", *aligned(_costs(config, plan, damsm, gan))]
 
 
 def _costs(config: RunConfig, plan: Plan, damsm: DamsmPhase, gan: GanPhase) -> list[tuple[str, ...]]:

@@ -135,16 +135,20 @@ class InitialModel:
         source, target = (self.model.text_encoder, model.text_encoder) if self.encoders_only else (self.model, model)
         target.load_state_dict(source.state_dict())
 
-    def load_auxiliary_into(self, image_encoder: nn.Module, discriminator: nn.Module) -> None:
+    def load_auxiliary_into(self, image_encoder: nn.Module, discriminator: nn.Module) -> bool:
         """Copies image encoder and discriminator, if it has them; ImageNet networks that it lacks stay as they are.
 
-        Raises `InitialError` for another backbone or discriminator.
+        Returns whether it has a discriminator of this kind. Raises `InitialError` for another backbone, and if a state
+        has another discriminator.
         """
-        if self.discriminator is not None and not self.encoders_only:
-            grown = grown_discriminator(self.discriminator, discriminator.state_dict())
-            self._load(discriminator, grown, "discriminator than gan.discriminator")
         if self.image_encoder is not None:
             self._load(image_encoder, self.image_encoder, "image encoder than damsm.image_encoder")
+        fresh = discriminator.state_dict()
+        own = {} if self.encoders_only else self.discriminator or {}
+        if not (self.steps or own.keys() & fresh.keys()):
+            return False
+        self._load(discriminator, grown_discriminator(own, fresh), "discriminator than gan.discriminator")
+        return True
 
     def _load(self, network: nn.Module, state: Mapping[str, Tensor], other: str) -> None:
         try:
@@ -174,7 +178,7 @@ def starting_model(config: RunConfig) -> InitialModel | None:
         bundle = Bundle.open(path)  # a bundle has no auxiliary networks
         provenance = {"bundle": bundle.name, **bundle.manifest.provenance}
         trained = TrainedModel(read_model(bundle), bundle.tokenizer().words, provenance)
-    keys = ("bundle", "run", "dataset", "steps", "hours", "commit", "initial")
+    keys = ("bundle", "run", "dataset", "config", "steps", "hours", "segments", "commit", "initial")
     origin = {key: trained.provenance[key] for key in keys if trained.provenance.get(key) is not None}
     if encoders_only:
         origin["part"] = "encoders"

@@ -19,18 +19,18 @@ from t2i_engine.errors import Interrupted, UserError, needs_extra
 from t2i_engine.tokenizer import Tokenizer
 from training import distributed
 from training.checkpoint import not_finite, save_checkpoint
-from training.config import RunConfig, configured, model_sizes
+from training.config import RunConfig, model_sizes
 from training.damsm import DamsmPhase
 from training.data.feed import Feed
 from training.data.loading import load_training_data
 from training.data.source import summary
-from training.distributed import agreed, averaged, joined, world
-from training.initial import InitialModel, starting_model
+from training.distributed import agreed, averaged, world
+from training.initial import InitialModel
 from training.models.text_to_image import TextToImage
-from training.phase import Phase, PhaseName, StepLosses, tune_process
+from training.phase import Phase, PhaseName, StepLosses
 from training.progress import Progress
 from training.provenance import Segment, begin_segment, describe_run, segments_of
-from training.run_folder import RunFolder, RunFolderError
+from training.run_folder import RESUME, RunFolder
 from training.sampling import network_sampler, sample_grid
 from training.step import GanPhase
 
@@ -38,9 +38,6 @@ if TYPE_CHECKING:
     from training.periodic_fid import PeriodicFid
 
 REPORT_EVERY = 50
-RESUME = "fix that, then resume with --resume"
-
-
 LONGEST_OVERFLOW = 20
 """Most steps in a row that may overflow: fp16's loss scale starts at 2^16 and is halved at each."""
 
@@ -49,10 +46,6 @@ Losses = dict[str, float]
 
 class DivergedError(UserError):
     """A loss or weight has become NaN or infinite."""
-
-
-class GpuMemoryError(UserError):
-    """A run that does not fit the GPU."""
 
 
 @dataclass(frozen=True)
@@ -145,7 +138,9 @@ class Run:
 
     def _start_from(self, initial: InitialModel) -> Sequence[Segment]:
         """Takes the networks that only training reads, and a state's position; returns the state's segments."""
-        initial.load_auxiliary_into(self.damsm.image_encoder, self.gan.discriminator)
+        taken = initial.load_auxiliary_into(self.damsm.image_encoder, self.gan.discriminator)
+        if not (taken or initial.encoders_only):
+            self.progress.note(f"the discriminator starts anew: '{initial.name}' has none of this kind")
         if initial.generator:
             self.gan.generator.load_state_dict(initial.generator)
         for phase in self.position.steps:
@@ -358,33 +353,3 @@ def caught_signals(on_progress: Callable[[str], None]) -> Iterator[list[int]]:
     finally:
         for number, handler in before.items():
             signal.signal(number, signal.SIG_DFL if handler is None else handler)  # None: not installed by Python
-
-
-@joined()
-def train_files(
-    config: Path, out: Path | None, resume: bool, initial: str | None, assignments: Sequence[str] = ()
-) -> Path:
-    """Trains a config file, by default into runs/NAME; returns the checkpoint.
-
-    `assignments` override the config (`load_config`). Raises `UserError`, and `Interrupted` after Ctrl-C.
-    """
-    tune_process()
-    settings = configured(config, initial, assignments)
-    folder = RunFolder(out or Path("runs") / settings.name)
-    if resume:
-        settings = folder.resumed(settings)
-    else:
-        folder.require_new()
-    # A checkpoint holds everything taken from the initial model, which may be gone by now.
-    start = None if folder.checkpoint.exists() else starting_model(settings)
-    try:
-        with Progress() as progress:
-            Run(settings, folder, progress, start).train()
-    except OSError as error:
-        raise RunFolderError(f"{error.filename or folder.path}: {error.strerror or error}; {RESUME}") from error
-    except torch.OutOfMemoryError as error:
-        raise GpuMemoryError(
-            "out of GPU memory; lower gan.batch_size and raise gan.gradient_accumulation, keep the "
-            "pictures on the host (--set data.on_device=false), or do without CUDA graphs (--set cuda_graph=false)"
-        ) from error
-    return folder.checkpoint

@@ -70,7 +70,7 @@ def describe_run(
     """
     settings = config.model_dump(mode="json")
     settings["data"]["source"] = public_name(config.data.source)
-    del settings["init_from"], settings["damsm"]["init_from"]
+    del settings["init_from"], settings["damsm"]["init_from"], settings["stages"]  # told by `initial`
     return {
         "run": config.name,
         "dataset": dict(dataset),

@@ -40,11 +40,13 @@ CHANGEABLE = {
     "checkpoint_every",
     "keep_checkpoints",
     "fid.every",
+    "stages",  # they are done when their run resumes
     "sample_every",
     "sample_captions",
 }
 """Keys that may change when a run resumes; any other makes it a different run."""
 
+RESUME = "fix that, then resume with --resume"
 
 SECONDS_FOR_LOCK = 10.0
 """The data loaders of a killed run hold its lock for up to five seconds, until they see that it is gone."""
@@ -57,19 +59,28 @@ class RunFolderError(UserError):
 class RunFolder:
     """The folder of a new or resumed run. Nothing is written before `begun`, and only by the first process."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, resume_command: str | None = None) -> None:
+        """`resume_command` resumes the run, if it is not the only one of its config."""
         self.path = path
         self.writes = is_first()
         self.checkpoint = path / "checkpoint.pt"
         self.best = path / "best.pt"
         self._config = path / "config.yaml"
         self._losses = path / "losses.jsonl"
+        # By default, it works however the run was started.
+        alone = shlex.join(["t2i-engine", "train", str(self._config), "--out", str(path), "--resume"])
+        self.resume_command = resume_command or alone
         self._loaded: tuple[int, int] | None = None
         """Tells the checkpoint that was loaded from one that replaces it."""
 
+    @property
+    def holds_run(self) -> bool:
+        """Whether a run has begun here."""
+        return self._config.exists() or self.checkpoint.exists()
+
     def require_new(self) -> None:
         """Raises `RunFolderError` if the folder already holds a run."""
-        if self._config.exists() or self.checkpoint.exists():
+        if self.holds_run:
             raise RunFolderError(
                 f"'{self.path}' already holds a run; resume it with --resume, or choose another folder with --out"
             )
@@ -110,11 +121,6 @@ class RunFolder:
                 f"'{self.path}' was trained on other data ({', '.join(differing)} differ); "
                 "start a new run, with --init to keep its weights"
             )
-
-    @property
-    def resume_command(self) -> str:
-        """The command that resumes the run, however it was started."""
-        return shlex.join(["t2i-engine", "train", str(self._config), "--out", str(self.path), "--resume"])
 
     @contextmanager
     def begun(self, config: RunConfig, steps: Mapping[PhaseName, int]) -> Iterator[None]:

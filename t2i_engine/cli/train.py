@@ -42,7 +42,7 @@ def train(
     with needs_extra("t2i-engine train", "train"):
         from training.config import configured
         from training.distributed import is_first
-        from training.loop import train_files
+        from training.stages import train_files
 
     if dry_run:
         from training.dry_run import describe

@@ -83,7 +83,7 @@ def test_errors_end_in_their_exit_code(
 
 EXTRAS = {"train": "train", "evaluate": "evaluate", "data check": "train", "export": "export", "benchmark": "benchmark"}
 OURS = {
-    "train": "training.loop",
+    "train": "training.stages",
     "evaluate": "training.evaluation.evaluate",
     "data check": "training.data.check",
     "export": "export.pipeline",

@@ -1,0 +1,164 @@
+"""A config of several runs: each starts from the one before, and all of them resume as one."""
+
+import shlex
+import signal
+from pathlib import Path
+
+import pytest
+
+from tests.training.runs import TINY, assert_same, config_file, train
+from training.checkpoint import load_checkpoint, load_model
+from training.config import ConfigError, load_config, staged
+from training.phase import StepLosses
+from training.state import write_state
+from training.step import GanPhase
+
+STEP = GanPhase.step
+SMALL = {"name": "small", "data": {"resolution": 32}, "model": {"base_channels": 4, "max_channel_multiple": 8}}
+LARGE = {"data": {"resolution": 64}, "model": {"base_channels": 2, "max_channel_multiple": 16}}
+
+
+def staged_config(folder: Path, **changes: object) -> Path:
+    """A tiny model that grows from 32² to 64²."""
+    return config_file(folder, **{**LARGE, "stages": [SMALL], **changes})
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _few_growing_steps() -> object:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("training.initial.GROWING_STEPS", 2)
+        yield
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run with a stage; not to be changed."""
+    folder = tmp_path_factory.mktemp("stages")
+    result = train(staged_config(folder), "--out", folder / "run")
+    assert result.exit_code == 0, result.output
+    assert result.stdout.strip() == str(folder / "run" / "checkpoint.pt")
+    return folder / "run"
+
+
+def networks(checkpoint: Path) -> dict[str, object]:
+    content = load_checkpoint(checkpoint)
+    return {"words": content["words"], "gan": content["state"]["gan"]}
+
+
+def test_the_stages_are_what_runs_that_start_from_each_other_are(straight: Path, whole: Path, tmp_path: Path) -> None:
+    result = train(config_file(tmp_path, **LARGE), "--out", tmp_path / "run", "--init", straight / "checkpoint.pt")
+    assert result.exit_code == 0, result.output
+    assert_same(networks(straight / "checkpoint.pt"), networks(whole / "small" / "checkpoint.pt"))
+    assert_same(networks(tmp_path / "run" / "checkpoint.pt"), networks(whole / "checkpoint.pt"))
+
+
+def test_the_provenance_tells_all_stages(whole: Path) -> None:
+    provenance = load_model(whole / "checkpoint.pt").provenance
+    initial = provenance["initial"]
+    assert (provenance["run"], provenance["steps"]) == ("tiny", {"damsm": 0, "gan": 6})
+    assert (initial["run"], initial["steps"]) == ("small", {"damsm": 4, "gan": 6})
+    assert (provenance["config"]["data"]["resolution"], initial["config"]["data"]["resolution"]) == (64, 32)
+    assert [segment["steps"] for segment in initial["segments"]] == [{"damsm": [0, 4], "gan": [0, 6]}]
+
+
+@pytest.mark.parametrize("resolution", [32, 64])
+def test_a_stopped_stage_resumes_by_the_command_that_is_printed_to_the_same_end(
+    whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, resolution: int
+) -> None:
+    def interrupted(phase: GanPhase, number: int) -> StepLosses:
+        if number == 2 and phase.config.data.resolution == resolution:
+            signal.raise_signal(signal.SIGINT)
+        return STEP(phase, number)
+
+    monkeypatch.setattr(GanPhase, "step", interrupted)
+    stopped = train(staged_config(tmp_path), "--out", tmp_path / "run")
+    assert stopped.exit_code == 130
+    assert (tmp_path / "run" / "checkpoint.pt").exists() is (resolution == 64)
+    monkeypatch.setattr(GanPhase, "step", STEP)
+    *_, command = stopped.stderr.strip().splitlines()
+    resumed = train(*shlex.split(command.removeprefix("Resume:"))[2:])
+    assert resumed.exit_code == 0, resumed.output
+    assert_same(networks(whole / "checkpoint.pt"), networks(tmp_path / "run" / "checkpoint.pt"))
+
+
+def test_a_run_killed_before_its_first_checkpoint_starts_from_the_stage_before(whole: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    (folder / "small").mkdir(parents=True)
+    for name in ("small/config.yaml", "small/checkpoint.pt", "config.yaml"):
+        (folder / name).write_bytes((whole / name).read_bytes())
+    result = train(staged_config(tmp_path), "--out", folder, "--resume")
+    assert result.exit_code == 0, result.output
+    assert_same(networks(whole / "checkpoint.pt"), networks(folder / "checkpoint.pt"))
+
+
+def test_a_state_continues_its_stage_and_then_the_others(straight: Path, tmp_path: Path) -> None:
+    state = write_state(straight / "checkpoint.pt", tmp_path / "tiny.safetensors")
+    stage = {**SMALL, "name": "tiny", "gan": {"steps": 8}}
+    result = train(staged_config(tmp_path, name="large", stages=[stage]), "--out", tmp_path / "run", "--init", state)
+    assert result.exit_code == 0, result.output
+    provenance = load_model(tmp_path / "run" / "checkpoint.pt").provenance
+    assert [one["steps"]["gan"] for one in provenance["initial"]["segments"]] == [[0, 6], [6, 8]]
+
+
+def test_other_weights_replace_the_stages(straight: Path, tmp_path: Path) -> None:
+    result = train(staged_config(tmp_path), "--out", tmp_path / "run", "--init", straight / "checkpoint.pt")
+    assert result.exit_code == 0, result.output
+    assert not (tmp_path / "run" / "small").exists()
+    assert load_model(tmp_path / "run" / "checkpoint.pt").provenance["initial"]["run"] == "tiny"
+
+
+def test_a_stage_may_change_the_kind_of_discriminator(tmp_path: Path) -> None:
+    config = staged_config(tmp_path, stages=[{**SMALL, "gan": {"discriminator": "projected", "steps": 2}}])
+    result = train(config, "--out", tmp_path / "run")
+    assert result.exit_code == 0, result.output
+    assert f"the discriminator starts anew: '{tmp_path / 'run' / 'small' / 'checkpoint.pt'}' has none" in result.stderr
+
+
+def test_a_dry_run_counts_every_run_and_prints_what_can_be_run(tmp_path: Path) -> None:
+    config = staged_config(tmp_path)
+    result = train(config, "--dry-run")
+    assert result.exit_code == 0, result.output
+    (tmp_path / "printed.yaml").write_text(result.stdout, encoding="utf-8")
+    assert load_config(tmp_path / "printed.yaml") == load_config(config)
+    small, large = result.stdout.split("# tiny:")
+    assert "# small:" in small
+    assert "# damsm" in small
+    assert "# damsm" not in large
+
+
+@pytest.mark.parametrize(
+    ("stages", "said"),
+    [
+        ([{"gan": {"stepz": 3}, "name": "a"}], "stage 1': unknown key gan.stepz; did you mean gan.steps?"),
+        ([{"gan": {"steps": 3}}], "stages need names of their own; these runs are tiny, tiny"),
+        ([{"name": "a", "stages": [{"name": "b"}]}], "a stage cannot have stages; list all of them in order"),
+        (["a"], "stages.0: input should be a valid dictionary"),
+    ],
+)
+def test_a_faulty_stage_is_an_error_before_anything_is_trained(tmp_path: Path, stages: list[object], said: str) -> None:
+    result = train(config_file(tmp_path, stages=stages), "--out", tmp_path / "run")
+    assert result.exit_code == 2
+    assert said in result.stderr
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_run_is_not_started_where_a_stage_has_begun(whole: Path, tmp_path: Path) -> None:
+    (tmp_path / "run" / "small").mkdir(parents=True)
+    (tmp_path / "run" / "small" / "config.yaml").write_bytes((whole / "small" / "config.yaml").read_bytes())
+    result = train(staged_config(tmp_path), "--out", tmp_path / "run")
+    assert result.exit_code == 2
+    assert f"'{tmp_path / 'run' / 'small'}' already holds a run; resume it with --resume" in result.stderr
+
+
+def test_the_command_line_overrides_every_run_that_does_not_say_otherwise(tmp_path: Path) -> None:
+    config = staged_config(tmp_path, stages=[{**SMALL, "gan": {"steps": 5}}])
+    small, large = staged(load_config(config, ["gan.steps=9", "gan.batch_size=4"]))
+    assert (small.gan.steps, large.gan.steps) == (5, 9)
+    assert small.gan.batch_size == large.gan.batch_size == 4
+
+
+def test_a_config_without_stages_is_one_run() -> None:
+    config = load_config(TINY)
+    assert staged(config) == (config,)
+    with pytest.raises(ConfigError, match="stages need names"):
+        load_config(TINY, ["stages=[{}]"])
