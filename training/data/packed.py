@@ -9,6 +9,7 @@ resolution of colours: 32.3 dB at worst, and edges that are off by up to 68 of 2
 """
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from hashlib import sha256
 from io import BytesIO
@@ -26,6 +27,7 @@ from training.data.rendered import load_in_order
 from training.data.source import (
     SPLITS,
     SYNTHBIRDS,
+    BrokenPictureError,
     DataError,
     Example,
     Grammar,
@@ -227,6 +229,8 @@ def pack(
     source = open_source(name)
     listings = {split: source.listing(split) for split in splits}
     require_usable(name, "train", len(listings["train"].items), listings["train"].problems)
+    with suppress(BrokenPictureError):
+        listings["train"].items[0].load(resolution)  # refuses a resolution before there is a folder
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for left in folder.glob("part-*.bin"):  # by a killed process

@@ -235,6 +235,7 @@ def test_synthbirds_too_small_to_draw_are_one_line(tmp_path: Path) -> None:
     result = run("pack", "synthbirds", "--resolution", 16, "--out", tmp_path / "new")
     assert result.exit_code == 2
     assert result.stderr == "Error: synthbirds are drawn at 32 × 32 pixels or more, not at 16 × 16\n"
+    assert not (tmp_path / "new").exists()
 
 
 def test_a_picture_larger_than_a_part_is_an_error(cub: Path, tmp_path: Path) -> None:
