@@ -140,7 +140,10 @@ class AblationRun:
                     yield self._planned(f"{row.slug}-{seed}", changed, row.name)
 
     def _planned(self, folder: str, assignments: list[str], row: str = "") -> Planned:
-        return Planned(self.out / folder, assignments, load_config(self.ablation.config, assignments), row)
+        config = load_config(self.ablation.config, assignments)
+        if config.stages:
+            raise ConfigError(f"config '{self.ablation.config}' has stages; rows are single runs: --set 'stages=[]'")
+        return Planned(self.out / folder, assignments, config, row)
 
     def _check(self, planned: Planned) -> None:
         config, stored = planned.config, planned.folder / "config.yaml"

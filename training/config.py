@@ -250,7 +250,7 @@ class RunConfig(_Section):
     fid: FidConfig = FidConfig()
     stages: tuple[dict[str, Any], ...] = Field(default=(), strict=False)
     """Runs that come first, in order: each has a `name`, and the keys that differ from this config. Every run starts
-    from the weights of the one before; this config's own comes last. With `--init`, it is the only one."""
+    from the weights of the one before; this config's own comes last."""
 
     @model_validator(mode="after")
     def _one_initial_model(self) -> Self:
@@ -325,22 +325,29 @@ def parse_config(content: object, origin: str) -> RunConfig:
 
 
 def staged(config: RunConfig, origin: str = "") -> tuple[RunConfig, ...]:
-    """The runs that a config describes, in order and without `init_from`: its stages, then its own.
+    """The runs that a config describes, in order: its stages, then its own. Only the first has an initial model.
 
     Raises `ConfigError`, which names the config `origin`.
     """
     origin = origin or config.name
-    own = config.model_dump(exclude={"stages", "init_from"})
-    runs = [
-        parse_config(_merged(own, overrides), f"{origin}, stage {number}")
-        for number, overrides in enumerate(config.stages, 1)
-    ]
+    own = config.model_dump(exclude={"stages"})
+    later = _merged(own, {"init_from": None, "damsm": {"init_from": None}})
+    runs: list[RunConfig] = []
+    for number, overrides in enumerate(config.stages, 1):
+        where = f"{origin}, stage {number}"
+        if "stages" in overrides:
+            raise ConfigError(f"config '{where}': a stage cannot have stages; list all of them in order")
+        run = parse_config(_merged(later if runs else own, overrides), where)
+        if runs and (run.init_from or run.damsm.init_from):
+            raise ConfigError(f"config '{where}': it starts from the stage before; remove init_from")
+        runs.append(run)
     names = [run.name for run in (*runs, config)]
     if len(set(names)) < len(names):
         raise ConfigError(f"config '{origin}': stages need names of their own; these runs are {', '.join(names)}")
-    if any(run.stages for run in runs):
-        raise ConfigError(f"config '{origin}': a stage cannot have stages; list all of them in order")
-    return (*runs, config.model_copy(update={"init_from": None}))
+    if not runs:
+        return (config,)
+    damsm = config.damsm.model_copy(update={"init_from": None})
+    return (*runs, config.model_copy(update={"init_from": None, "damsm": damsm}))
 
 
 def _merged(base: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:

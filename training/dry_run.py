@@ -59,18 +59,17 @@ def describe(config: RunConfig) -> str:
     words = initial.words if initial else read_vocabulary(first.data)
     plan = Plan(**initial.plan) if initial and initial.plan else Plan.of(first, initial)
     plans = [plan, *(Plan(run.damsm.finetune, run.damsm.finetune, None) for run in later)]
-    comments: list[str] = []
-    for run, plan in zip([first, *later], plans, strict=True):
-        if later:
-            comments += [f"{run.name}:", ""]
-        comments += [*_counted(run, plan, len(words)), ""]
-    settings = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
-    return settings + "\n" + "".join(f"# {line}".rstrip() + "\n" for line in comments[:-1])
-
-
-def _counted(config: RunConfig, plan: Plan, vocabulary_size: int) -> list[str]:
-    """Network sizes, FLOPs and memory of a run, as lines."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    precision = computed_precision(device, config.precision)
+    comments = METHOD.format(precision=precision, device=device.type).splitlines()
+    for run, plan in zip([first, *later], plans, strict=True):
+        comments += ["", *([f"{run.name}:", ""] if later else []), *_counted(run, plan, len(words), device)]
+    settings = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+    return settings + "\n" + "".join(f"# {line}".rstrip() + "\n" for line in comments)
+
+
+def _counted(config: RunConfig, plan: Plan, vocabulary_size: int, device: torch.device) -> list[str]:
+    """Network sizes, FLOPs and memory of a run, as lines."""
     model = TextToImage(model_sizes(config, vocabulary_size))
     model.text_encoder = _Unpadded(vocabulary_size, config.model.embedding_width, config.model.sentence_width)
     eager = config.model_copy(update={"cuda_graph": False})  # nothing to replay
@@ -90,9 +89,7 @@ def _counted(config: RunConfig, plan: Plan, vocabulary_size: int) -> list[str]:
         trained = sum(parameter.numel() for parameter in network.parameters() if parameter.requires_grad)
         vocabulary = f" (a vocabulary of {vocabulary_size:,})" if name == "text encoder" else ""
         rows.append((name, f"{count:,}", f"{trained:,}{vocabulary}"))
-    precision = computed_precision(device, config.precision)
-    method = METHOD.format(precision=precision, device=device.type).splitlines()
-    return [*method, "", *aligned(rows), "", *aligned(_costs(config, plan, damsm, gan))]
+    return [*aligned(rows), "", *aligned(_costs(config, plan, damsm, gan))]
 
 
 def _costs(config: RunConfig, plan: Plan, damsm: DamsmPhase, gan: GanPhase) -> list[tuple[str, ...]]:

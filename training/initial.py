@@ -1,6 +1,6 @@
 """What a run starts from: the weights of a checkpoint or a bundle, grown to larger pictures if need be; or a state.
 
-A run that starts from a state (state.py) is the same run, continued after the state's steps.
+A run that starts from a state (state.py) of its own name is the same run, continued after the state's steps.
 
 Growing adds one block at a time, as in progressive growing (Karras et al., 2018): `base_channels` is halved and
 `max_channel_multiple` doubled, so that everything before the new block stays as it is. The new layers first learn to
@@ -9,7 +9,7 @@ front by the mirror image of that block; one on pretrained features, which sees 
 if it sees more.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -101,19 +101,9 @@ class InitialModel:
 
     def require_fits(self, sizes: ModelSizes) -> None:
         """Raises `InitialError`, naming how the model, once grown to their resolution, differs from `sizes`."""
-        name, own = f"'{self.name}'", self.model.sizes
-        if not (self.encoders_only or self.steps) and sizes.resolution > own.resolution:
-            name = f"{name}, grown to {sizes.resolution}²,"
-            try:
-                own = grown_sizes(own, sizes.resolution)
-            except ValueError as error:
-                raise InitialError(f"{name} would be too thin: {error}") from None
-        found, expected = asdict(own), asdict(sizes)
-        keys = ENCODER_SIZES if self.encoders_only else tuple(expected)
-        differing = [f"{key} {found[key]} instead of {expected[key]}" for key in keys if found[key] != expected[key]]
-        if differing:
-            cure = "; a state continues its own model only" if self.steps else ""
-            raise InitialError(f"{name} does not fit the config: it has {', '.join(differing)}{cure}")
+        grows = not (self.encoders_only or self.steps)
+        cure = "; a state continues its own model only" if self.steps else ""
+        require_sizes(self.name, self.model.sizes, sizes, grows, ENCODER_SIZES if self.encoders_only else (), cure)
 
     def grown(self, resolution: int, batches: Batches) -> "InitialModel":
         """The model grown to `resolution`, with new layers fitted on captions of `batches`, if it is smaller."""
@@ -135,27 +125,29 @@ class InitialModel:
         source, target = (self.model.text_encoder, model.text_encoder) if self.encoders_only else (self.model, model)
         target.load_state_dict(source.state_dict())
 
-    def load_auxiliary_into(self, image_encoder: nn.Module, discriminator: nn.Module) -> bool:
+    def load_auxiliary_into(self, image_encoder: nn.Module, discriminator: nn.Module, fresh: bool) -> bool:
         """Copies image encoder and discriminator, if it has them; ImageNet networks that it lacks stay as they are.
 
-        Returns whether it has a discriminator of this kind. Raises `InitialError` for another backbone, and if a state
-        has another discriminator.
+        Returns whether it has a discriminator of another kind, which is left out if one may start `fresh`. Raises
+        `InitialError` for another backbone, and otherwise for another discriminator.
         """
         if self.image_encoder is not None:
-            self._load(image_encoder, self.image_encoder, "image encoder than damsm.image_encoder")
-        fresh = discriminator.state_dict()
-        own = {} if self.encoders_only else self.discriminator or {}
-        if not (self.steps or own.keys() & fresh.keys()):
+            self._load(image_encoder, self.image_encoder, "image encoder than damsm.image_encoder asks for")
+        if self.discriminator is None or self.encoders_only:
             return False
-        self._load(discriminator, grown_discriminator(own, fresh), "discriminator than gan.discriminator")
-        return True
+        target = discriminator.state_dict()
+        other = not self.discriminator.keys() & target.keys()
+        if not (other and fresh and not self.steps):
+            asked = "discriminator than gan.discriminator asks for, and gan.discriminator_warmup is 0"
+            self._load(discriminator, grown_discriminator(self.discriminator, target), asked)
+        return other
 
     def _load(self, network: nn.Module, state: Mapping[str, Tensor], other: str) -> None:
         try:
             load_learned(network, state)
         except RuntimeError as error:
             raise InitialError(
-                f"'{self.name}' has another {other} asks for; set that key as its run did, or start from a bundle of it"
+                f"'{self.name}' has another {other}; set that key as its run did, or start from a bundle of it"
             ) from error
 
 
@@ -184,7 +176,7 @@ def starting_model(config: RunConfig) -> InitialModel | None:
         origin["part"] = "encoders"
     networks = (trained.model, trained.image_encoder, trained.discriminator)
     model = InitialModel(path, origin, trained.words, *networks, encoders_only)
-    if state is None or encoders_only:
+    if state is None or encoders_only or origin.get("run") != config.name:
         return model
     if (reached := state.steps.get("gan", 0)) >= config.gan.steps:
         raise InitialError(f"'{path}' is after step {reached:,} of the GAN; raise gan.steps to continue it")
@@ -195,6 +187,28 @@ def starting_model(config: RunConfig) -> InitialModel | None:
         segments=segments_of(trained.provenance),
         plan=state.plan,
     )
+
+
+def require_sizes(
+    name: str, own: ModelSizes, sizes: ModelSizes, grows: bool = True, keys: Sequence[str] = (), cure: str = ""
+) -> None:
+    """Raises `InitialError`, naming how a model of `own` sizes, grown to larger pictures if it `grows`, differs.
+
+    Compares `keys`, all if there are none; `cure` ends the message.
+    """
+    name = f"'{name}'"
+    if grows and sizes.resolution > own.resolution:
+        name = f"{name}, grown to {sizes.resolution}²,"
+        try:
+            own = grown_sizes(own, sizes.resolution)
+        except ValueError as error:
+            raise InitialError(f"{name} would be too thin: {error}") from None
+    found, expected = asdict(own), asdict(sizes)
+    differing = [
+        f"{key} {found[key]} instead of {expected[key]}" for key in keys or expected if found[key] != expected[key]
+    ]
+    if differing:
+        raise InitialError(f"{name} does not fit the config: it has {', '.join(differing)}{cure}")
 
 
 def grown_sizes(sizes: ModelSizes, resolution: int) -> ModelSizes:

@@ -138,9 +138,9 @@ class Run:
 
     def _start_from(self, initial: InitialModel) -> Sequence[Segment]:
         """Takes the networks that only training reads, and a state's position; returns the state's segments."""
-        taken = initial.load_auxiliary_into(self.damsm.image_encoder, self.gan.discriminator)
-        if not (taken or initial.encoders_only):
-            self.progress.note(f"the discriminator starts anew: '{initial.name}' has none of this kind")
+        fresh = self.config.gan.discriminator_warmup > 0
+        if initial.load_auxiliary_into(self.damsm.image_encoder, self.gan.discriminator, fresh):
+            self.progress.note(f"the discriminator starts from scratch: '{initial.name}' has one of another kind")
         if initial.generator:
             self.gan.generator.load_state_dict(initial.generator)
         for phase in self.position.steps:
@@ -162,8 +162,11 @@ class Run:
             from training.periodic_fid import PeriodicFid
         return PeriodicFid(self.config, self.sampler, device, self.progress)
 
-    def train(self) -> None:
-        """Trains up to the last step of both phases. Raises `DivergedError`, and `Interrupted` after a signal."""
+    def train(self) -> int:
+        """Trains up to the last step of both phases, and waits until all processes have.
+
+        Returns a signal that came after the last step, or 0. Raises `DivergedError`, and `Interrupted` after others.
+        """
         damsm, gan = self.config.damsm, self.config.gan
         # All processes have seen that the folder is new: they met when making the phases.
         with self.folder.begun(self.config, self.position.steps), caught_signals(self.progress.note) as self.signals:
@@ -174,6 +177,7 @@ class Run:
             with closing(self.gan_feed) as feed:
                 self.gan.begin(feed, self.batches.unique_captions)
                 self._train_phase("gan", self.gan, gan.steps, gan.batch_size * gan.gradient_accumulation * world())
+            return agreed(sum(self.signals))
 
     def _feed(self, size: int, max_words: int | None, hard_negatives: int, device: torch.device) -> Feed:
         seed = self.config.seed

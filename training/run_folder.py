@@ -40,7 +40,7 @@ CHANGEABLE = {
     "checkpoint_every",
     "keep_checkpoints",
     "fid.every",
-    "stages",  # they are done when their run resumes
+    "stages",  # done before the run, each with its own config
     "sample_every",
     "sample_captions",
 }
@@ -60,16 +60,16 @@ class RunFolder:
     """The folder of a new or resumed run. Nothing is written before `begun`, and only by the first process."""
 
     def __init__(self, path: Path, resume_command: str | None = None) -> None:
-        """`resume_command` resumes the run, if it is not the only one of its config."""
+        """`resume_command` is what resumes the run if its own config does not tell all of it."""
         self.path = path
         self.writes = is_first()
         self.checkpoint = path / "checkpoint.pt"
         self.best = path / "best.pt"
         self._config = path / "config.yaml"
         self._losses = path / "losses.jsonl"
-        # By default, it works however the run was started.
-        alone = shlex.join(["t2i-engine", "train", str(self._config), "--out", str(path), "--resume"])
-        self.resume_command = resume_command or alone
+        own = shlex.join(["t2i-engine", "train", str(self._config), "--out", str(path), "--resume"])
+        self.resume_command = resume_command or own
+        """Works however the run was started."""
         self._loaded: tuple[int, int] | None = None
         """Tells the checkpoint that was loaded from one that replaces it."""
 
@@ -94,7 +94,8 @@ class RunFolder:
             raise RunFolderError(f"'{self.path}' holds no run to resume; omit --resume to start one")
         before = load_config(self._config)
         config = config.model_copy(update={"init_from": config.init_from or before.init_from})
-        if changed := _changed(before.model_dump(), config.model_dump()):
+        changed = _changed(before.model_dump(), config.model_dump())
+        if changed and self.checkpoint.exists():  # without one, nothing depends on what was
             raise RunFolderError(
                 f"'{self.path}' is a run of another config ({changed} differ); "
                 "resume it with its own config.yaml, or start a new one with --out"

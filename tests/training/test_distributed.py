@@ -179,3 +179,8 @@ def test_a_run_of_two_processes_is_one_run_and_resumes_after_an_error_of_one(
     resumed = torchrun("--out", folder, "--resume")
     assert resumed.returncode == 0, resumed.stderr
     assert_same(straight, load_checkpoint(folder / "checkpoint.pt"))
+
+    staged = torchrun("--out", tmp_path / "staged", "--set", "stages=[{name: first, gan: {steps: 2}}]")
+    assert staged.returncode == 0, staged.stderr
+    provenance = load_checkpoint(tmp_path / "staged" / "checkpoint.pt")["provenance"]
+    assert (provenance["processes"], provenance["initial"]["steps"]) == (2, {"damsm": 4, "gan": 2})

@@ -164,9 +164,11 @@ class OtherDiscriminator(torch.nn.Module):
 def test_a_state_of_another_discriminator_or_backbone_is_an_error(state: Path, tmp_path: Path) -> None:
     initial = start(config_file(tmp_path), state)
     with pytest.raises(InitialError, match=r"another discriminator than gan\.discriminator asks for"):
-        initial.load_auxiliary_into(ImageEncoder(SmallCNN(), 16), OtherDiscriminator())
+        initial.load_auxiliary_into(ImageEncoder(SmallCNN(), 16), OtherDiscriminator(), fresh=True)
     with pytest.raises(InitialError, match=r"another image encoder than damsm\.image_encoder asks for"):
-        initial.load_auxiliary_into(ImageEncoder(EfficientNetLite0(pretrained=False), 16), Discriminator(32, 4, 16))
+        initial.load_auxiliary_into(
+            ImageEncoder(EfficientNetLite0(pretrained=False), 16), Discriminator(32, 4, 16), fresh=False
+        )
 
 
 def test_imagenet_networks_are_left_out_and_stay_as_their_package_has_them(straight: Path, tmp_path: Path) -> None:
@@ -183,7 +185,7 @@ def test_imagenet_networks_are_left_out_and_stay_as_their_package_has_them(strai
     assert state.stat().st_size < 1e6  # the ImageNet network has 3.4 million weights
     other = ImageEncoder(EfficientNetLite0(pretrained=False), 16)
     backbone = {name: tensor.clone() for name, tensor in other.backbone.state_dict().items()}
-    start(config_file(tmp_path), state).load_auxiliary_into(other, Discriminator(32, 4, 16))
+    start(config_file(tmp_path), state).load_auxiliary_into(other, Discriminator(32, 4, 16), fresh=False)
     assert all(torch.equal(tensor, backbone[name]) for name, tensor in other.backbone.state_dict().items())
     close(other.picture_head.weight, encoder.picture_head.weight)
 
