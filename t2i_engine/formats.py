@@ -27,7 +27,7 @@ class Differences:
     """Differences from PyTorch in fp32: as measured, or as allowed (None: no limit).
 
     Full precision is limited by the largest absolute difference of each output. Reduced precision is limited by its
-    effect on pictures, as a share of the way to pictures of other seeds (t2i_engine/picture_reference.py).
+    effect on pictures, relative to that of other seeds (t2i_engine/picture_reference.py).
     """
 
     sentence: float | None = None
@@ -117,17 +117,15 @@ _SAME_ARITHMETIC = (
     "level"
 )
 _SAME_CODE = "the same weights in the same code; batch size and number of threads change the order of sums"
-# Shares of the way from fp32's own pictures to those of other seeds, over 1,000 pairs (docs/lab/graphs.md).
+# From fp32's own pictures (0 %) to those of other seeds (100 %), over 1,000 pairs (docs/lab/graphs.md).
 # The guard is just above the 15 dB of unrelated pictures: PSNR punishes an edge that moved, and misses grain.
 _GUARD = 20
 _FP16 = Differences(psnr=_GUARD, sentence_share=0.05, frechet_share=0.005, mean_share=0.02, worst_share=0.05)
-_FP16_REASON = "11 bits of mantissa in every layer: 0.03 % of the way as a set, 0.9 % on average, 1.4 % at worst"
+_FP16_REASON = "11 bits of mantissa in every layer: 0.03 % as a set, 0.9 % on average, 1.4 % at worst"
 _BF16 = Differences(_SENTENCE, psnr=_GUARD, frechet_share=0.05, mean_share=0.04, worst_share=0.2)
-_BF16_REASON = "8 bits of mantissa, except in the text encoder: 1 % of the way as a set, 3 % on average, 6 % at worst"
+_BF16_REASON = "8 bits of mantissa, except in the text encoder: 1 % as a set, 3 % on average, 6 % at worst"
 _INT8 = Differences(_SENTENCE, psnr=_GUARD, frechet_share=0.1, mean_share=0.1, worst_share=0.2)
-_INT8_REASON = (
-    "256 levels for each map of a picture, the rest in bf16: 7 % of the way as a set and on average, 10 % at worst"
-)
+_INT8_REASON = "256 levels for each map of a picture, the rest in bf16: 7 % as a set and on average, 10 % at worst"
 
 
 def _tensorrt(backend: str, precision: str) -> Format:

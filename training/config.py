@@ -145,6 +145,9 @@ class ContrastiveConfig(_Section):
     """λ2: weight of L_img, generated picture against real picture."""
     temperature: PositiveFloat = 0.2
     """η: softmax temperature of both losses."""
+    image_temperature: PositiveFloat | None = None
+    """Another η for L_img. A picture shows more than its caption says, such as the pose, and at a low temperature the
+    generator has to guess that."""
 
 
 class GanConfig(_Section):

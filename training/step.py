@@ -300,7 +300,8 @@ class GanPhase(Phase):
                             photographed = self.image_encoder(part.real).picture
                     hard = HardNegatives.last(part.mismatched, part.mismatches, settings.hard_negatives)
                     by_text = nt_xent(picture, part.sentence, part.fitting, contrast.temperature, hard)
-                    by_image = nt_xent(picture, photographed, part.fitted, contrast.temperature)
+                    warmer = contrast.image_temperature or contrast.temperature
+                    by_image = nt_xent(picture, photographed, part.fitted, warmer)
                     losses["G text"] = contrast.text_weight * by_text
                     losses["G image"] = contrast.image_weight * by_image
             with record_function("generator backward"):

@@ -19,7 +19,7 @@ from training.phase import seed_step
 Apart = Callable[[int, int], bool]
 """Whether the target j is a negative of the anchor i."""
 
-LAMBDA_TEXT, LAMBDA_IMAGE, ETA, KL_WEIGHT = 0.3, 0.7, 0.4, 2.5
+LAMBDA_TEXT, LAMBDA_IMAGE, ETA, ETA_IMAGE, KL_WEIGHT = 0.3, 0.7, 0.4, 0.9, 2.5
 
 
 def contrast(
@@ -37,7 +37,12 @@ def contrast(
 @pytest.mark.parametrize(("mismatches", "hard"), [(1, 0), (3, 2)])
 def test_a_step_reports_the_methods_losses(mismatches: int, hard: int) -> None:
     settings = config(
-        contrastive={"text_weight": LAMBDA_TEXT, "image_weight": LAMBDA_IMAGE, "temperature": ETA},
+        contrastive={
+            "text_weight": LAMBDA_TEXT,
+            "image_weight": LAMBDA_IMAGE,
+            "temperature": ETA,
+            "image_temperature": ETA_IMAGE,
+        },
         kl_weight=KL_WEIGHT,
         mismatches=mismatches,
         hard_negatives=hard,
@@ -72,6 +77,7 @@ def test_a_step_reports_the_methods_losses(mismatches: int, hard: int) -> None:
         nearly += [[gan.text_encoder(v[None], n[None]).sentence[0] for v, n, differs in versions if differs]]
         unfit += nearly[-1]
         hinges += [torch.stack([(1 + critic(batch.image[i : i + 1], s[None])).clamp_min(0) for s in unfit]).mean()]
+    painted, photographed = encoder(drawn.image).picture, encoder(batch.image).picture
     image, phi = batch.image.clone().requires_grad_(), sentence.clone().requires_grad_()
     slopes = torch.autograd.grad(critic(image, phi).sum(), (image, phi))
     norm = torch.cat([slope.flatten(1) for slope in slopes], dim=1).norm(dim=1)
@@ -83,8 +89,8 @@ def test_a_step_reports_the_methods_losses(mismatches: int, hard: int) -> None:
         "D penalty": 2 * norm.pow(6).mean(),
         "G adversarial": -critic(drawn.image, sentence).mean(),
         "G kl": KL_WEIGHT * (0.5 * (drawn.mean**2 + variance - 1 - variance.log())).mean(),
-        "G text": LAMBDA_TEXT * contrast(encoder(drawn.image).picture, sentence, apart, nearly),
-        "G image": LAMBDA_IMAGE * contrast(encoder(drawn.image).picture, encoder(batch.image).picture, apart),
+        "G text": LAMBDA_TEXT * contrast(painted, sentence, apart, nearly),
+        "G image": LAMBDA_IMAGE * contrast(painted, photographed, apart, eta=ETA_IMAGE),
     }
     assert reported == pytest.approx(
         {name: float(value.detach()) for name, value in expected.items()}, rel=2e-3, abs=1e-6

@@ -79,10 +79,12 @@ def test_most_captions_of_other_pictures_are_negatives() -> None:
 
 @given(index=NUMBERS, number=st.integers(0, 9), seed=st.integers(0, 2**32))
 @settings(max_examples=200, deadline=None)
-def test_hard_negatives_are_never_true_of_their_picture(index: int, number: int, seed: int) -> None:
+def test_hard_negatives_are_never_true_of_their_picture_and_differ(index: int, number: int, seed: int) -> None:
     own = ids(BIRDS.captions(index)[number])
     made = grammar().hard_negatives(own, known(index), 4, np.random.default_rng(seed))
     assert len(made) == 4
+    false = [tuple(version) for version in made if version != own]
+    assert len(set(false)) == len(false)
     for version in made:
         text = " ".join(tokenizer().words[i] for i in version)
         assert version == own or not fits(caption_attributes(text), truth(index)), text

@@ -30,10 +30,17 @@ class BirdGrammar:
     def hard_negatives(
         self, ids: Sequence[int], known: Sequence[int], count: int, rng: np.random.Generator
     ) -> list[Sequence[int]]:
-        """`count` versions of a caption that contradict what is `known` of its picture, or else the caption."""
-        made = islice(self._hard.versions(ids, rng), 2 * count)
-        false = (version for version in made if not agree(self.asks(version), known))
-        return [*islice(false, count), *[ids] * count][:count]
+        """`count` versions of a caption that contradict what is `known` of its picture, filled up with the caption.
+
+        All versions are different.
+        """
+        false: dict[tuple[int, ...], None] = {}
+        for version in islice(self._hard.versions(ids, rng), 3 * count):
+            if not agree(self.asks(version), known):
+                false[tuple(version)] = None
+            if len(false) == count:
+                break
+        return [*false, *[ids] * count][:count]
 
 
 def masks(asked: Asked) -> Masks:
