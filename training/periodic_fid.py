@@ -8,11 +8,12 @@ import torch
 from t2i_engine.files import cache_folder
 from t2i_engine.sampler import Sampler
 from training.config import RunConfig
+from training.data.loading import loaded_resolution
 from training.data.source import DataError
 from training.data.validation import validation_listing
 from training.distributed import agreed, first_before_others, rank, world
 from training.evaluation.distances import Distances, real_statistics
-from training.evaluation.draws import BATCH, CaptionDraws, load_pictures
+from training.evaluation.draws import BATCH, CaptionDraws, RealPictures, load_pictures
 from training.evaluation.features import FeatureNetwork
 from training.evaluation.inception import Inception
 from training.progress import Progress
@@ -26,7 +27,8 @@ class PeriodicFid:
         self.network: FeatureNetwork = Inception(device)
         cache, source = cache_folder(), config.data.source
         listing = validation_listing(config.data)
-        real = load_pictures(listing, source, "validation", config.data.resolution, cache, progress)
+        loaded = loaded_resolution(config.data.resolution, config.data.random_crop)
+        real = load_pictures(listing, source, "validation", loaded, cache, progress)
         self.draws = CaptionDraws(sampler, real, config.fid.count, rank(), world())
         drawable = self.draws.drawable()
         if min(drawable, len(real.keys)) < 2:
@@ -35,9 +37,10 @@ class PeriodicFid:
                 "raise data.validation_share, or drop fid.every"
             )
         self.rounds = -(-drawable // (BATCH * world()))
-        progress.start("features of real pictures", len(real.pictures))
+        compared = RealPictures.as_compared(real.pictures, config.data.resolution, config.fid.count)
+        progress.start("features of real pictures", len(real.pictures) * compared.views)
         with first_before_others():
-            self.real = real_statistics(self.network, real.pictures, listing.fingerprint, cache, progress.report)
+            self.real = real_statistics(self.network, compared, listing.fingerprint, cache, progress.report)
 
     def measure(self, stopped: Callable[[], bool]) -> dict[str, Any] | None:
         """The FID, the numbers of pictures, and the features; all processes must call this, and get the same.

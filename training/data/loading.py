@@ -51,7 +51,7 @@ class TrainingData:
         """Its batches, in a vocabulary."""
         config, content = self.config, self.content
         if not isinstance(content, Rendered):
-            loaded = _loaded_resolution(config)
+            loaded = loaded_resolution(config.resolution, config.random_crop)
             return Stream(content, tokenizer, config.resolution, config.horizontal_flip, loaded, config.num_workers)
         return Corpus(
             content.pictures,
@@ -81,7 +81,8 @@ def load_training_data(
     require_usable(config.source, "train", len(listing.items), listing.problems)
     listing, _, validation = divide(listing, config.validation_share, config.source)
     on_start(len(listing.items))
-    rendered = render(listing, _loaded_resolution(config), cache_folder(), on_progress)
+    resolution = loaded_resolution(config.resolution, config.random_crop)
+    rendered = render(listing, resolution, cache_folder(), on_progress)
     require_usable(config.source, "train", len(rendered.keys), rendered.broken)
     captions = [caption for texts in rendered.captions for caption in texts]
     problems = (*listing.problems, *rendered.broken)
@@ -137,5 +138,6 @@ def _provenance(
     return found | {name: text for name, text in noted.items() if text}
 
 
-def _loaded_resolution(config: DataConfig) -> int:
-    return round(config.resolution * CROP_MARGIN) if config.random_crop else config.resolution
+def loaded_resolution(resolution: int, random_crop: bool) -> int:
+    """The resolution at which pictures are loaded to be shown at `resolution`."""
+    return round(resolution * CROP_MARGIN) if random_crop else resolution

@@ -72,6 +72,8 @@ class Conditions:
     truncation: float
     skipped: int
     """Captions without a word that the model knows."""
+    random_crop: bool = False
+    """Real pictures are cropped, as those that the model was trained on."""
 
     def as_markdown(self) -> str:
         """The lines above the tables."""
@@ -80,6 +82,7 @@ class Conditions:
         drawn = f": {self.captions:,} captions, {how}" if self.captions else ""
         other = self.real_resolution != self.resolution
         real = f"; real pictures at {self.real_resolution} × {self.real_resolution}" if other else ""
+        real += (", " if real else "; real pictures ") + "cropped as in training" if self.random_crop else ""
         lines = [
             f"**{self.model}**, {self.runs_as}, {self.resolution} × {self.resolution}{real}",
             f"{self.data}, split {self.split}{drawn}",

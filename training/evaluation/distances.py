@@ -15,7 +15,7 @@ from torchmetrics.image.kid import KernelInceptionDistance
 from t2i_engine.pictures import Pixels
 from training.distributed import total
 from training.evaluation import GeneratedBatch, Result, cached, table
-from training.evaluation.draws import shuffled
+from training.evaluation.draws import RealPictures
 from training.evaluation.features import FeatureNetwork
 
 DISTANCES = frozenset({"fid", "kid", "fid-floor"})
@@ -106,18 +106,19 @@ class Distances:
 
 
 def real_statistics(
-    network: FeatureNetwork, pictures: Pixels, fingerprint: str, cache: Path, on_progress: Callable[[int], None]
+    network: FeatureNetwork, real: RealPictures, fingerprint: str, cache: Path, on_progress: Callable[[int], None]
 ) -> RealStatistics:
-    """The statistics of real pictures, uint8 (N, R, R, 3), whose content `fingerprint` identifies; cached.
+    """The statistics of real pictures, whose content `fingerprint` identifies; cached.
 
-    The cache key is the fingerprint, number and resolution of the pictures, and the network with its runtime.
+    The cache key is the fingerprint, number and resolution of the pictures, their crops, and the network with its
+    runtime.
     """
-    key = [VERSION, KID_PICTURES, fingerprint, pictures.shape, network.name]
+    key = [VERSION, KID_PICTURES, fingerprint, real.pictures.shape, *real.description, network.name]
     digest = hashlib.sha256(json.dumps(key).encode()).hexdigest()[:24]
 
     def compute() -> RealStatistics:
         distances = Distances(network.width)
-        for pixels in shuffled(pictures):  # KID takes the first
+        for pixels in real.batches():  # KID takes the first
             distances.update(network(pixels), real=True)
             on_progress(distances.counts[True])
         return distances.real_statistics()

@@ -12,12 +12,14 @@ from numpy.typing import NDArray
 from t2i_engine.errors import CaptionError
 from t2i_engine.pictures import Pixels
 from t2i_engine.sampler import Sampler
+from training.data.corpus import draw_views
 from training.data.rendered import Rendered, render
 from training.data.source import Listing, Source, Split, require_usable
 from training.evaluation import GeneratedBatch
 from training.progress import Progress
 
 BATCH = 32
+MOST_VIEWS = 10
 
 Batchable = TypeVar("Batchable", NDArray[np.uint8], NDArray[np.int64], range)
 
@@ -25,6 +27,8 @@ Batchable = TypeVar("Batchable", NDArray[np.uint8], NDArray[np.int64], range)
 @dataclass(frozen=True)
 class CaptionDraws:
     """Draws `count` captions of a split: caption k, in a fixed order, with seed k.
+
+    Real pictures that are larger than the model's are cropped at the centre.
 
     The order visits all pictures, shuffled, before it takes the next caption of each, so that any number of captions
     is a fair selection. Captions without a word that the model knows are skipped.
@@ -45,11 +49,17 @@ class CaptionDraws:
             sentences = self.sampler.encode_tokens([draw.ids for draw in draws])
             yield GeneratedBatch(
                 self.sampler.draw(sentences, [draw.seed for draw in draws], self.truncation),
-                np.stack([self.data.pictures[draw.picture] for draw in draws]),
+                np.stack([self._real(draw.picture) for draw in draws]),
                 [draw.caption for draw in draws],
                 [int(self.data.groups[draw.picture]) for draw in draws],
                 [self.data.captions[draw.picture] for draw in draws],
             )
+
+    def _real(self, number: int) -> Pixels:
+        picture: Pixels = self.data.pictures[number]
+        side = self.sampler.sizes.resolution
+        margin = max(0, len(picture) - side) // 2
+        return picture[margin : margin + side, margin : margin + side]
 
     def drawable(self) -> int:
         """How many of the captions contain a word that the model knows, and are drawn, over all processes."""
@@ -67,6 +77,45 @@ class CaptionDraws:
                 yield _Draw(caption, self.sampler.tokenizer.encode(caption).ids, picture, number)
             except CaptionError:
                 continue
+
+
+@dataclass(frozen=True)
+class RealPictures:
+    """Real pictures as distances compare with them: as they are or, if a model was trained on random crops, cropped.
+
+    A generator trained on crops draws birds as large as crops show them. DF-GAN, too, crops and mirrors real pictures
+    at random for FID, until there are as many as generated ones.
+    """
+
+    pictures: Pixels
+    """(N, H, H, 3)."""
+    resolution: int
+    """R, H if they are not cropped."""
+    views: int = 1
+    """Random crops of each picture."""
+
+    @classmethod
+    def as_compared(cls, pictures: Pixels, resolution: int, count: int) -> "RealPictures":
+        """For `count` generated pictures."""
+        cropped = len(pictures) > 0 and pictures.shape[1] > resolution
+        return cls(pictures, resolution, max(1, min(MOST_VIEWS, round(count / len(pictures)))) if cropped else 1)
+
+    @property
+    def description(self) -> list[int]:
+        """What batches depend on, apart from the pictures."""
+        return [self.resolution, self.views] if self.pictures.shape[1] > self.resolution else []
+
+    def batches(self, count: int | None = None) -> Iterator[Pixels]:
+        """Batches of `count` different pictures, or of all, once for each view: random, but always the same."""
+        rng, side = np.random.default_rng(0), self.resolution
+        for _ in range(self.views):
+            for batch in shuffled(self.pictures, count):
+                if batch.shape[1] == side:
+                    yield batch
+                    continue
+                corners, flips = draw_views(rng, len(batch), batch.shape[1] - side, mirrored=True)
+                crops = (one[y : y + side, x : x + side] for one, (y, x) in zip(batch, corners, strict=True))
+                yield np.stack([crop[:, ::-1] if flip else crop for crop, flip in zip(crops, flips, strict=True)])
 
 
 class _Draw(NamedTuple):

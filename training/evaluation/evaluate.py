@@ -15,6 +15,7 @@ from t2i_engine.files import cache_folder
 from t2i_engine.latents import check_truncation
 from t2i_engine.sampler import Sampler
 from t2i_engine.tokenizer import Tokenizer
+from training.data.loading import loaded_resolution
 from training.data.source import SYNTHBIRDS, open_source, public_name, summary
 from training.distributed import device as training_device
 from training.evaluation import Conditions, Evaluation, Measure
@@ -22,7 +23,7 @@ from training.evaluation.attribute_accuracy import AttributeAccuracy, Recipe, tr
 from training.evaluation.clip import Clip
 from training.evaluation.distances import DISTANCES, DistanceMeasure, RealStatistics, real_statistics
 from training.evaluation.diversity import CAPTIONS, SEEDS, measure_diversity
-from training.evaluation.draws import CaptionDraws, load_pictures, load_split, shuffled
+from training.evaluation.draws import CaptionDraws, RealPictures, load_pictures, load_split
 from training.evaluation.features import FeatureNetwork
 from training.evaluation.inception import Inception
 from training.evaluation.r_precision import CANDIDATES, RPrecision, load_encoders
@@ -103,7 +104,8 @@ def evaluate(
     """Evaluates a model on the test split of a data source, by drawing `count` of its captions.
 
     `encoders` is the checkpoint whose DAMSM encoders measure R-precision. Distances compare with real pictures of
-    `real_resolution`, by default the model's; everything else with pictures of the model's own. Raises `UserError`,
+    `real_resolution`, by default the model's; everything else with pictures of the model's own. Real pictures are
+    cropped if the model was trained on random crops. Raises `UserError`,
     before anything is drawn if the metrics cannot be computed.
     """
     resolution = model.sampler.sizes.resolution
@@ -119,21 +121,25 @@ def evaluate(
         network = Inception(training_device())
     clip = instruments.clip or (Clip(training_device()) if "clip-fid" in wanted else None)
     cache = cache or cache_folder()
+    cropped = bool(((model.provenance.get("config") or {}).get("data") or {}).get("random_crop"))
+    loaded = loaded_resolution(real_resolution, cropped)
     with Progress() as progress:
-        listing, real = load_split(source, "test", resolution, cache, progress)
-        compared = real
+        listing, shown = load_split(source, "test", loaded_resolution(resolution, cropped), cache, progress)
+        compared = shown
         if real_resolution != resolution and wanted & {*DISTANCES, "clip-fid"}:
-            compared = load_pictures(listing, source.name, "test", real_resolution, cache, progress)
+            compared = load_pictures(listing, source.name, "test", loaded, cache, progress)
+        real = RealPictures.as_compared(compared.pictures, real_resolution, count)
 
         def statistics(network: FeatureNetwork) -> RealStatistics:
-            progress.start("features of real pictures", len(compared.pictures))
-            return real_statistics(network, compared.pictures, listing.fingerprint, cache, progress.report)
+            progress.start("features of real pictures", len(real.pictures) * real.views)
+            return real_statistics(network, real, listing.fingerprint, cache, progress.report)
 
         measures: list[Measure] = []
         if network and wanted & DISTANCES:
             training = None
             if "fid-floor" in wanted:
-                training = shuffled(load_split(source, "train", real_resolution, cache, progress)[1].pictures, count)
+                pictures = load_split(source, "train", loaded, cache, progress)[1].pictures
+                training = RealPictures(pictures, real_resolution).batches(count)
             measures.append(DistanceMeasure(network, statistics(network), wanted, training))
         if clip and "clip-fid" in wanted:
             measures.append(DistanceMeasure(clip, statistics(clip), wanted, prefix="clip-"))
@@ -142,13 +148,13 @@ def evaluate(
         if "attributes" in wanted:
             classifier = trained_classifier(progress.start, progress.report, instruments.recipe, cache)
             measures.append(AttributeAccuracy(classifier))
-        draws = CaptionDraws(model.sampler, real, count, truncation=truncation)
+        draws = CaptionDraws(model.sampler, shown, count, truncation=truncation)
         drawn = _draw(model.name, source.name, draws, measures, progress) if measures else None
         results = [measure.result() for measure in measures]
         if network and "diversity" in wanted:
             progress.start("diversity", len(CAPTIONS))
             results.append(measure_diversity(model.sampler, network, instruments.seeds, truncation, progress.report))
-    problems = summary((*listing.problems, *real.broken))
+    problems = summary((*listing.problems, *shown.broken))
     conditions = Conditions(
         model=model.name,
         runs_as=model.runs_as,
@@ -160,6 +166,7 @@ def evaluate(
         captions=drawn or 0,
         truncation=truncation,
         skipped=0 if drawn is None else count - drawn,
+        random_crop=cropped,
     )
     return Evaluation(conditions, results)
 
@@ -226,4 +233,4 @@ def add_to_manifest(bundle: Bundle, evaluation: Evaluation) -> None:
 
 def _defaults(evaluation: Mapping[str, Any]) -> dict[str, Any]:
     """Conditions that earlier evaluations do not state."""
-    return {"real_resolution": evaluation.get("resolution"), "truncation": 1.0}
+    return {"real_resolution": evaluation.get("resolution"), "truncation": 1.0, "random_crop": False}

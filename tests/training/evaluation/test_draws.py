@@ -1,13 +1,14 @@
 from collections.abc import Sequence
 
 import numpy as np
+import pytest
 
 from t2i_engine.backends.base import Array
 from t2i_engine.pictures import Pixels
 from t2i_engine.tokenizer import PADDING, Tokenizer
 from tests.training.evaluation.instruments import noise_pictures, painting_sampler
 from training.data.rendered import Rendered
-from training.evaluation.draws import BATCH, CaptionDraws, in_batches
+from training.evaluation.draws import BATCH, CaptionDraws, RealPictures, in_batches
 
 TOKENIZER = Tokenizer((PADDING, "bird", *(f"word{number}" for number in range(200))))
 
@@ -46,6 +47,41 @@ def test_the_first_captions_are_of_different_pictures_and_in_every_place() -> No
     assert len(set(batch.groups)) == 30
     places = {int(caption.removeprefix("bird word")) % 5 for caption in batch.captions}
     assert places == set(range(5))
+
+
+def test_real_pictures_that_are_larger_than_the_models_are_cropped_at_the_centre() -> None:
+    pictures = noise_pictures(3, seed=0)
+    rendered = Rendered(
+        np.pad(pictures, ((0, 0), (13, 15), (13, 15), (0, 0))), [("bird",)] * 3, ["", "", ""], np.arange(3), ()
+    )
+    (batch,) = CaptionDraws(painting_sampler(TOKENIZER, 32, Recorder().paint), rendered, 3).batches()
+    assert batch.real.shape == (3, 32, 32, 3)
+    for real, group in zip(batch.real, batch.groups, strict=True):
+        assert np.array_equal(real[11:19, 11:19], pictures[group])
+
+
+def test_each_crop_is_a_random_window_of_its_picture_mirrored_or_not() -> None:
+    """Every pixel tells its picture and place."""
+    places = np.stack(np.meshgrid(np.arange(9), np.arange(9), indexing="ij"), axis=-1)
+    pictures = np.stack([np.dstack([np.full((9, 9), number), places]) for number in range(40)]).astype(np.uint8)
+    crops = np.concatenate(list(RealPictures(pictures, 6, 3).batches()))
+    assert crops.shape == (120, 6, 6, 3)
+    assert np.array_equal(np.bincount(crops[:, 0, 0, 0]), np.full(40, 3))
+    seen = set()
+    for crop in crops:
+        top, left = crop[..., 1:].reshape(-1, 2).min(axis=0)
+        mirrored = bool(crop[0, 0, 2] > crop[0, 1, 2])
+        window = pictures[crop[0, 0, 0], top : top + 6, left : left + 6]
+        assert np.array_equal(crop, window[:, ::-1] if mirrored else window)
+        seen.add((int(top), int(left), mirrored))
+    assert len(seen) > 20
+
+
+@pytest.mark.parametrize(("side", "count", "views"), [(8, 1_000, 1), (6, 1_000, 10), (6, 130, 3), (6, 3, 1)])
+def test_only_pictures_that_are_cropped_have_several_views(side: int, count: int, views: int) -> None:
+    real = RealPictures.as_compared(noise_pictures(40, seed=0), side, count)
+    assert sum(len(batch) for batch in real.batches()) == 40 * views
+    assert sum(len(batch) for batch in real.batches(5)) == 5 * views
 
 
 def test_each_picture_stands_beside_the_real_one_of_its_caption() -> None:

@@ -88,6 +88,29 @@ def test_distances_compare_with_real_pictures_of_the_given_size_and_r_precision_
     assert "real pictures at" not in own.as_markdown()
 
 
+def test_real_pictures_are_cropped_if_the_model_was_trained_on_random_crops(
+    tiny_checkpoint: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its birds are as large as crops show them."""
+    monkeypatch.setattr("training.evaluation.evaluate.RPrecision", Matching)
+    monkeypatch.setattr("training.evaluation.evaluate.load_encoders", lambda model: None)
+    plain = open_model(str(tiny_checkpoint), "auto", "fp32")
+    provenance = {**plain.provenance, "config": {"data": {"random_crop": True}}}
+    tools = Instruments(MeanColours(), QUICK)
+    metrics = ("fid", "fid-floor", "r-precision")
+    uncropped, cropped = (
+        evaluate(model, "synthbirds", metrics, "", 100, side, cache=cache, instruments=tools)
+        for model, side in ((plain, 76), (replace(plain, provenance=provenance), 64))
+    )
+    before, found = uncropped.as_json(), cropped.as_json()
+    assert (before["random_crop"], found["random_crop"]) == (False, True)
+    assert found["fid"]["real"] == found["fid_floor"]["real"] == before["fid"]["real"] == 100
+    assert found["fid"]["value"] != before["fid"]["value"]
+    assert found["fid_floor"]["value"] < found["fid"]["value"]
+    assert Matching.sides == {32}
+    assert "32 × 32; real pictures at 64 × 64, cropped as in training  \n" in cropped.as_markdown()
+
+
 def test_the_floor_is_that_of_a_fair_selection_of_training_pictures(
     tiny_checkpoint: Path, cache: Path, tmp_path: Path
 ) -> None:

@@ -5,15 +5,22 @@ import pytest
 
 from tests.training.evaluation.instruments import MeanColours, noise_pictures
 from training.evaluation.distances import Distances, real_statistics
+from training.evaluation.draws import RealPictures
 
 PICTURES = noise_pictures(40, seed=0)
 
 
 def distances_of(
-    network: MeanColours, cache: Path, fingerprint: str = "birds-1", count: int = 40, resolution: int = 8
+    network: MeanColours,
+    cache: Path,
+    fingerprint: str = "birds-1",
+    count: int = 40,
+    resolution: int = 8,
+    side: int = 0,
+    views: int = 1,
 ) -> Distances:
-    pictures = PICTURES[:count, :resolution, :resolution]
-    return Distances(network.width, real_statistics(network, pictures, fingerprint, cache, lambda done: None))
+    real = RealPictures(PICTURES[:count, :resolution, :resolution], side or resolution, views)
+    return Distances(network.width, real_statistics(network, real, fingerprint, cache, lambda done: None))
 
 
 def test_features_of_real_pictures_are_computed_once(tmp_path: Path) -> None:
@@ -34,6 +41,17 @@ def test_other_pictures_are_computed_anew(tmp_path: Path, fingerprint: str, coun
     distances_of(network, tmp_path)
     distances_of(network, tmp_path, fingerprint, count, resolution)
     assert network.pictures == 40 + count
+
+
+@pytest.mark.parametrize(("side", "views"), [(6, 1), (7, 3)])
+def test_other_crops_are_computed_anew(tmp_path: Path, side: int, views: int) -> None:
+    network = MeanColours()
+    for _ in range(2):
+        distances_of(network, tmp_path)
+        distances_of(network, tmp_path, side=7, views=1)
+        found = distances_of(network, tmp_path, side=side, views=views)
+        assert found.counts[True] == 40 * views
+    assert network.pictures == 80 + 40 * views
 
 
 def test_another_network_computes_anew(tmp_path: Path) -> None:
