@@ -119,9 +119,12 @@ class Critic(nn.Module):
             features = self.features(fake, inputs.uniforms[1])
         fake_logits = logits(features, inputs.sentence)
         features = encode(self._seen(real, inputs.uniforms[0]))
-        matching = logits(features, sentence)
-        count = inputs.mismatches.shape[1]
-        mismatching = logits(features, inputs.mismatched.transpose(0, 1)).flatten(0, 1)
+        mismatched, count = inputs.mismatched.transpose(0, 1), inputs.mismatches.shape[1]
+        if self.pretrained:  # much of it comes before the text: once for all sentences
+            matching, *others = logits(features, torch.cat([sentence[None], mismatched]))
+            mismatching = torch.cat(others)
+        else:
+            matching, mismatching = logits(features, sentence), logits(features, mismatched).flatten(0, 1)
         weights = inputs.mismatches * (count / inputs.mismatches.sum(1, keepdim=True).clamp_min(1))
         losses = {
             "D real": real_hinge(matching),
