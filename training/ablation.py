@@ -31,6 +31,8 @@ from training.stages import train_files
 
 ENCODERS, EVALUATION_ENCODERS = "encoders", "evaluation-encoders"
 METRICS = ("fid", "kid", "r-precision")
+UNCROPPED = {"random_crop": False}
+"""What earlier versions compared with, whatever the rows were trained on."""
 FIXED = ("gan.generator_learning_rate", "gan.discriminator_learning_rate", "precision")
 """Keys that a run may change when it resumes, but then it would no longer be the row that the table says it is."""
 
@@ -180,11 +182,12 @@ class AblationRun:
             "provenance": trained.provenance,
             "count": self.count,
             "real_resolution": self.real_resolution or trained.model.sizes.resolution,
+            "random_crop": config.data.random_crop,
             "evaluation_encoders": self.ablation.evaluation_encoders,
         }
         file = checkpoint.with_name("evaluation.json")
         stored = _read(file)
-        figures = stored if stored.items() >= conditions.items() else {}
+        figures = stored if (UNCROPPED | stored).items() >= conditions.items() else {}
         if missing := [metric for metric in metrics if metric.replace("-", "_") not in figures]:
             networks = trained.model.named_children()
             parameters = {name: sum(p.numel() for p in network.parameters()) for name, network in networks}
@@ -198,9 +201,13 @@ class AblationRun:
         if not self.curve_count:
             return []
         file = run / "fid_by_step.json"
-        conditions = {"count": self.curve_count, "real_resolution": self.real_resolution}
+        conditions = {
+            "count": self.curve_count,
+            "real_resolution": self.real_resolution,
+            "random_crop": config.data.random_crop,
+        }
         stored = _read(file)
-        fids = stored["fid"] if stored.items() >= conditions.items() else {}
+        fids = stored["fid"] if (UNCROPPED | stored).items() >= conditions.items() else {}
         for checkpoint in sorted((run / "checkpoints").glob("gan-*.pt")):
             step = str(int(checkpoint.stem.removeprefix("gan-")))
             if step not in fids:

@@ -62,8 +62,8 @@ def describe(config: RunConfig) -> str:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     precision = computed_precision(device, config.precision)
     comments = METHOD.format(precision=precision, device=device.type).splitlines()
-    for run, plan in zip([first, *later], plans, strict=True):
-        comments += ["", *([f"{run.name}:", ""] if later else []), *_counted(run, plan, len(words), device)]
+    for run, planned in zip([first, *later], plans, strict=True):
+        comments += ["", *([f"{run.name}:", ""] if later else []), *_counted(run, planned, len(words), device)]
     settings = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
     return settings + "\n" + "".join(f"# {line}".rstrip() + "\n" for line in comments)
 

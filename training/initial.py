@@ -137,10 +137,13 @@ class InitialModel:
             return False
         target = discriminator.state_dict()
         other = not self.discriminator.keys() & target.keys()
-        if not (other and fresh and not self.steps):
-            asked = "discriminator than gan.discriminator asks for, and gan.discriminator_warmup is 0"
-            self._load(discriminator, grown_discriminator(self.discriminator, target), asked)
-        return other
+        if other and fresh and not self.steps:
+            return True
+        what = "discriminator than gan.discriminator asks for"
+        if other and not self.steps:
+            what += ", and gan.discriminator_warmup is 0"
+        self._load(discriminator, grown_discriminator(self.discriminator, target), what)
+        return False
 
     def _load(self, network: nn.Module, state: Mapping[str, Tensor], other: str) -> None:
         try:
@@ -177,7 +180,7 @@ def starting_model(config: RunConfig) -> InitialModel | None:
     networks = (trained.model, trained.image_encoder, trained.discriminator)
     model = InitialModel(path, origin, trained.words, *networks, encoders_only)
     if state is None or encoders_only or origin.get("run") != config.name:
-        return model
+        return model  # weights only
     if (reached := state.steps.get("gan", 0)) >= config.gan.steps:
         raise InitialError(f"'{path}' is after step {reached:,} of the GAN; raise gan.steps to continue it")
     return replace(

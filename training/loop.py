@@ -32,6 +32,7 @@ from training.progress import Progress
 from training.provenance import Segment, begin_segment, describe_run, segments_of
 from training.run_folder import RESUME, RunFolder
 from training.sampling import network_sampler, sample_grid
+from training.state import SUFFIX
 from training.step import GanPhase
 
 if TYPE_CHECKING:
@@ -138,6 +139,9 @@ class Run:
 
     def _start_from(self, initial: InitialModel) -> Sequence[Segment]:
         """Takes the networks that only training reads, and a state's position; returns the state's segments."""
+        if initial.name.endswith(SUFFIX) and not (initial.steps or initial.encoders_only):
+            run = initial.origin.get("run")
+            self.progress.note(f"starting at step 0 from the weights of '{initial.name}', a state of the run '{run}'")
         fresh = self.config.gan.discriminator_warmup > 0
         if initial.load_auxiliary_into(self.damsm.image_encoder, self.gan.discriminator, fresh):
             self.progress.note(f"the discriminator starts from scratch: '{initial.name}' has one of another kind")
@@ -163,7 +167,7 @@ class Run:
         return PeriodicFid(self.config, self.sampler, device, self.progress)
 
     def train(self) -> int:
-        """Trains up to the last step of both phases, and waits until all processes have.
+        """Trains up to the last step of both phases; all processes end together, as the next run reads the checkpoint.
 
         Returns a signal that came after the last step, or 0. Raises `DivergedError`, and `Interrupted` after others.
         """
@@ -278,6 +282,8 @@ class Run:
         if found is None:
             return
         value = found["value"]
+        if position.fid and position.fid.get("random_crop", False) != found["random_crop"]:
+            position.best_fid = None  # an earlier version compared with other pictures
         position.fid = {"step": done, **found}
         self.folder.log({"phase": "gan", "step": done, "fid": value})
         if self.tensorboard:

@@ -36,8 +36,10 @@ class PeriodicFid:
                 f"fid.every: {source} has fewer than two held-out pictures with known captions; "
                 "raise data.validation_share, or drop fid.every"
             )
+        self.crops = config.data.random_crop
         self.rounds = -(-drawable // (BATCH * world()))
-        compared = RealPictures.as_compared(real.pictures, config.data.resolution, config.fid.count)
+        data = config.data
+        compared = RealPictures.as_compared(real.pictures, data.resolution, config.fid.count, data.horizontal_flip)
         progress.start("features of real pictures", len(real.pictures) * compared.views)
         with first_before_others():
             self.real = real_statistics(self.network, compared, listing.fingerprint, cache, progress.report)
@@ -56,4 +58,4 @@ class PeriodicFid:
             if batch is not None:
                 distances.update(self.network(batch.pixels), real=False)
         distances.add_up()
-        return {**distances.fid()._asdict(), "features": self.network.name}
+        return {**distances.fid()._asdict(), "features": self.network.name, "random_crop": self.crops}

@@ -60,7 +60,7 @@ class RunFolder:
     """The folder of a new or resumed run. Nothing is written before `begun`, and only by the first process."""
 
     def __init__(self, path: Path, resume_command: str | None = None) -> None:
-        """`resume_command` is what resumes the run if its own config does not tell all of it."""
+        """`resume_command` resumes the run; by default with its own config, which works however it was started."""
         self.path = path
         self.writes = is_first()
         self.checkpoint = path / "checkpoint.pt"
@@ -69,7 +69,6 @@ class RunFolder:
         self._losses = path / "losses.jsonl"
         own = shlex.join(["t2i-engine", "train", str(self._config), "--out", str(path), "--resume"])
         self.resume_command = resume_command or own
-        """Works however the run was started."""
         self._loaded: tuple[int, int] | None = None
         """Tells the checkpoint that was loaded from one that replaces it."""
 

@@ -39,9 +39,9 @@ def train_files(
     out = out or Path("runs") / settings.name
     overrides = [part for assignment in assignments for part in ("--set", assignment)]
     command = shlex.join(["t2i-engine", "train", str(config), "--out", str(out), "--resume", *overrides])
-    *stages, last = remaining_runs(settings)
+    *stages, last = matching_runs(settings) if resume else remaining_runs(settings)
     runs = [(stage, RunFolder(out / "stages" / stage.name, command)) for stage in stages]
-    runs.append((last, RunFolder(out, command if settings.stages else None)))
+    runs.append((last, RunFolder(out)))
     if not resume:
         for _, folder in runs:
             folder.require_new()
@@ -51,25 +51,31 @@ def train_files(
         if resume and number == first:
             run = folder.resumed(run)
         before = str(runs[number - 1][1].checkpoint) if number else None
-        _train(run, folder, run.init_from or before, more=folder.path != out)
+        _train(run, folder, run.init_from or before, more=number + 1 < len(runs))
     return runs[-1][1].checkpoint
 
 
-def remaining_runs(config: RunConfig) -> tuple[RunConfig, ...]:
-    """The runs that a config describes, in order, less those that are behind the state that it starts from, if it does.
-
-    Raises `UserError` if the state cannot be read, or if the runs do not fit each other.
-    """
+def matching_runs(config: RunConfig) -> tuple[RunConfig, ...]:
+    """The runs that a config describes, in order. Raises `UserError` if they do not fit each other."""
     runs = staged(config)
     for before, after in pairwise(runs):
         require_sizes(before.name, model_sizes(before, VOCABULARY), model_sizes(after, VOCABULARY))
-        if after.gan.contrastive.enabled and after.damsm.image_encoder != before.damsm.image_encoder:
+        if after.damsm.image_encoder != before.damsm.image_encoder:
             raise ConfigError(f"config '{config.name}': its runs need the same damsm.image_encoder")
         if after.gan.discriminator != before.gan.discriminator and not after.gan.discriminator_warmup:
             raise ConfigError(
                 f"config '{config.name}': {after.name} has another gan.discriminator than {before.name}; "
                 "set its gan.discriminator_warmup, to 300 for example"
             )
+    return runs
+
+
+def remaining_runs(config: RunConfig) -> tuple[RunConfig, ...]:
+    """The runs that a config describes, without those before the one whose state it starts from, if it does.
+
+    Raises `UserError` if the state cannot be read, or if the runs do not fit each other.
+    """
+    runs = matching_runs(config)
     path = config.init_from
     if not (config.stages and path and is_trained(path) and path.endswith(SUFFIX)):
         return runs

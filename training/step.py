@@ -120,10 +120,10 @@ class Critic(nn.Module):
         fake_logits = logits(features, inputs.sentence)
         features = encode(self._seen(real, inputs.uniforms[0]))
         mismatched, count = inputs.mismatched.transpose(0, 1), inputs.mismatches.shape[1]
-        if self.pretrained:  # much of it comes before the text: once for all sentences
-            matching, *others = logits(features, torch.cat([sentence[None], mismatched]))
-            mismatching = torch.cat(others)
-        else:
+        if self.pretrained:  # its heads see the picture before the text: once for all sentences
+            scored = logits(features, torch.cat([sentence[None], mismatched]))
+            matching, mismatching = scored[0], scored[1:].flatten(0, 1)
+        else:  # the penalty goes through the matching logits alone
             matching, mismatching = logits(features, sentence), logits(features, mismatched).flatten(0, 1)
         weights = inputs.mismatches * (count / inputs.mismatches.sum(1, keepdim=True).clamp_min(1))
         losses = {
@@ -303,8 +303,8 @@ class GanPhase(Phase):
                             photographed = self.image_encoder(part.real).picture
                     hard = HardNegatives.last(part.mismatched, part.mismatches, settings.hard_negatives)
                     by_text = nt_xent(picture, part.sentence, part.fitting, contrast.temperature, hard)
-                    warmer = contrast.image_temperature or contrast.temperature
-                    by_image = nt_xent(picture, photographed, part.fitted, warmer)
+                    image_temperature = contrast.image_temperature or contrast.temperature
+                    by_image = nt_xent(picture, photographed, part.fitted, image_temperature)
                     losses["G text"] = contrast.text_weight * by_text
                     losses["G image"] = contrast.image_weight * by_image
             with record_function("generator backward"):

@@ -207,6 +207,11 @@ def test_a_trained_row_that_was_edited_is_refused(
     assert f"a-0' was trained with another {key}; rename the row" in said
 
 
+def test_a_config_with_stages_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    said = refused(tmp_path, capsys, rows=[{"name": "a", "set": {"stages": [{"name": "b"}]}}])
+    assert "has stages; rows are single runs: --set 'stages=[]'" in said
+
+
 def test_a_trained_row_goes_on_with_what_does_not_change_its_results(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

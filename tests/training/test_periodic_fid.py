@@ -90,6 +90,15 @@ def test_two_processes_measure_what_one_does_and_stop_together(tmp_path: Path) -
     assert found == alone | {"value": pytest.approx(alone["value"], rel=1e-9)}
 
 
+def test_held_out_pictures_are_cropped_as_training_crops(tmp_path: Path) -> None:
+    data = make_data(tmp_path / "data")
+    whole, cropped = (fid(config(data, random_crop=crop)).measure(lambda: False) for crop in (False, True))
+    assert whole is not None
+    assert cropped is not None
+    assert (whole["random_crop"], cropped["random_crop"]) == (False, True)
+    assert (whole["real"], cropped["real"]) == (10, 20)
+
+
 def test_only_held_out_pictures_and_captions_are_compared(tmp_path: Path) -> None:
     measuring = fid(config(make_data(tmp_path / "data")))
     keys = set(measuring.draws.data.keys)

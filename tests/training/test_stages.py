@@ -129,8 +129,18 @@ def test_the_state_of_a_finished_stage_starts_the_run_after_it(straight: Path, t
     config = staged_config(tmp_path, name="large", stages=[{**SMALL, "name": "tiny"}])
     result = train(config, "--out", tmp_path / "run", "--init", state)
     assert result.exit_code == 0, result.output
+    assert f"starting at step 0 from the weights of '{state}', a state of the run 'tiny'" in result.stderr
     assert not (tmp_path / "run" / "stages").exists()
     assert load_model(tmp_path / "run" / "checkpoint.pt").provenance["initial"]["run"] == "tiny"
+
+
+def test_a_stage_continued_from_a_state_resumes_without_it(straight: Path, tmp_path: Path) -> None:
+    state = write_state(straight / "checkpoint.pt", tmp_path / "tiny.safetensors")
+    stage = {**SMALL, "name": "tiny", "gan": {"steps": 8}}
+    config = staged_config(tmp_path, name="large", stages=[stage], init_from=str(state))
+    assert train(config, "--out", tmp_path / "run").exit_code == 0
+    state.unlink()
+    assert train(config, "--out", tmp_path / "run", "--resume").exit_code == 0
 
 
 @pytest.mark.parametrize("encoders", [False, True])

@@ -148,6 +148,27 @@ def test_pretrained_features_of_generated_pictures_serve_both_updates(monkeypatc
     assert any(not torch.equal(now, old) for now, old in zip(gan.generator.parameters(), before, strict=True))
 
 
+def test_heads_on_pretrained_features_see_a_real_picture_once_for_all_its_sentences() -> None:
+    settings = config(discriminator="projected", mismatches=3, discriminator_learning_rate=1e-9)
+    gan = gan_phase(settings)
+    discriminator = gan.discriminator
+    assert isinstance(discriminator, ProjectedDiscriminator)
+    batch = feed(settings, "gan").batch(0)
+    sentence = gan.text_encoder(batch.tokens, batch.lengths).sentence
+    for _ in range(30):  # power iterations, until another changes nothing
+        discriminator(batch.image, sentence)
+    passes = []
+    discriminator.heads[0].get_submodule("trunk").register_forward_hook(lambda *_: passes.append(True))
+    fixed = copy.deepcopy(discriminator).eval().requires_grad_(False)
+    reported = read(gan.step(0))
+    assert len(passes) == 3  # real; generated, for either update
+    assert reported["D real"] == pytest.approx(real_hinge(fixed(batch.image, sentence)).item(), rel=1e-3)
+    partners, valid = mismatched_partners(related_pairs(batch.captions, batch.groups), 3)
+    assert valid.all()
+    hinges = [fake_hinge(fixed(batch.image, sentence[others])) for others in partners.T]
+    assert reported["D mismatch"] == pytest.approx(torch.stack(hinges).mean().item() / 2, rel=1e-3)
+
+
 def test_compiled_networks_make_the_same_steps(monkeypatch: pytest.MonkeyPatch) -> None:
     """Captured and differentiated as for real; only the kernels, minutes of a C++ compiler, are left out."""
     compiled = []

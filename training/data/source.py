@@ -126,7 +126,7 @@ class Grammar(Protocol):
     ) -> list[Sequence[int]]:
         """`count` versions that almost fit the caption's picture, and contradict what is `known` of it, as K masks.
 
-        The caption itself takes the place of those that cannot be made.
+        They are all different; the caption itself takes the place of those that cannot be made.
         """
 
 

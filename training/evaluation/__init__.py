@@ -72,8 +72,8 @@ class Conditions:
     truncation: float
     skipped: int
     """Captions without a word that the model knows."""
-    random_crop: bool = False
-    """Real pictures are cropped, as those that the model was trained on."""
+    crops: int = 0
+    """Random crops of each real picture that distances compare with, as the model was trained on crops; 0 if not."""
 
     def as_markdown(self) -> str:
         """The lines above the tables."""
@@ -82,7 +82,9 @@ class Conditions:
         drawn = f": {self.captions:,} captions, {how}" if self.captions else ""
         other = self.real_resolution != self.resolution
         real = f"; real pictures at {self.real_resolution} × {self.real_resolution}" if other else ""
-        real += (", " if real else "; real pictures ") + "cropped as in training" if self.random_crop else ""
+        if self.crops:
+            crops = "a random crop" if self.crops == 1 else f"{self.crops} random crops"
+            real += f"{',' if real else '; real pictures:'} {crops} of each"
         lines = [
             f"**{self.model}**, {self.runs_as}, {self.resolution} × {self.resolution}{real}",
             f"{self.data}, split {self.split}{drawn}",

@@ -28,8 +28,6 @@ Batchable = TypeVar("Batchable", NDArray[np.uint8], NDArray[np.int64], range)
 class CaptionDraws:
     """Draws `count` captions of a split: caption k, in a fixed order, with seed k.
 
-    Real pictures that are larger than the model's are cropped at the centre.
-
     The order visits all pictures, shuffled, before it takes the next caption of each, so that any number of captions
     is a fair selection. Captions without a word that the model knows are skipped.
     """
@@ -49,17 +47,11 @@ class CaptionDraws:
             sentences = self.sampler.encode_tokens([draw.ids for draw in draws])
             yield GeneratedBatch(
                 self.sampler.draw(sentences, [draw.seed for draw in draws], self.truncation),
-                np.stack([self._real(draw.picture) for draw in draws]),
+                np.stack([self.data.pictures[draw.picture] for draw in draws]),
                 [draw.caption for draw in draws],
                 [int(self.data.groups[draw.picture]) for draw in draws],
                 [self.data.captions[draw.picture] for draw in draws],
             )
-
-    def _real(self, number: int) -> Pixels:
-        picture: Pixels = self.data.pictures[number]
-        side = self.sampler.sizes.resolution
-        margin = max(0, len(picture) - side) // 2
-        return picture[margin : margin + side, margin : margin + side]
 
     def drawable(self) -> int:
         """How many of the captions contain a word that the model knows, and are drawn, over all processes."""
@@ -83,8 +75,8 @@ class CaptionDraws:
 class RealPictures:
     """Real pictures as distances compare with them: as they are or, if a model was trained on random crops, cropped.
 
-    A generator trained on crops draws birds as large as crops show them. DF-GAN, too, crops and mirrors real pictures
-    at random for FID, until there are as many as generated ones.
+    A generator trained on crops draws birds as large as crops show them. As with DF-GAN, there are about as many crops
+    as generated pictures.
     """
 
     pictures: Pixels
@@ -93,17 +85,21 @@ class RealPictures:
     """R, H if they are not cropped."""
     views: int = 1
     """Random crops of each picture."""
+    mirrored: bool = False
+    """Mirror each crop with probability 1/2."""
 
     @classmethod
-    def as_compared(cls, pictures: Pixels, resolution: int, count: int) -> "RealPictures":
-        """For `count` generated pictures."""
-        cropped = len(pictures) > 0 and pictures.shape[1] > resolution
-        return cls(pictures, resolution, max(1, min(MOST_VIEWS, round(count / len(pictures)))) if cropped else 1)
+    def as_compared(cls, pictures: Pixels, resolution: int, count: int, mirrored: bool) -> "RealPictures":
+        """For `count` generated pictures; `mirrored` if they are cropped."""
+        if pictures.shape[1] == resolution:
+            return cls(pictures, resolution)
+        return cls(pictures, resolution, max(1, min(MOST_VIEWS, round(count / len(pictures)))), mirrored)
 
     @property
     def description(self) -> list[int]:
         """What batches depend on, apart from the pictures."""
-        return [self.resolution, self.views] if self.pictures.shape[1] > self.resolution else []
+        cropped = self.pictures.shape[1] > self.resolution
+        return [self.resolution, self.views, self.mirrored] if cropped else []
 
     def batches(self, count: int | None = None) -> Iterator[Pixels]:
         """Batches of `count` different pictures, or of all, once for each view: random, but always the same."""
@@ -113,7 +109,7 @@ class RealPictures:
                 if batch.shape[1] == side:
                     yield batch
                     continue
-                corners, flips = draw_views(rng, len(batch), batch.shape[1] - side, mirrored=True)
+                corners, flips = draw_views(rng, len(batch), batch.shape[1] - side, self.mirrored)
                 crops = (one[y : y + side, x : x + side] for one, (y, x) in zip(batch, corners, strict=True))
                 yield np.stack([crop[:, ::-1] if flip else crop for crop, flip in zip(crops, flips, strict=True)])
 

@@ -104,8 +104,8 @@ def evaluate(
     """Evaluates a model on the test split of a data source, by drawing `count` of its captions.
 
     `encoders` is the checkpoint whose DAMSM encoders measure R-precision. Distances compare with real pictures of
-    `real_resolution`, by default the model's; everything else with pictures of the model's own. Real pictures are
-    cropped if the model was trained on random crops. Raises `UserError`,
+    `real_resolution`, by default the model's, and with crops if the model was trained on crops; everything else with
+    pictures of the model's own resolution. Raises `UserError`,
     before anything is drawn if the metrics cannot be computed.
     """
     resolution = model.sampler.sizes.resolution
@@ -121,14 +121,18 @@ def evaluate(
         network = Inception(training_device())
     clip = instruments.clip or (Clip(training_device()) if "clip-fid" in wanted else None)
     cache = cache or cache_folder()
-    cropped = bool(((model.provenance.get("config") or {}).get("data") or {}).get("random_crop"))
+    trained_on = (model.provenance.get("config") or {}).get("data") or {}
+    cropped, mirrored = bool(trained_on.get("random_crop")), bool(trained_on.get("horizontal_flip", True))
     loaded = loaded_resolution(real_resolution, cropped)
     with Progress() as progress:
         listing, shown = load_split(source, "test", loaded_resolution(resolution, cropped), cache, progress)
         compared = shown
         if real_resolution != resolution and wanted & {*DISTANCES, "clip-fid"}:
             compared = load_pictures(listing, source.name, "test", loaded, cache, progress)
-        real = RealPictures.as_compared(compared.pictures, real_resolution, count)
+        real = RealPictures.as_compared(compared.pictures, real_resolution, count, mirrored)
+        margin = (shown.pictures.shape[1] - resolution) // 2
+        centre = slice(margin, margin + resolution)
+        shown = replace(shown, pictures=shown.pictures[:, centre, centre])
 
         def statistics(network: FeatureNetwork) -> RealStatistics:
             progress.start("features of real pictures", len(real.pictures) * real.views)
@@ -139,7 +143,7 @@ def evaluate(
             training = None
             if "fid-floor" in wanted:
                 pictures = load_split(source, "train", loaded, cache, progress)[1].pictures
-                training = RealPictures(pictures, real_resolution).batches(count)
+                training = replace(real, pictures=pictures, views=1).batches(count)
             measures.append(DistanceMeasure(network, statistics(network), wanted, training))
         if clip and "clip-fid" in wanted:
             measures.append(DistanceMeasure(clip, statistics(clip), wanted, prefix="clip-"))
@@ -166,7 +170,7 @@ def evaluate(
         captions=drawn or 0,
         truncation=truncation,
         skipped=0 if drawn is None else count - drawn,
-        random_crop=cropped,
+        crops=real.views if cropped else 0,
     )
     return Evaluation(conditions, results)
 
@@ -233,4 +237,4 @@ def add_to_manifest(bundle: Bundle, evaluation: Evaluation) -> None:
 
 def _defaults(evaluation: Mapping[str, Any]) -> dict[str, Any]:
     """Conditions that earlier evaluations do not state."""
-    return {"real_resolution": evaluation.get("resolution"), "truncation": 1.0, "random_crop": False}
+    return {"real_resolution": evaluation.get("resolution"), "truncation": 1.0, "crops": 0}
