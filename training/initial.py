@@ -179,7 +179,7 @@ def starting_model(config: RunConfig) -> InitialModel | None:
         origin["part"] = "encoders"
     networks = (trained.model, trained.image_encoder, trained.discriminator)
     model = InitialModel(path, origin, trained.words, *networks, encoders_only)
-    if state is None or encoders_only or origin.get("run") != config.name:
+    if state is None or encoders_only or not state.steps or origin.get("run") != config.name:
         return model  # weights only
     if (reached := state.steps.get("gan", 0)) >= config.gan.steps:
         raise InitialError(f"'{path}' is after step {reached:,} of the GAN; raise gan.steps to continue it")

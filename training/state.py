@@ -44,10 +44,10 @@ class RunState:
 
     trained: TrainedModel
     """With averaged weights, without ImageNet networks."""
-    generator: State
-    """The weights in training, which `trained` averages."""
+    generator: State | None
+    """The weights in training, which `trained` averages; None if only weights were kept, to start another run."""
     steps: dict[str, int]
-    """Completed steps of each phase."""
+    """Completed steps of each phase; none of a run that cannot continue."""
     plan: dict[str, Any]
     """The fields of the run's `Plan`."""
 
@@ -57,10 +57,11 @@ def is_trained(name: str) -> bool:
     return name.endswith((".pt", SUFFIX)) and not name.startswith(HUB)
 
 
-def write_state(checkpoint: Path, out: Path) -> Path:
+def write_state(checkpoint: Path, out: Path, weights_only: bool = False) -> Path:
     """Writes the state of the run in a checkpoint, atomically, and returns its path.
 
-    Raises `CheckpointError`, `StateError`, and `OutputError`.
+    `weights_only` keeps what draws pictures, in a third of the size; a run can only start from it at step 0. Raises
+    `CheckpointError`, `StateError`, and `OutputError`.
     """
     if out.suffix != SUFFIX:
         raise StateError(f"--out '{out}' is not a state's path; expected one that ends in {SUFFIX}")
@@ -71,10 +72,13 @@ def write_state(checkpoint: Path, out: Path) -> Path:
     networks: dict[str, Mapping[str, Tensor]] = {
         "text_encoder": trained.model.text_encoder.state_dict(),
         "average": trained.model.generator.state_dict(),
-        "generator": run["gan"]["generator"],
-        "discriminator": trained.discriminator or {},
-        "image_encoder": trained.image_encoder or {},
     }
+    if not weights_only:
+        networks |= {
+            "generator": run["gan"]["generator"],
+            "discriminator": trained.discriminator or {},
+            "image_encoder": trained.image_encoder or {},
+        }
     tensors = {
         f"{network}.{name}": _half(f"{network}.{name}", tensor)
         for network, state in networks.items()
@@ -109,14 +113,15 @@ def load_state(path: Path) -> RunState:
         with torch.device("meta"):  # no memory for sizes that the file does not have
             model = TextToImage(ModelSizes(**run["sizes"]))
         generator = _network(tensors, "generator")
-        model.generator.load_state_dict(generator, assign=True)  # it must fit as the average must
+        if generator:
+            model.generator.load_state_dict(generator, assign=True)  # it must fit as the average must
         model.generator.load_state_dict(_network(tensors, "average"), assign=True)
         model.text_encoder.load_state_dict(_network(tensors, "text_encoder"), assign=True)
         encoder, discriminator = _network(tensors, "image_encoder"), _network(tensors, "discriminator")
         words, provenance = tuple(run["words"]), dict(run["provenance"])
         trained = TrainedModel(model.eval(), words, provenance, encoder or None, discriminator or None)
         steps = {phase: int(count) for phase, count in provenance["steps"].items()}
-        return RunState(trained, generator, steps, dict(run["plan"]))
+        return RunState(trained, generator or None, steps if generator else {}, dict(run["plan"]))
     except (RuntimeError, AttributeError, TypeError, ValueError, KeyError) as error:
         reason = " ".join(str(error).split())
         raise StateError(f"state '{path}' does not fit its own description ({reason}); write it again") from error
@@ -156,9 +161,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("checkpoint", type=Path, metavar="CHECKPOINT.pt")
     parser.add_argument("--out", type=Path, required=True, metavar="NAME.safetensors", help="in training/states/")
+    parser.add_argument("--weights-only", action="store_true", help="what draws pictures, to start another run from")
     options = parser.parse_args(arguments)
     try:
-        path = write_state(options.checkpoint, options.out)
+        path = write_state(options.checkpoint, options.out, options.weights_only)
     except UserError as error:
         parser.exit(2, f"error: {error.message}\n")
     print(f"{path}  {size(path.stat().st_size)}")

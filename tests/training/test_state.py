@@ -57,6 +57,7 @@ def test_a_state_has_all_networks_of_the_run_in_half_precision_and_half_its_size
     content = load_checkpoint(straight / "checkpoint.pt")
     found, run = load_state(state), content["state"]
     assert found.trained.words == tuple(content["words"])
+    assert found.generator
     assert found.steps == {"damsm": 4, "gan": 6}
     assert found.trained.provenance["config"] == content["provenance"]["config"]
     assert found.plan == run["plan"]
@@ -125,6 +126,21 @@ def test_encoders_of_a_state_start_a_new_run_at_step_0(state: Path, tmp_path: Pa
     assert initial
     assert initial.encoders_only
     assert [initial.steps, initial.segments, initial.plan, initial.generator] == [{}, [], {}, None]
+
+
+def test_weights_only_draw_and_start_a_new_run_at_step_0(straight: Path, state: Path, tmp_path: Path) -> None:
+    weights = tmp_path / "weights.safetensors"
+    main([str(straight / "checkpoint.pt"), "--out", str(weights), "--weights-only"])
+    assert weights.stat().st_size < state.stat().st_size / 2
+    whole, only = load_state(state).trained, load_state(weights).trained
+    for name, tensor in whole.model.state_dict().items():
+        assert torch.equal(only.model.state_dict()[name], tensor), name
+    result = train(config_file(tmp_path), "--out", tmp_path / "run", "--init", weights)
+    assert result.exit_code == 0, result.output
+    assert "starting at step 0" in result.stderr
+    provenance = load_model(tmp_path / "run" / "checkpoint.pt").provenance
+    assert provenance["steps"] == {"damsm": 4, "gan": 6}  # an image encoder to match the text encoder
+    assert (provenance["initial"]["run"], provenance["initial"]["steps"]) == ("tiny", {"damsm": 4, "gan": 6})
 
 
 def test_the_same_state_is_the_same_bytes(straight: Path, state: Path, tmp_path: Path) -> None:
