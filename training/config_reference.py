@@ -71,7 +71,7 @@ def _values(key: Schema) -> str:
         "multipleOf": "multiple of",
     }
     bounds = [f"{sign} {key[name]:,}" for name, sign in signs.items() if name in key]
-    kind = {"boolean": "`true`, `false`", "string": "text", "null": "`null`", "object": "mapping"}.get(
+    kind = {"boolean": "`true`, `false`", "string": "text", "null": "`null`", "object": "mappings"}.get(
         str(key["type"]), str(key["type"])
     )
     return " ".join([kind, ", ".join(bounds)]).strip()

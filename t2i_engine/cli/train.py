@@ -15,7 +15,8 @@ from t2i_engine.errors import needs_extra
     "--init",
     "initial",
     metavar="CHECKPOINT|STATE|BUNDLE",
-    help="Start from these weights; a smaller generator is grown. A state (.safetensors) continues a run of its name.",
+    help="Start from these weights; a smaller generator is grown to fit. A state (.safetensors) continues the run of "
+    "the same name.",
 )
 @click.option("--set", "assignments", multiple=True, metavar="KEY=VALUE", help="Override the config: gan.steps=1000.")
 @click.option("--dry-run", is_flag=True, help="Print config, sizes, memory and FLOPs; write nothing.")
