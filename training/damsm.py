@@ -55,6 +55,7 @@ class DamsmPhase(Phase):
         self.text_encoder = text_encoder.to(device).train(train_text).requires_grad_(train_text)
         backbone = open_backbone(config.damsm.image_encoder, pretrained)
         self.image_encoder = channels_last(ImageEncoder(backbone, config.model.sentence_width), device)
+        self.image_encoder.region_head.requires_grad_(config.damsm.word_weight > 0)
         self.networks = Encoders(self.text_encoder, self.image_encoder, config.precision)
         self._encode = replicated(self.networks)
         trained = [parameter for parameter in self.networks.parameters() if parameter.requires_grad]
@@ -89,11 +90,11 @@ class DamsmPhase(Phase):
             tokens, batch.lengths, self._seen(batch.image), negatives, batch.hard_negative_lengths
         )
         hard = None if vectors is None else HardNegatives(vectors, batch.hard_negatives_valid)
-        gammas = (settings.gamma1, settings.gamma2, settings.gamma3)
-        losses = {
-            "words": word_loss(image, text, lengths, related, gammas),
-            "sentence": sentence_loss(image, text, related, settings.gamma3, hard),
-        }
+        losses = {}
+        if settings.word_weight:
+            gammas = (settings.gamma1, settings.gamma2, settings.gamma3)
+            losses["words"] = settings.word_weight * word_loss(image, text, lengths, related, gammas)
+        losses["sentence"] = sentence_loss(image, text, related, settings.gamma3, hard)
         backward(losses, self.scaler)
         self.scaler.unscale_(self.optimizer)
         nn.utils.clip_grad_norm_(self.text_encoder.parameters(), settings.gradient_clip)

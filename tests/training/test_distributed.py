@@ -35,7 +35,9 @@ def first_step(variant: str, seed: int, processes: int) -> Found:
     size = 8 // processes
     # A discriminator that hardly moves: Adam's first step is as long where a gradient is rounding alone.
     settings = config(**VARIANTS[variant], batch_size=size, discriminator_learning_rate=1e-9)
-    damsm_settings = settings.damsm.model_copy(update={"batch_size": size, "hard_negatives": 2, "random_erasing": True})
+    words = float(variant != "augmented")  # without the word loss, nothing trains the head for regions
+    changes = {"batch_size": size, "hard_negatives": 2, "random_erasing": True, "word_weight": words}
+    damsm_settings = settings.damsm.model_copy(update=changes)
     settings = settings.model_copy(update={"damsm": damsm_settings, "seed": seed})
     damsm = damsm_phase(settings)
     found: Found = {"losses of DAMSM": losses(damsm), "gradients of DAMSM": gradients(damsm.optimizer)}

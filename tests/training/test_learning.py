@@ -82,6 +82,27 @@ def test_damsm_learns_which_caption_belongs_to_which_picture() -> None:
     assert last < 0.6 * first
 
 
+def test_sentences_learn_without_the_word_loss() -> None:
+    settings = config()
+    damsm = damsm_phase(settings.model_copy(update={"damsm": settings.damsm.model_copy(update={"word_weight": 0.0})}))
+    regions = damsm.image_encoder.region_head.weight.clone()
+    losses = [read(damsm.step(number)) for number in range(80)]
+    first, last = (sum(step["sentence"] for step in part) / 10 for part in (losses[:10], losses[-10:]))
+    assert last < 0.6 * first
+    assert "words" not in losses[0]
+    assert torch.equal(damsm.image_encoder.region_head.weight, regions)
+
+
+def test_the_word_loss_has_its_weight() -> None:
+    values = []
+    for weight in (1.0, 0.25):
+        settings = config()
+        damsm = settings.damsm.model_copy(update={"word_weight": weight})
+        values.append(read(damsm_phase(settings.model_copy(update={"damsm": damsm})).step(0)))
+    assert values[1]["words"] == pytest.approx(0.25 * values[0]["words"])
+    assert values[1]["sentence"] == pytest.approx(values[0]["sentence"])
+
+
 def test_training_gives_the_text_its_influence() -> None:
     gan = gan_phase(config())
     noise, sentences = torch.randn(1, 8).expand(2, -1), torch.randn(2, 16)
