@@ -26,7 +26,7 @@ def deploy() -> None:
     "--gpus", type=click.FloatRange(0), default=0.0, metavar="X", help="GPUs per replica; 0.5: two share one."
 )
 @click.option(
-    "--queue", type=click.IntRange(1, 100_000), default=256, metavar="N", help="Pictures that may wait in each replica."
+    "--queue", type=click.IntRange(10, 100_000), default=256, metavar="N", help="Pictures that may wait per replica."
 )
 @click.option("--health-period", type=click.IntRange(1, 3600), default=10, metavar="S", help="Seconds between checks.")
 def ray(

@@ -26,7 +26,7 @@ LONGEST_KEY = 1_000
 @click.option(
     "--replicas", type=int, default=0, metavar="N", help="Draw in N processes, which are replaced if they die."
 )
-@click.option("--queue", type=click.IntRange(1, 100_000), default=256, metavar="N", help="Pictures that may wait.")
+@click.option("--queue", type=click.IntRange(10, 100_000), default=256, metavar="N", help="Pictures that may wait.")
 @click.option("--deadline", type=click.FloatRange(0.001, 600), default=30.0, metavar="S", help="Longest wait, seconds.")
 @click.option("--resize", is_flag=True, help="Resize pictures to the size that a request asks for.")
 @exact_words_option

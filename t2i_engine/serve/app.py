@@ -24,6 +24,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from t2i_engine.pictures import QUALITY
 from t2i_engine.serve.metrics import CONTENT_TYPE
 from t2i_engine.serve.queue import Ask, Drawn, QueueFull
 from t2i_engine.serve.requests import VERSION, ApiError, Model, Order, parse_json
@@ -210,6 +211,8 @@ def _url(model: Model, ask: Ask) -> str:
         query["truncation"] = ask.truncation
     if ask.side is not None:
         query["size"] = f"{ask.side}x{ask.side}"
+    if ask.quality != QUALITY:
+        query["output_compression"] = ask.quality
     return f"/v1/pictures/{quote(ask.bundle)}.{ask.kind}?{urlencode(query | {'v': model.digest})}"
 
 

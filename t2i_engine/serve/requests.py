@@ -149,7 +149,7 @@ class Catalogue:
             message = f"version {quoted(query['v'])} of {name} is not served; its version here is {model.digest}"
             raise ApiError(HTTPStatus.NOT_FOUND, message, "version_not_found", "v")
         values: dict[str, Any] = {**query, "output_format": kind}
-        for key in query.keys() & {"seed", "truncation"}:
+        for key in query.keys() & {"seed", "truncation", "output_compression"}:
             try:
                 values[key] = json.loads(query[key], parse_constant=_no_constant)
             except (ValueError, RecursionError):

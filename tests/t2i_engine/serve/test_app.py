@@ -76,6 +76,15 @@ def test_openais_api_draws_what_the_engine_draws(client: TestClient, engine: Eng
     assert re.fullmatch(r"queue;dur=[\d.]+, draw;dur=[\d.]+, encode;dur=[\d.]+", answer.headers["Server-Timing"])
 
 
+def test_a_url_keeps_the_quality(client: TestClient) -> None:
+    options: dict[str, object] = {"seed": 4, "output_format": "jpeg", "output_compression": 10}
+    direct = base64.b64decode(generate(client, **options).json()["data"][0]["b64_json"])
+    url = generate(client, response_format="url", **options).json()["data"][0]["url"]
+    assert client.get(url).content == direct
+    assert client.get(url.replace("output_compression=10", "output_compression=500")).status_code == 400
+    assert len(client.get(url.replace("&output_compression=10", "")).content) > len(direct)
+
+
 def test_without_a_seed_every_request_gets_one_and_says_which(client: TestClient) -> None:
     seeds = [generate(client).json()["data"][0]["seed"] for _ in range(4)]
     assert len(set(seeds)) == 4
