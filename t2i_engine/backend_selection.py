@@ -88,19 +88,28 @@ def select_backend(
             if lacks is None:
                 return BackendSelection(row, name, status.version or "")
             lacking[f"{row.backend} ({lacks})"] = None
+    for row in [] if lacking else fitting:  # none of them runs on a device that is here
+        lacking[f"{row.backend} ({row_lacks(row, row.devices[0])})"] = None
     wanted = "no backend can" if device == AUTO else f"device {device!r} cannot"
     raise BackendError(f"{wanted} be used here: {', '.join(lacking)}")
 
 
-def selectable(bundle: Bundle) -> list[Format]:
-    """The bundle's formats that `auto` may choose; those that need a build first are logged with the command."""
-    rows = []
+def selectable(bundle: Bundle, precision: str = AUTO) -> list[Format]:
+    """The bundle's formats that `auto` may choose; those that need a build first are logged with the command.
+
+    Raises `BackendError`, with the command, if all that have the `precision` need one.
+    """
+    rows, commands = [], []
     for row in bundle.formats:
         needs_build = build_needed(bundle, row)
         if needs_build:
             _log.info("format %s needs a build first: %s", row.name, needs_build)
+            if precision in (AUTO, row.precision):
+                commands.append(f"format {row.name} needs a build first: {needs_build}")
         else:
             rows.append(row)
+    if commands and not _fitting(rows, AUTO, precision):
+        raise BackendError(commands[0])
     return rows
 
 

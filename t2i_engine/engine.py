@@ -91,7 +91,7 @@ class Engine(Sampler):
         if threads is not None and not 1 <= threads <= MOST_THREADS:
             raise OptionError(f"{threads} threads are out of range; 1 to {MOST_THREADS} expected")
         bundle = Bundle.open(name_or_folder)
-        rows = selectable(bundle) if backend == AUTO else bundle.formats
+        rows = selectable(bundle, precision) if backend == AUTO else bundle.formats
         order = partial(fastest_first, bundle, pictures=expect, threads=threads)
         return bundle, select_backend(rows, backend, precision, device, shlex.quote(str(name_or_folder)), order)
 

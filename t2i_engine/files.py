@@ -8,6 +8,7 @@ import threading
 from collections.abc import Callable
 from itertools import takewhile
 from pathlib import Path
+from tempfile import TemporaryFile
 
 from t2i_engine.errors import BundleError, OptionError, OutputError, quoted, unknown
 
@@ -55,6 +56,16 @@ def write_atomically(
         with contextlib.suppress(OSError, ValueError):
             temporary.unlink()
     return path
+
+
+def require_writable(folder: Path, cure: str) -> None:
+    """Makes a folder and tries to write there, before work that would be lost. Raises `OutputError`, with the cure."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        TemporaryFile(dir=folder).close()
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the path
+        reason = getattr(error, "strerror", None) or error
+        raise OutputError(f"cannot write to {quoted(str(folder), 200)} ({reason}); {cure}") from None
 
 
 def sha256(content: bytes | Path) -> str:
@@ -110,7 +121,8 @@ def cached_file(kind: str, *parts: str) -> Path:
 def cache_is_writable() -> bool:
     """Whether the cache appears to be writable; checked without writing to it."""
     folder = cache_folder()
-    nearest = next(path for path in (folder, *folder.parents) if path.exists())
+    # Before Python 3.14, Path.exists raises PermissionError in a folder that may not be searched.
+    nearest = next(path for path in (folder, *folder.parents) if os.access(path, os.F_OK))
     return nearest.is_dir() and os.access(nearest, os.W_OK | os.X_OK)
 
 
@@ -131,6 +143,13 @@ def cache_contents() -> dict[str, list[Path]]:
     return dict(sorted(found.items()))
 
 
+def size_on_disk(file: Path) -> int:
+    """A file's bytes; 0 for one that another process has just replaced."""
+    with contextlib.suppress(FileNotFoundError):
+        return file.lstat().st_size
+    return 0
+
+
 def clear_cache(kind: str | None = None) -> tuple[int, int]:
     """Deletes everything in the cache, or one kind; returns the number of files deleted and their bytes.
 
@@ -140,12 +159,12 @@ def clear_cache(kind: str | None = None) -> tuple[int, int]:
     if kind is not None and kind not in contents.keys() | CACHE_KINDS.keys():
         raise OptionError(unknown("kind", kind, CACHE_KINDS.keys() | contents.keys()))
     files = [file for name, group in contents.items() if kind in (None, name) for file in group]
-    freed = 0
+    deleted = freed = 0
     for file in files:
         try:
             size = file.lstat().st_size
             file.unlink()
-            freed += size
+            deleted, freed = deleted + 1, freed + size
         except FileNotFoundError:  # another process replaced it
             continue
         except OSError as error:
@@ -153,7 +172,7 @@ def clear_cache(kind: str | None = None) -> tuple[int, int]:
     for folder in sorted((path for path in cache_folder().rglob("*") if path.is_dir()), reverse=True):
         with contextlib.suppress(OSError):  # it holds files of another kind
             folder.rmdir()
-    return len(files), freed
+    return deleted, freed
 
 
 def processor() -> str:

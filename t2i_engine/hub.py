@@ -52,7 +52,7 @@ def pull(address: str) -> Bundle:
     with _one_line(address, BundleError):
         commit = resolve_revision(repository, revision=revision).resolved
         pinned = f"{HUB}{repository}@{commit}"
-        bundle = Bundle.open(_download(repository, commit, MANIFEST).parent)
+        bundle = _opened(repository, commit)
         for file in bundle.manifest.files:
             _download(repository, commit, file)
             if not _is_whole(bundle, file):
@@ -139,6 +139,14 @@ def _download(repository: str, commit: str, file: str, again: bool = False) -> P
         raise BundleError(
             f"{HUB}{repository}@{commit} is not a bundle, it has no {file}; run t2i-engine push BUNDLE {repository}"
         ) from None
+
+
+def _opened(repository: str, commit: str) -> Bundle:
+    folder = _download(repository, commit, MANIFEST).parent
+    try:
+        return Bundle.open(folder)
+    except BundleError:  # the cached manifest may be damaged
+        return Bundle.open(_download(repository, commit, MANIFEST, again=True).parent)
 
 
 def _is_whole(bundle: Bundle, file: str) -> bool:

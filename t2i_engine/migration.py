@@ -1,13 +1,14 @@
 """Migration from earlier versions: bundles, whose graphs and pictures stay the same, and names that changed."""
 
 import json
+import shlex
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from t2i_engine.errors import BundleError, OutputError
-from t2i_engine.files import write_atomically
+from t2i_engine.files import is_hub_snapshot, write_atomically
 from t2i_engine.manifest import MANIFEST, SCHEMA, Manifest
 from t2i_engine.provenance import data_terms
 from t2i_engine.schema import SchemaError, read_json
@@ -48,8 +49,10 @@ def migrate_bundle(folder: Path) -> Path:
 
     A current bundle stays as it is. The manifest is replaced atomically; files that it no longer lists are deleted only
     after that. Raises `BundleError` if the folder holds no bundle, or one of a newer schema, and `OutputError` if it
-    cannot be written.
+    cannot be written, or belongs to the hub's cache.
     """
+    if is_hub_snapshot(folder):
+        raise OutputError(f"{folder} belongs to the hub's cache; migrate a copy: cp -rL {shlex.quote(str(folder))} DIR")
     file = folder / MANIFEST
     try:
         content = file.read_bytes()

@@ -156,7 +156,7 @@ class RandomCaptions:
         self._longest = longest
 
     def draw(self, batch: int, length: int) -> tuple[Array, Array]:
-        """Tokens int64 (batch, T) and lengths int64 (batch): the first is `length`, the others are random up to it."""
+        """Tokens int64 (batch, T) and lengths int64 (batch): the first is `length`, the others are random."""
         lengths = self._random.integers(1, self._longest + 1, batch)
         lengths[0] = min(length, self._longest)
         width = min(int(lengths.max()) + int(self._random.integers(0, 4)), self._longest)

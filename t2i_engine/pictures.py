@@ -3,6 +3,7 @@
 import hashlib
 import io
 import math
+import os
 import re
 import unicodedata
 import zlib
@@ -222,8 +223,8 @@ def _save(pixels: Pixels, path: Path, texts: Mapping[str, str], quality: int, ot
 
 
 def _write(path: Path, encode: Callable[[], bytes]) -> Path:
-    if not path.parent.is_dir():
-        raise OutputError(f"cannot write {quoted(str(path), 200)} (its folder does not exist); {CURE}")
+    if not os.access(path.parent, os.F_OK):
+        raise OutputError(f"cannot write {quoted(str(path), 200)} (its folder cannot be found); {CURE}")
     # Waiting for the disk would take longer than drawing, and the picture can be drawn again.
     return write_atomically(path, lambda file: file.write_bytes(encode()), CURE, durable=False)
 

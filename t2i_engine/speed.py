@@ -133,11 +133,13 @@ def _measure(bundle: Bundle, row: Format, threads: int | None) -> Speed | None:
                 check=True,
             )
             runs.append(read_dataclass(Speed, read_json(done.stdout.splitlines()[-1])))
-    except subprocess.CalledProcessError as error:
-        lines = error.stderr.decode("utf-8", "replace").splitlines() or [str(error)]
-        _log.warning("format %s cannot be measured: %s", row.name, lines[-1])
+    except (subprocess.CalledProcessError, subprocess.TimeoutExpired) as error:
+        lines = (error.stderr or b"").decode("utf-8", "replace").splitlines() or [str(error)]
+        again = "t2i-engine cache clear --kind speed makes it try again"
+        _log.warning("format %s cannot be measured: %s; %s", row.name, lines[-1], again)
+        cache(file, b"null")  # no other process waits for it
         return None
-    except (OSError, subprocess.TimeoutExpired, SchemaError, IndexError) as error:
+    except (OSError, SchemaError, IndexError) as error:
         _log.warning("format %s cannot be measured: %s", row.name, error)
         return None
     found = Speed(round(min(one.first for one in runs), 1), round(min(one.each for one in runs), 3))

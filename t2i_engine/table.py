@@ -3,6 +3,9 @@
 import textwrap
 from collections.abc import Iterable, Sequence
 
+NARROWEST = 20
+"""What is left of the last column, even where the others fill the width."""
+
 
 def aligned(rows: Iterable[Sequence[str]], width: int | None = None, most_lines: int = 3) -> list[str]:
     """Rows of equally many cells as lines, with columns as wide as their longest cell.
@@ -15,7 +18,7 @@ def aligned(rows: Iterable[Sequence[str]], width: int | None = None, most_lines:
     for row in cells:
         wrapped = [row[-1]]
         if width is not None:
-            left = width - sum(widths[:-1]) - 2 * len(widths[:-1])
+            left = max(width - sum(widths[:-1]) - 2 * len(widths[:-1]), NARROWEST)
             wrapped = textwrap.wrap(row[-1], left, max_lines=most_lines, placeholder=" …", break_on_hyphens=False)
         for index, last in enumerate(wrapped or [""]):
             line = [*row[:-1], last] if index == 0 else [*[""] * len(row[:-1]), last]

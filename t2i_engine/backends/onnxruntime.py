@@ -222,7 +222,7 @@ def _on_cpu(file: Path, sha256: str, threads: int | None) -> "InferenceSession":
     import onnxruntime
 
     cached = cached_file("ort", sha256, onnxruntime.__version__, processor())
-    if cached.is_file():
+    if os.access(cached, os.R_OK):
         options = _options(threads)
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
         options.add_session_config_entry("session.load_model_format", "ORT")

@@ -7,7 +7,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from t2i_engine.backends.base import Array, Status, available_threads, check_contract, check_feeds, installed_versions
+from t2i_engine.backends.base import (
+    OUT_OF_MEMORY,
+    Array,
+    Status,
+    available_threads,
+    check_contract,
+    check_feeds,
+    installed_versions,
+)
 from t2i_engine.bundle import Bundle
 from t2i_engine.errors import BackendError, BundleError
 from t2i_engine.files import cache, cached_file, processor
@@ -59,9 +67,12 @@ class OpenVinoRunner:
         self._idle: list[InferRequest] = []
 
     def run(self, feeds: Mapping[str, Array], outputs: Sequence[str]) -> dict[str, Array]:
-        """Computes the named outputs. Raises `ShapeError` if a feed does not fit the declared shape."""
+        """Computes the named outputs.
+
+        Raises `ShapeError` if a feed does not fit the declared shape, and `BackendError` if memory runs out.
+        """
         check_feeds(self._graph, feeds, outputs)
-        with self._request() as request:
+        with _as_backend_errors(), self._request() as request:
             parts = []
             for rows, part in _parts(feeds):
                 computed = request.infer(part)
@@ -97,6 +108,8 @@ class OpenVinoRunner:
             pass
         try:
             compiled = self._core.compile_model(self._read(fixed), _DEVICE, options)
+        except MemoryError as error:
+            raise BackendError(f"{OUT_OF_MEMORY['cpu']} (OpenVINO)") from error
         except RuntimeError as error:
             raise BundleError(f"OpenVINO {openvino.__version__} cannot load {self._file}: {error}") from None
         cache(cached, lambda file: file.write_bytes(compiled.export_model().getvalue()))
@@ -115,6 +128,17 @@ class OpenVinoRunner:
         if fixed:
             model.reshape({tensor.name: tensor.sized({"B": 1}) for tensor in self._graph.inputs})
         return model
+
+
+@contextlib.contextmanager
+def _as_backend_errors() -> Iterator[None]:
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        reason = " ".join(str(error).split())
+        if isinstance(error, MemoryError) or "bad_alloc" in reason or "allocate" in reason:
+            raise BackendError(f"{OUT_OF_MEMORY['cpu']} (OpenVINO)") from error
+        raise BackendError(f"OpenVINO failed: {reason}") from error
 
 
 def open_runner(bundle: Bundle, row: Format, graph: str, device: str, threads: int | None) -> OpenVinoRunner:

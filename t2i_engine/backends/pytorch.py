@@ -86,7 +86,11 @@ def status() -> Status:
     missing = [package for package in ("torch", "safetensors") if find_spec(package) is None]
     if missing:
         return Status(lacks=f'{" and ".join(missing)} not installed: pip install "t2i-engine[export]"')
-    return Status(f"torch {version('torch')}", devices={"cuda": _cuda_lacks(), "cpu": None})
+    name = f"torch {version('torch')}"
+    try:
+        return Status(name, devices={"cuda": _cuda_lacks(), "cpu": None})
+    except (ImportError, OSError) as error:  # OSError: a shared library that cannot be loaded
+        return Status(name, f"{name} is damaged ({error}): pip install --force-reinstall torch")
 
 
 def _read_model(bundle: Bundle) -> "TextToImage":

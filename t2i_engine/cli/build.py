@@ -14,13 +14,18 @@ def build(bundle: str, formats: str) -> None:
     from t2i_engine.backend_selection import backend_status
     from t2i_engine.backends import find_backend
     from t2i_engine.bundle import Bundle
-    from t2i_engine.errors import BundleError
+    from t2i_engine.errors import BundleError, listed
     from t2i_engine.formats import find
 
     opened = Bundle.open(bundle)
-    named = None if formats == "all" else [find(name.strip()).name for name in formats.split(",")]
+    named = [] if formats == "all" else [find(name.strip()).name for name in formats.split(",")]
     rows = [row for row in opened.formats if hasattr(find_backend(row.backend), "build")]
-    rows = [row for row in rows if named is None or row.name in named]
+    if missing := [name for name in named if name not in [row.name for row in rows]]:
+        raise BundleError(
+            f"bundle {opened.name!r} has no {missing[0]!r} that needs a build; "
+            f"it has: {listed(row.name for row in rows) if rows else 'none'}"
+        )
+    rows = [row for row in rows if not named or row.name in named]
     if not rows:
         raise BundleError(
             f"bundle {opened.name!r} has no format that needs a build, such as TensorRT's: "

@@ -11,13 +11,13 @@ def cache(context: click.Context) -> None:
     It holds compiled graphs and engines, rendered data sets and statistics of real pictures; all are rebuilt when
     needed.
     """
-    from t2i_engine.files import CACHE_KINDS, cache_contents, cache_folder
+    from t2i_engine.files import CACHE_KINDS, cache_contents, cache_folder, size_on_disk
     from t2i_engine.table import aligned, size
 
     if context.invoked_subcommand:
         return
     rows = [
-        (kind, f"{len(files):,}", size(sum(file.lstat().st_size for file in files)), CACHE_KINDS.get(kind, ""))
+        (kind, f"{len(files):,}", size(sum(map(size_on_disk, files))), CACHE_KINDS.get(kind, ""))
         for kind, files in cache_contents().items()
     ]
     click.echo(bytes(cache_folder()))

@@ -26,7 +26,7 @@ def read_captions(file: Path) -> list[str]:
     try:
         lines = content.decode("utf-8-sig").split("\n")
     except UnicodeDecodeError as error:
-        line = content.count(b"\n", 0, error.start) + 1
+        line = error.object.count(b"\n", 0, error.start) + 1  # counts without a byte order mark, as `start` does
         raise CaptionError(f"captions file {shown} is not UTF-8 (line {line}); save it as UTF-8") from None
     captions = [line.strip() for line in lines if line.strip()]
     if not captions:

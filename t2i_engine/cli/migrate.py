@@ -1,5 +1,6 @@
 """`t2i-engine migrate`: updates a bundle or checkpoint of an earlier version."""
 
+import os
 from pathlib import Path
 
 import click
@@ -15,8 +16,8 @@ def migrate(path: Path, out: Path | None) -> None:
 
     Weights and pictures stay the same. A bundle's folder is updated in place. Prints the path.
     """
-    if not path.exists():
-        raise OptionError(f"{quoted(str(path), 200)} does not exist; give a bundle's folder or a checkpoint")
+    if not os.access(path, os.R_OK):
+        raise OptionError(f"{quoted(str(path), 200)} cannot be read; give a bundle's folder or a checkpoint")
     if path.is_dir():
         from t2i_engine.migration import migrate_bundle
 

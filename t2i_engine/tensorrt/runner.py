@@ -3,6 +3,7 @@
 import contextlib
 import logging
 import math
+import os
 import threading
 import weakref
 from collections import OrderedDict
@@ -73,7 +74,7 @@ class LoadedEngine:
         if self._capturable:
             config.cuda_graph_strategy = self._variant.api.CudaGraphStrategy.WHOLE_GRAPH_CAPTURE
         self._cache = config.create_runtime_cache()
-        if self._compiled.is_file():
+        if os.access(self._compiled, os.R_OK):
             content = self._compiled.read_bytes()
             if self._cache.deserialize(content):  # refused if GPU, driver or version changed
                 self._cached = len(content)

@@ -83,6 +83,15 @@ def test_backend_that_was_asked_for_is_never_replaced(machine: Machine) -> None:
         select_backend([ONNX, PYTORCH], backend="onnxruntime")
 
 
+def test_without_a_device_for_any_format_each_says_what_it_lacks(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("t2i_engine.backend_selection.cuda_device_count", lambda: 0)
+    machine.has(tensorrt=Status("1.0", devices={"cuda": "needs an NVIDIA GPU"}))
+    with pytest.raises(BackendError, match=r"no backend can be used here: tensorrt \(needs an NVIDIA GPU\)"):
+        select_backend([find("tensorrt-fp16")])
+
+
 def test_device_that_was_asked_for_is_never_replaced(machine: Machine) -> None:
     machine.has(onnxruntime=RUNS, pytorch=RUNS)
     with pytest.raises(

@@ -1,12 +1,17 @@
 """The cache: what is in it, and clearing it."""
 
+import os
+from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 
 from t2i_engine.cli import main
-from t2i_engine.files import cache, cache_folder, cached_file
+from t2i_engine.errors import OutputError
+from t2i_engine.files import cache, cache_folder, cache_is_writable, cached_file
+from t2i_engine.pictures import Picture
 
 MADE = {
     "ort/a.ort": 1500,
@@ -93,3 +98,26 @@ def test_cache_that_was_never_used_is_empty(tmp_path: Path, monkeypatch: pytest.
     assert _run().stdout.splitlines()[1:] == ["  (empty)"]
     assert _run("clear").exit_code == 0
     assert not (tmp_path / "missing").exists()
+
+
+@pytest.fixture
+def locked(tmp_path: Path) -> Iterator[Path]:
+    """A folder that this process may not enter."""
+    folder = tmp_path / "locked"
+    (folder / "inner").mkdir(parents=True)
+    folder.chmod(0)
+    cache_folder()  # imports what it needs
+    root = os.geteuid() == 0
+    if root:
+        os.setresuid(65534, 65534, 0)
+    yield folder
+    if root:
+        os.setresuid(0, 0, 0)
+    folder.chmod(0o700)
+
+
+def test_what_may_not_be_entered_cannot_be_written(locked: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(locked / "inner"))
+    assert not cache_is_writable()
+    with pytest.raises(OutputError, match="its folder cannot be found"):
+        Picture(np.zeros((8, 8, 3), np.uint8), "a bird", 0, "birds").save(locked / "inner" / "bird.png")

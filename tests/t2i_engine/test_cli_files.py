@@ -21,7 +21,12 @@ def test_captions_are_the_lines_that_are_not_blank(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("content", "message"),
-    [(b"", "holds no caption"), (b"\n \n", "holds no caption"), (b"a bird\n\xff\n", r"is not UTF-8 \(line 2\)")],
+    [
+        (b"", "holds no caption"),
+        (b"\n \n", "holds no caption"),
+        (b"a bird\n\xff\n", r"is not UTF-8 \(line 2\)"),
+        (b"\xef\xbb\xbfa\n\xff", r"is not UTF-8 \(line 2\)"),
+    ],
 )
 def test_file_without_readable_captions_is_an_error(tmp_path: Path, content: bytes, message: str) -> None:
     file = tmp_path / "captions.txt"

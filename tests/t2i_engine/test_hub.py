@@ -277,6 +277,17 @@ def test_file_that_is_damaged_in_the_cache_is_downloaded_again(
     assert Bundle.open(address).read("generator.onnx") == hub.repositories[name].files["generator.onnx"]
 
 
+def test_manifest_that_is_damaged_in_the_cache_is_downloaded_again(hub: HubStub, name: str) -> None:
+    address = f"hf:{name}@{hub.repositories[name].head}"
+    (Bundle.open(address).folder / MANIFEST).resolve().write_bytes(b"{")
+    assert Bundle.open(address).name == "tiny"
+
+
+def test_migration_does_not_change_the_hubs_cache(hub: HubStub, name: str) -> None:
+    folder = Bundle.open(f"hf:{name}").folder
+    assert "belongs to the hub's cache; migrate a copy: cp -rL" in failure("migrate", str(folder))
+
+
 @pytest.mark.parametrize(
     ("files", "line"),
     [

@@ -4,6 +4,7 @@ import sys
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from t2i_engine.backends.base import Array, Status
 from t2i_engine.backends.openvino import OpenVinoRunner, kept_signal_stack, open_runner, quantize, rewrite
 from t2i_engine.bundle import Bundle
 from t2i_engine.errors import BackendError
-from t2i_engine.formats import GENERATOR, find
+from t2i_engine.formats import GENERATOR, TEXT_ENCODER, find
 from t2i_engine.latents import draw
 from tests.tiny_model import SIZES
 from training.models.generator import channel_widths
@@ -121,6 +122,25 @@ def test_bf16_on_a_cpu_without_it_is_an_error_with_the_cure(tiny_bundle: Path, m
     monkeypatch.setattr(openvino, "status", lambda: found)
     with pytest.raises(BackendError, match="use --precision fp32"):
         opened(tiny_bundle, "openvino-bf16")
+
+
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (MemoryError(), "out of memory: use a smaller --batch-size"),
+        (RuntimeError("std::bad_alloc"), "out of memory: use a smaller --batch-size"),
+        (RuntimeError("a node\nfailed"), "OpenVINO failed: a node failed"),
+    ],
+)
+def test_a_failure_while_drawing_is_a_users_error(tiny_bundle: Path, error: Exception, message: str) -> None:
+    def fail() -> None:
+        raise error
+
+    bundle = Bundle.open(tiny_bundle)
+    runner = open_runner(bundle, find("openvino"), TEXT_ENCODER, "cpu", 1)
+    runner._model = SimpleNamespace(create_infer_request=fail)
+    with pytest.raises(BackendError, match=message):
+        runner.run({"tokens": np.ones((1, 2), np.int64), "lengths": np.full(1, 2)}, ["sentence"])
 
 
 def test_a_device_that_it_does_not_use_is_an_error(tiny_bundle: Path) -> None:

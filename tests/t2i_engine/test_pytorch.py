@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from t2i_engine.backends import pytorch
 from t2i_engine.backends.pytorch import exact_cudnn, open_runner
 from t2i_engine.bundle import Bundle
 from t2i_engine.errors import BackendError
@@ -67,3 +68,12 @@ def test_too_little_memory_on_a_cpu_is_a_users_error(tiny_bundle: Path, monkeypa
     monkeypatch.setattr(torch.nn.Conv2d, "forward", lambda *_: torch.empty(1 << 60))
     with pytest.raises(BackendError, match=r"^out of memory: use a smaller --batch-size"):
         runner.run(feeds(), ["pixels"])
+
+
+def test_a_damaged_pytorch_is_reported_with_the_cure(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail() -> str | None:
+        raise OSError("libtorch.so: cannot open shared object file")
+
+    monkeypatch.setattr(pytorch, "_cuda_lacks", fail)
+    assert "is damaged (libtorch.so" in str(pytorch.status().lacks)
+    assert "pip install --force-reinstall torch" in str(pytorch.status().lacks)

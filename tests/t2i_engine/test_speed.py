@@ -121,7 +121,9 @@ def test_a_format_that_cannot_be_measured_is_passed_over(
 ) -> None:
     del machine.speeds["onnx"]
     assert chosen(tiny_bundle, 1) == "openvino"
-    assert "format onnx cannot be measured: it is broken: mend it" in caplog.text
+    assert "format onnx cannot be measured: it is broken: mend it; t2i-engine cache clear" in caplog.text
+    assert chosen(tiny_bundle, 1) == "openvino"
+    assert machine.measured == ["onnx", "openvino"]
 
 
 def test_a_precision_that_the_processor_lacks_is_asked_for_once(

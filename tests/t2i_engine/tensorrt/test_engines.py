@@ -288,7 +288,9 @@ def with_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_auto_passes_over_engines_that_are_not_built_and_names_the_command(machine: Machine) -> None:
     bundle = machine.bundle()
     assert [one.name for one in bundle.formats] == ["tensorrt-fp16"]
-    assert selectable(bundle) == []
+    with pytest.raises(BackendError, match=r"needs a build first: .*t2i-engine build"):
+        selectable(bundle)
+    assert selectable(bundle, "bf16") == []
     assert f"t2i-engine build {machine.folder / 'bundle'} --formats tensorrt-fp16" in machine.lines[0]
     assert not machine.built
     for graph in (TEXT_ENCODER, GENERATOR):
@@ -319,6 +321,15 @@ def test_the_command_builds_and_proves_both_engines(machine: Machine, monkeypatc
     assert opened == ["sentence", "image"]
     assert len(machine.built) == 2
     assert len(list((machine.folder / "cache").rglob("*.verified"))) == 2
+
+
+@pytest.mark.usefixtures("with_gpu")
+def test_a_format_that_the_bundle_lacks_is_not_left_out_in_silence(machine: Machine) -> None:
+    folder = str(machine.bundle().folder)
+    result = CliRunner().invoke(main, ["build", folder, "--formats", "tensorrt-fp16,tensorrt-fp32"])
+    assert result.exit_code == 2
+    assert "has no 'tensorrt-fp32' that needs a build; it has: tensorrt-fp16" in result.stderr
+    assert not machine.built
 
 
 def test_a_bundle_without_tensorrts_graphs_says_what_adds_them(tmp_path: Path) -> None:
