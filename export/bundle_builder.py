@@ -80,6 +80,8 @@ class BundleBuilder:
             "files": {name: notes for name, notes in self._notes.items() if name in files},
         }
         provenance = dict(self.manifest.provenance)
+        if self.adding and not accepted:
+            return provenance
         added = provenance.pop("added", [])
         if not self.adding:
             return provenance | {"export": export}

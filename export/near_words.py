@@ -5,8 +5,8 @@ vectors (word_vectors.py) for finding the nearest known one. Vectors alone would
 "tummy", but also "wide" for "narrow" and "black" for "silver".
 """
 
+import argparse
 import json
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cache
@@ -17,6 +17,7 @@ import numpy.typing as npt
 
 from export.artifact import Artifact
 from t2i_engine.bundle import Bundle, write_bundle
+from t2i_engine.errors import UserError
 from t2i_engine.manifest import NEAR_WORDS
 from t2i_engine.tokenizer import Tokenizer
 
@@ -166,6 +167,17 @@ def add_near_words(bundle: Bundle) -> None:
     write_bundle(bundle.folder, manifest, {**others, file.name: file.content})
 
 
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Adds the file to bundles."""
+    parser = argparse.ArgumentParser(prog="python -m export.near_words", description="Add near words to bundles.")
+    parser.add_argument("bundles", nargs="+", metavar="BUNDLE", help="name or folder")
+    options = parser.parse_args(arguments)
+    try:
+        for name in options.bundles:
+            add_near_words(Bundle.open(name))
+    except UserError as error:
+        parser.exit(2, f"error: {error.message}\n")
+
+
 if __name__ == "__main__":
-    for name in sys.argv[1:]:
-        add_near_words(Bundle.open(name))
+    main()

@@ -97,11 +97,15 @@ def export_bundle(
         on_progress(f"skipping {unavailable}: {lacks}")
     rows = [row for row in selection.rows if row not in bundle.formats]
     if not rows:
+        if loaded.bundle and bundle.manifest.name != loaded.bundle.name:
+            raise OptionError("the bundle has these formats, so --name would change nothing; rename a copy with --out")
         on_progress(f"nothing to do: {bundle.target} already has these formats")
         return Exported(bundle.target, {})
 
     to_build = [builder_row(row) for row in rows if not bundle.has(row)]
     if not folded:
+        if len(to_build) < len(rows):
+            raise OptionError("--no-fold would change files that the bundle has: make a new one with --out")
         rows, to_build = ([replace(row, form=Form.TRAINED) for row in table] for table in (rows, to_build))
     for row in to_build:
         if not bundle.has(row):  # formats share files
@@ -170,9 +174,17 @@ def builder_row(row: Format) -> Format:
 
 
 def _add(bundle: BundleBuilder, row: Format, artifacts: Iterable[Artifact], on_progress: Callable[[str], None]) -> None:
-    """Adds the artifacts that the bundle lacks until it has the format, reporting the size and time of each."""
+    """Adds the artifacts that the bundle lacks until it has the format, reporting the size and time of each.
+
+    Raises `OptionError` if the bundle has another version of a file that an artifact belongs to.
+    """
     started = time.perf_counter()
     for artifact in artifacts:
+        if row.extra_files and artifact.entry.sha256 != bundle.manifest.files.get(artifact.name, artifact.entry).sha256:
+            raise OptionError(
+                f"the bundle has another {artifact.name}, of an earlier version or with --no-fold, which this format's "
+                "engines do not fit; make a new bundle with --out"
+            )
         if artifact.name not in bundle.files:
             seconds = time.perf_counter() - started
             on_progress(f"{artifact.name:<42}  {size(len(artifact.content)):>8}  {seconds:5.1f} s")

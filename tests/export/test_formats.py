@@ -85,6 +85,21 @@ def test_formats_are_added_to_a_bundle_from_its_own_weights(plain: Path) -> None
     assert "openvino" in str(bundle.manifest.provenance["added"])
 
 
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--formats", "openvino", "--no-fold"], "--no-fold would change files that the bundle has"),
+        (["--formats", "onnx", "--name", "better"], "--name would change nothing"),
+    ],
+)
+def test_an_option_without_effect_is_an_error(plain: Path, options: list[str], message: str) -> None:
+    before = (plain / "bundle.json").read_bytes()
+    result = export(plain, *options)
+    assert result.exit_code == 2
+    assert message in result.stderr
+    assert (plain / "bundle.json").read_bytes() == before
+
+
 def test_a_format_that_the_bundle_lacks_is_an_error_with_the_command_that_adds_it(plain: Path) -> None:
     result = CliRunner().invoke(main, ["generate", "a bird", "--bundle", str(plain), "--backend", "openvino"])
     assert result.exit_code == 2
@@ -114,6 +129,7 @@ def test_a_format_outside_its_tolerance_is_rejected_with_the_reason(
     assert names(plain) == ["onnx", "pytorch"]
     assert "20 allowed" in bundle.manifest.rejected["onnx-fp16"]
     assert not (plain / "generator.fp16.onnx").exists()
+    assert "added" not in bundle.manifest.provenance
 
 
 def test_fp16_graphs_are_half_between_fp32_borders(tiny_bundle: Path) -> None:

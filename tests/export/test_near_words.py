@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from export.near_words import TABLE, add_near_words, near_words, thesaurus, word_vectors
+from export.near_words import TABLE, add_near_words, main, near_words, thesaurus, word_vectors
 from t2i_engine.bundle import Bundle, embedded_names
 from t2i_engine.engine import Engine
 from t2i_engine.manifest import MANIFEST, NEAR_WORDS
@@ -166,6 +166,16 @@ def test_near_words_are_added_to_a_bundle_and_nothing_else_of_it_changes(old_bun
     for file in plain_bundle.iterdir():
         assert (old_bundle / file.name).read_bytes() == file.read_bytes()
     assert verify(Bundle.open(old_bundle), lambda _: None, SMALL_GATE).passed
+
+
+def test_the_command_adds_them_or_says_why_not(old_bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    main([str(old_bundle)])
+    assert Bundle.open(old_bundle).tokenizer().near
+    for arguments in ([], ["nope"]):
+        with pytest.raises(SystemExit) as ended:
+            main(arguments)
+        assert ended.value.code == 2
+    assert "nope" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("name", embedded_names())
