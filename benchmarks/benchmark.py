@@ -8,7 +8,7 @@ from contextlib import closing
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from tempfile import TemporaryDirectory, TemporaryFile
+from tempfile import TemporaryDirectory
 
 from benchmarks import baseline
 from benchmarks.fixtures import open_paper, prepare
@@ -22,8 +22,8 @@ from benchmarks.statistics import FEWEST_ROUNDS, Rounds, paired_ratio, summarise
 from benchmarks.tables import as_markdown, summary, thread_count
 from benchmarks.targets import EAGER, PAPER, Case, Options, Plan, make_plan
 from t2i_engine.bundle import Bundle
-from t2i_engine.errors import OptionError, OutputError, UserError, listed, quoted
-from t2i_engine.files import write_atomically
+from t2i_engine.errors import OptionError, UserError, listed
+from t2i_engine.files import require_writable, write_atomically
 
 LOAD_SECONDS = 1.0  # the machine's load is watched before anything runs
 ROOFLINE, STATIC, ROUNDS = "the machine's roofline", "static metrics", "the remaining rounds"
@@ -80,7 +80,7 @@ def run(
     plan = make_plan(bundle, options)
     if quality:
         check_quality(bundle, *quality)
-    _check_writable(out)
+    require_writable(out, "choose another --out")
     for target, reason in plan.unavailable.items():
         on_progress(f"not measured: {target}: {reason}")
     report = measure_all(bundle, plan, quality, command, on_progress)
@@ -105,6 +105,9 @@ def measure_all(
     """Measures everything planned. An interrupted run reports what it has, and names what is missing."""
     from training.provenance import working_commit
 
+    def public(text: str) -> str:
+        return re.sub(r"(?<=[\s=])'?/\S*/", "", text)  # reports are public: no path of this machine
+
     created, meter = datetime.now(UTC).isoformat(timespec="seconds"), LoadMeter()
     time.sleep(LOAD_SECONDS)
     before, findings = meter.read(), Findings(on_progress)
@@ -120,7 +123,7 @@ def measure_all(
     missing = [str(case) for case in plan.cases if case not in known and str(case) not in findings.failed] + stages
     return Report(
         created=created,
-        command=re.sub(r"(?<=[\s=])'?/\S*/", "", command),  # reports are public: no path of this machine
+        command=public(command),
         commit=working_commit(),
         machine=describe_machine(),
         network=network_of(bundle),
@@ -130,7 +133,7 @@ def measure_all(
         cases=tuple(cases),
         cold_start=tuple(ColdStart(command, summarise(times)) for command, times in findings.cold.items()),
         quality=tuple(findings.quality),
-        unavailable={**plan.unavailable, **findings.failed},
+        unavailable={name: public(why) for name, why in {**plan.unavailable, **findings.failed}.items()},
         missing=tuple(missing),
         warnings=tuple(_warnings(load, cases, missing)),
     )
@@ -244,12 +247,3 @@ def _warnings(load: Load, measured: list[Measured], missing: list[str]) -> Itera
 
 def _write(file: Path, content: bytes) -> Path:
     return write_atomically(file, content, "choose another --out")
-
-
-def _check_writable(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        TemporaryFile(dir=folder).close()
-    except (OSError, ValueError) as error:  # ValueError: a NUL in the path
-        reason = getattr(error, "strerror", None) or error
-        raise OutputError(f"cannot write to {quoted(str(folder), 200)} ({reason}); choose another --out") from None

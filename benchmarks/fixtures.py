@@ -7,6 +7,7 @@ weights, at any resolution. Its pictures mean nothing, but have the contrast of 
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -106,14 +107,14 @@ def open_paper(formats: str, on_progress: Callable[[str], None]) -> Bundle:
     from export.pipeline import export_bundle
 
     wanted = {ALL if name == ALL else find_target(name).format.name for name in map(str.strip, formats.split(","))}
-    folder, version = cache_folder() / "benchmark" / PAPER, _exporter_version()
+    folder, exporter = cache_folder() / "benchmark" / PAPER, _exporter_version()
     try:
         found = Bundle.open(folder).manifest.provenance.get("exporter")
     except BundleError:
         found = None
-    if found != version:
+    if found != exporter:
         on_progress(f"creating {PAPER!r} in {folder}")
-        _write_paper(folder, version)
+        _write_paper(folder, exporter)
     export_bundle(folder, None, None, on_progress, ",".join(wanted), gate_size=_GATE)
     return Bundle.open(folder)
 
@@ -178,10 +179,11 @@ def _write(folder: Path, model: "TextToImage", tokenizer: Tokenizer, files: list
 
 
 def _exporter_version() -> str:
-    """The SHA-256 of the code that makes `paper`."""
+    """The SHA-256 of the code that makes `paper`, and of the versions of what it calls."""
     root = Path(__file__).parents[1]
     files = sorted(file for name in ("export", "training/models") for file in (root / name).glob("*.py"))
-    return sha256(b"".join(file.read_bytes() for file in (*files, Path(__file__))))
+    tools = "".join(version(tool) for tool in ("torch", "onnx", "onnxscript"))
+    return sha256(b"".join(file.read_bytes() for file in (*files, Path(__file__))) + tools.encode())
 
 
 def _write_expected(file: Path, model: "TextToImage", tokenizer: Tokenizer) -> None:

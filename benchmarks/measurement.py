@@ -47,14 +47,15 @@ class WorkerError(Exception):
 class Worker:
     """The parent's side of benchmarks/worker.py: a process for one case, idle between requests."""
 
-    def __init__(self, scratch: Path, threads: int) -> None:
+    def __init__(self, scratch: Path, threads: int, caches: str = "") -> None:
+        """`caches` names those that the process uses."""
         self._log: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115  (lives as long as the process)
         self._process = subprocess.Popen(
             [sys.executable, "-P", "-m", "benchmarks.worker"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._log,
-            env=_environment(scratch, threads),
+            env=_environment(scratch, threads, caches),
             cwd=scratch,
             encoding="utf-8",
         )
@@ -154,7 +155,7 @@ def _open_blocks(blocks: list[list[Case]], fixtures: Fixtures, findings: Finding
 
 
 def _open(case: Case, fixtures: Fixtures) -> Timed:
-    worker = Worker(fixtures.scratch, case.threads)
+    worker = Worker(fixtures.scratch, case.threads, case.caches)
     try:
         opened = open_case(worker, case, fixtures)
         warm = worker.ask("warm", captions=fixtures.captions[: case.batch], seconds=WARM_UP_SECONDS)
@@ -219,10 +220,10 @@ def measure_cold_starts(findings: Findings, bundle: Path, caption: str, scratch:
                 findings.cold.setdefault(name, []).append([1000 * (time.perf_counter() - started)])
 
 
-def _environment(scratch: Path, threads: int | None = None) -> dict[str, str]:
+def _environment(scratch: Path, threads: int | None = None, caches: str = "") -> dict[str, str]:
     """A measured process sees this package and its run's own caches, so that all runs start alike."""
     own = {
-        "XDG_CACHE_HOME": str(scratch / "cache"),
+        "XDG_CACHE_HOME": str(scratch / "caches" / caches),
         "TORCHINDUCTOR_CACHE_DIR": str(scratch / "inductor"),
         "TORCHINDUCTOR_COMPILE_THREADS": "1",  # no subprocesses, which would be counted and would linger
     }

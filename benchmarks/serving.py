@@ -8,7 +8,6 @@ compared with the engine's own.
 import argparse
 import io
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -31,11 +30,13 @@ from benchmarks.machine import LoadMeter, describe_machine
 from benchmarks.server import SECONDS_TO_WAIT, Resources, Server, served
 from t2i_engine.engine import MANY, Engine
 from t2i_engine.errors import UserError
-from t2i_engine.files import write_atomically
+from t2i_engine.files import require_writable, write_atomically
 from t2i_engine.serve.queue import LARGEST_BATCH
 from training.provenance import working_commit
 
 CONCURRENCIES = (1, 8, 32)
+WORKERS = 2
+"""Threads of the engine, threads of the server in one process, and replicas; each draws on one processor."""
 ONE_PROCESS, TWO_REPLICAS = "one process", "two replicas"
 STARTS = 5
 OVERLOAD, QUEUE = 4, 256
@@ -310,19 +311,18 @@ def run(options: argparse.Namespace) -> None:
             print(bar, file=sys.stderr)
         bars.extend(found)
 
-    workers = os.cpu_count() or 1
     with ExitStack() as stack:
         engine = stack.enter_context(Engine.open(options.bundle, threads=1, expect=MANY))
         folder, requests = engine.bundle.folder, Requests(engine)
         chosen = engine.selection.format
         same: list[object] = ["--backend", chosen.backend, "--precision", chosen.precision]
         measured(starts(folder, same))
-        in_process = stack.enter_context(served(folder, *same, "--queue", QUEUE))
-        replicas = stack.enter_context(served(folder, *same, "--replicas", 2))
+        in_process = stack.enter_context(served(folder, *same, "--workers", WORKERS, "--queue", QUEUE))
+        replicas = stack.enter_context(served(folder, *same, "--replicas", WORKERS))
         servers = {ONE_PROCESS: in_process, TWO_REPLICAS: replicas}
         for server in servers.values():
             server.load(requests.sent, 32, 2.0)
-        rounds = measure_rounds(engine, requests, servers, workers, options.rounds, options.seconds)
+        rounds = measure_rounds(engine, requests, servers, WORKERS, options.rounds, options.seconds)
         measured(throughput_bars(rounds, requests))
         measured(not_modified(in_process, requests, options.seconds))
         rate = median(one.loads[ONE_PROCESS][32].rate() for one in rounds)
@@ -335,10 +335,10 @@ def run(options: argparse.Namespace) -> None:
             found, samples = soak(in_process, requests, options.soak)
             measured(found)
     conditions = (
-        f"`{engine.bundle.name}`, {engine.selection}, {workers} single-threaded workers; "
+        f"`{engine.bundle.name}`, {engine.selection}, {WORKERS} single-threaded workers; "
         f"{describe_machine().identity}; commit {commit[:12]}. Comparisons with the engine are medians of "
         f"{options.rounds} rounds, with {options.seconds:g} s for each load. The client runs on the same processors. "
-        f"The engine is called from {workers} threads, in batches of 1 or {LARGEST_BATCH}, whichever is faster. Other "
+        f"The engine is called from {WORKERS} threads, in batches of 1 or {LARGEST_BATCH}, whichever is faster. Other "
         f"processes used {before:.2f} processors before the measurement and {during:.2f} during it."
     )
     advice = "choose another --out"
@@ -362,9 +362,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     if options.rounds < 1:
         parser.error("--rounds: 1 or more expected")
+    if options.seconds <= 0:
+        parser.error("--seconds: more than 0 expected")
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # servers are ended first
     try:
-        options.out.mkdir(parents=True, exist_ok=True)
+        require_writable(options.out, "choose another --out")
         run(options)
     except UserError as error:
         parser.exit(2, f"error: {error.message}\n")

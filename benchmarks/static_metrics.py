@@ -48,7 +48,7 @@ def measure_static(case: Case, fixtures: Fixtures, on_progress: Callable[[str], 
     target = find_target(case.target)
     pictures = {"expected": str(fixtures.expected(case.network)), "batch": case.batch}
     operators: dict[str, float] = {}
-    with closing(Worker(fixtures.scratch, case.threads)) as worker:
+    with closing(Worker(fixtures.scratch, case.threads, case.caches)) as worker:
         opened = open_case(worker, case, fixtures)
         differences = worker.ask("differences", **pictures)
         try:
@@ -119,6 +119,9 @@ def count_work(file: Path, sizes: Mapping[str, int], float_bytes: int = 4, int8:
 
     flop = int8_flop = moving = constant = 0.0
     for node in graph.node:
+        if node.input and all(name in weights for name in node.input if name):
+            weights.update(node.output)  # computed once, when the file is opened: half_weights.py
+            continue
         if products := _flop(node, shape):
             convolves = int8 and node.op_type == "Conv"
             rounded = node.input[:2] if convolves and in_8_bits(shape(node.input[1]), shape(node.input[0])[2]) else ()

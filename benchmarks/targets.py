@@ -3,6 +3,7 @@
 Everything that is wrong with the command's options is reported here, before anything runs.
 """
 
+import shlex
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -105,6 +106,11 @@ class Case:
         """The common properties of cases that are compared with each other: all but the target."""
         return self.network, self.device, self.batch, self.threads
 
+    @property
+    def caches(self) -> str:
+        """The name of its target's own caches: formats share parts, which the first to be opened would compile."""
+        return f"{self.network} {self.target}"
+
     def __str__(self) -> str:
         return f"{self.target} on {self.device}, {self.network}, batch {self.batch}, threads {self.threads}"
 
@@ -203,7 +209,8 @@ def _devices(bundle: Bundle, target: Target) -> tuple[list[str], str | None]:
     lacks = None if devices else reasons.get("cpu") or next(iter(reasons.values()))
     if devices and target.fixture == BUNDLE:
         if target.format not in bundle.formats:
-            lacks = f"not in the bundle: t2i-engine export {bundle.name} --formats {target.format.name}"
+            folder = shlex.quote(str(bundle.folder))
+            lacks = f"not in the bundle: t2i-engine export {folder} --formats {target.format.name}"
         else:
             lacks = build_needed(bundle, target.format)
     return ([], lacks) if lacks else (devices, None)

@@ -294,18 +294,24 @@ def main(arguments: Sequence[str] | None = None) -> None:
     meter = LoadMeter()
     time.sleep(1)
     before = meter.read()
+    measured, failure = [], ""
     try:
-        measured = []
         for one in run(options.rows, options.rounds):
             measured.append(one)
             print(f"{one.row.title}: {one.ratio.value:.2f} times the plain implementation's images/s", file=sys.stderr)
+    except UserError as error:
+        failure = f"error: {error.message}\n"
+    if measured:  # if a later row failed, too
         text = conditions(measured, Load(before, tuple(load for one in measured for load in one.load)))
+        print(f"{as_table(measured)}\n\n{text}")
         if options.json:
             content = {"conditions": text, "rows": [_figures(one) for one in measured]}
-            write_atomically(options.json, json.dumps(content, indent=1).encode(), "choose another --json")
-    except UserError as error:
-        parser.exit(2, f"error: {error.message}\n")
-    print(f"{as_table(measured)}\n\n{text}")
+            try:
+                write_atomically(options.json, json.dumps(content, indent=1).encode(), "choose another --json")
+            except UserError as error:
+                failure += f"error: {error.message}\n"
+    if failure:
+        parser.exit(2, failure)
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from benchmarks.static_metrics import UncountedError, count_pytorch, count_work, form_of
+from export.half_weights import store_in_half
 from export.onnx_graphs import build_generator
 from t2i_engine.formats import Form
 from tests.tiny_model import SIZES, make_model
@@ -62,6 +63,26 @@ def test_the_fold_saves_work(tiny_bundle: Path) -> None:
     file = tiny_bundle / "generator.onnx"
     assert count_work(file, {"B": 1}).flop < count_pytorch(SIZES, 1).flop
     assert form_of(file) == Form.PHASES
+
+
+def test_weights_in_half_precision_are_not_work(tiny_bundle: Path, tmp_path: Path) -> None:
+    whole = tiny_bundle / "generator.onnx"
+    proto = onnx.load(whole)
+    kernels = [one.name for one in proto.graph.initializer if one.name.endswith(".weights.0")]
+    assert kernels
+    layers = {
+        name.removesuffix(".weights.0"): np.ones((*one.dims[:2], 3, 3), np.float32)
+        for one in proto.graph.initializer
+        for name in [one.name]
+        if name in kernels
+    }
+    for one in proto.graph.initializer:  # what half precision holds exactly
+        if one.data_type == TensorProto.FLOAT:
+            one.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(one).astype("f2").astype("f4"), one.name))
+    store_in_half(proto, layers)
+    onnx.save(proto, tmp_path / "half.onnx")
+    assert (tmp_path / "half.onnx").stat().st_size < 0.7 * whole.stat().st_size
+    assert count_work(tmp_path / "half.onnx", {"B": 2}) == count_work(whole, {"B": 2})
 
 
 def test_what_int8_rounds_is_told_apart_and_moves_a_byte_a_value(tmp_path: Path) -> None:

@@ -186,6 +186,28 @@ def test_command_prints_a_measured_row(
     assert '"reference"' in (tmp_path / "rows.json").read_text()
 
 
+def test_rows_measured_before_one_failed_are_kept(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def measure(row: Row, rounds: int) -> training.Measured:
+        if row.batch == 8:
+            raise torch.OutOfMemoryError
+        return original(row, rounds)
+
+    original = training.measure
+    monkeypatch.setattr(training, "measure", measure)
+    monkeypatch.setattr(training, "all_rows", lambda kind: [Row(True, 32, size, "fp32", "cpu") for size in (4, 8)])
+    monkeypatch.setattr(training, "SECONDS", {"cpu": 0.0})
+    monkeypatch.setattr(training, "product_peak", lambda precision, device: 100.0)
+    with pytest.raises(SystemExit) as ended:
+        main(["--rounds", "1", "--json", str(tmp_path / "rows.json")])
+    printed = capsys.readouterr()
+    assert ended.value.code == 2
+    assert "does not fit the GPU's memory" in printed.err
+    assert Row(True, 32, 4, "fp32", "cpu").title in printed.out
+    assert '"reference"' in (tmp_path / "rows.json").read_text()
+
+
 def test_stages_exclude_the_stages_inside_them() -> None:
     def step() -> None:
         with record_function("discriminator"):
