@@ -161,13 +161,13 @@ def _measure(
     yield
     on_progress("exporting graphs, and drawing the pictures to compare with in PyTorch")
     fixtures = prepare(bundle, plan.fixtures, plan.resolutions, max(case.batch for case in plan.cases), scratch)
-    by_target: dict[tuple[str, str], list[Case]] = {}
+    by_target: dict[tuple[str, str, str], list[Case]] = {}
     for case in plan.cases:
-        by_target.setdefault((case.target, case.network), []).append(case)
+        by_target.setdefault((case.target, case.network, case.device), []).append(case)
     cases: set[Case] = set()
     for alike in by_target.values():
-        case = max(alike, key=lambda case: (-case.batch, case.device == "cuda", case.threads))
-        on_progress(f"measuring static metrics of {case.target}, {case.network}")
+        case = max(alike, key=lambda case: (-case.batch, case.threads))
+        on_progress(f"measuring static metrics of {case.label}, {case.network}")
         try:
             findings.static.append(measure_static(case, fixtures, on_progress))
             cases.update(alike)
@@ -192,7 +192,7 @@ def _measure(
 def _measured(plan: Plan, findings: Findings) -> list[Measured]:
     """The figures of every case that was called at least once, in the plan's order."""
     timed = {one.case: one for one in findings.timed if one.rounds}
-    static = {(row.target, row.network): row for row in findings.static}
+    static = {(row.target, row.network, row.device): row for row in findings.static}
     rooflines = {(row.device, row.threads): row for row in findings.rooflines}
     eager = {case.block: one for case, one in timed.items() if case.target == EAGER}
     measured = []
@@ -200,7 +200,7 @@ def _measured(plan: Plan, findings: Findings) -> list[Measured]:
         one, compared = timed[case], eager.get(case.block)
         text_encoder, generator, request = (summarise(_part(one, part)) for part in range(3))
         peaks = rooflines.get((case.device, case.threads))
-        least = roofline_time(static[case.target, case.network], case, peaks) if peaks else None
+        least = roofline_time(static[case.target, case.network, case.device], case, peaks) if peaks else None
         versus = None if compared is one else compared
         measured.append(
             Measured(

@@ -19,7 +19,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, LogLocator, MaxNLocator, NullLocator
 
 from benchmarks.report import Measured, Report, Roofline, StaticMetrics
-from benchmarks.tables import as_markdown, describe_network, of_bundle, one_condition, render, thread_count, verdict
+from benchmarks.tables import as_markdown, by_device, describe_network, of_bundle, render, thread_count, verdict
 
 OPEN = 3  # tables that are shown open; the others are collapsed
 WIDTH, HEIGHT, STRIP = 380, 250, 30  # units; at this width a phone shows text of 11 units legibly
@@ -60,9 +60,14 @@ Styles = Mapping[str, tuple[str, str]]
 def as_html(report: Report) -> str:
     """The page."""
     names = sorted({one.case.target for one in of_bundle(report)})
-    styles = {name: (f"c{n % COLOURS}", list(MARKERS)[n % len(MARKERS)]) for n, name in enumerate(names)}
+    marks = list(MARKERS)  # shifted by one for every time that the colours begin anew
+    styles = {name: (f"c{n % COLOURS}", marks[(n + n // COLOURS) % len(marks)]) for n, name in enumerate(names)}
     with matplotlib.rc_context(_STYLE):
-        plots = [(title, _svg(title, figure), note) for title, figure, note in _plots(report, styles)]
+        plots = [
+            (title, _svg(title, figure), note)
+            for cases in by_device(report)
+            for title, figure, note in _plots(report, cases, styles)
+        ]
     sections = [part.partition("\n") for part in as_markdown(report).split("\n## ")[1:]]
     render_text = MarkdownIt("commonmark", {"html": False}).enable("table").render
     tables = [(title, render_text(text)) for title, _, text in sections]
@@ -73,13 +78,11 @@ def as_html(report: Report) -> str:
     )  # fmt: skip
 
 
-def _plots(report: Report, styles: Styles) -> Iterator[tuple[str, Figure, str]]:
-    """The title, figure and note of every plot that has enough cases."""
-    cases = one_condition(report)
-    if not cases:
-        return
+def _plots(report: Report, cases: Sequence[Measured], styles: Styles) -> Iterator[tuple[str, Figure, str]]:
+    """The title, figure and note of every plot of a device that has enough cases."""
     case = cases[0].case
-    where = f"Batch {case.batch}, {thread_count(case.threads)}"
+    device = "" if case.device == "cpu" else f" on {case.device}"
+    where = f"Batch {case.batch}, {thread_count(case.threads)}{device}"
     static = {one.case.target: report.static_metrics(one.case) for one in cases}
     psnrs = {name: psnr for name, one in static.items() if (psnr := one.differences.psnr) is not None and psnr < 200}
     fids = {one.target: one.fid for one in report.quality if one.fid is not None}
@@ -110,22 +113,24 @@ def _plots(report: Report, styles: Styles) -> Iterator[tuple[str, Figure, str]]:
             "batch size",
             "batch",
             [one for one in alike if one.case.threads == threads],
-            f"With {thread_count(threads)}.",
+            f"With {thread_count(threads)}{device}.",
         ),
         (
             "number of threads",
             "threads",
             [one for one in alike if one.case.batch == case.batch],
-            f"Batch {case.batch}.",
+            f"Batch {case.batch}{device}.",
         ),
     ):
         series = _series((one.case.target, getattr(one.case, key), _each(one)) for one in fixed)
         if any(len(points) > 1 for points in series.values()):
             yield f"Time against {what}", _chart(what, "milliseconds per picture", series, styles, marked=True), note
-    scaled = [one for one in report.cases if one.case.network != report.network.name and one.case.target in styles]
+    others = [one for one in report.cases if one.case.network != report.network.name]
+    scaled = [one for one in others if one.case.target in styles and one.case.device == case.device]
     if series := _series((one.case.target, one.case.resolution, one.generator.p50) for one in scaled):
         figure = _chart("resolution, pixels", "generator, ms", series, styles, marked=True, logarithmic=True)
-        note = f"A network with the paper's channel widths and random weights, at batch 1 with {thread_count(threads)}."
+        note = "A network with the paper's channel widths and random weights, "
+        note += f"at batch 1 with {thread_count(threads)}{device}."
         yield "Time against resolution", figure, note
 
 

@@ -30,7 +30,7 @@ def section(report: Report) -> str:
     quality = {one.target: one for one in report.quality}
     shown, rows = _choices(report), []
     for one in shown:
-        cells = [f"`{one.case.target}`", interval(one.request), f"{one.pictures_per_second:.1f}", ratio(one.speedup)]
+        cells = [f"`{one.case.label}`", interval(one.request), f"{one.pictures_per_second:.1f}", ratio(one.speedup)]
         cells += [figure(one.roofline_share, ".0%"), size(one.peak_memory), psnr(report.static_metrics(one.case))]
         if quality:
             found = quality.get(one.case.target)
@@ -54,18 +54,18 @@ def section(report: Report) -> str:
 
 
 def _choices(report: Report) -> list[Measured]:
-    """For each backend, the fastest format and the fastest within one level of PyTorch; PyTorch eager comes last."""
+    """For each backend and device, the fastest format and the fastest within one level of PyTorch; eager comes last."""
     cases = of_bundle(report)
     batch = min(one.case.batch for one in cases)
     threads = max(one.case.threads for one in cases if one.case.batch == batch)
     backends = {row.name: row.backend for row in all_formats()}
-    found: dict[tuple[str, bool], Measured] = {}
+    found: dict[tuple[str, str, bool], Measured] = {}
     for one in cases:  # fastest first
         backend = backends.get(one.case.target)
         if backend and (one.case.batch, one.case.threads) == (batch, threads):
-            found.setdefault((backend, False), one)
+            found.setdefault((one.case.device, backend, False), one)
             if report.is_exact(one.case):
-                found.setdefault((backend, True), one)
+                found.setdefault((one.case.device, backend, True), one)
     chosen = sorted({one.case: one for one in found.values()}.values(), key=lambda one: one.request.p50)
     eager = [one for one in chosen if one.case.target == EAGER]
     return [one for one in chosen if one not in eager][: ROWS - len(eager)] + eager

@@ -8,7 +8,7 @@ from typing import Any
 
 from benchmarks.machine import Load, Machine
 from benchmarks.statistics import Estimate, Timing
-from benchmarks.targets import Case
+from benchmarks.targets import Case, label
 from t2i_engine.errors import UserError, quoted
 from t2i_engine.formats import Differences
 from t2i_engine.schema import SchemaError, read_dataclass
@@ -43,7 +43,7 @@ class Measured:
 
 @dataclass(frozen=True)
 class StaticMetrics:
-    """Metrics of a target on a network that hold at any batch size; GFLOP and MB are of one picture or caption."""
+    """Metrics of a target on a device that hold at any batch size; GFLOP and MB are of one picture or caption."""
 
     target: str
     title: str
@@ -58,6 +58,12 @@ class StaticMetrics:
     megabytes: float  # moved by the generator's products, `weight_megabytes` of them shared by a whole batch
     weight_megabytes: float
     operators: Mapping[str, float]  # milliseconds per generator call of each kind of operator, longest first
+    device: str = "cpu"
+
+    @property
+    def label(self) -> str:
+        """The target, with the device unless it is the CPU."""
+        return label(self.target, self.device)
 
     def moved(self, batch: int) -> float:
         """The megabytes moved for a batch."""
@@ -144,8 +150,9 @@ class Report:
         return json.dumps({"schema": SCHEMA, **asdict(self)}, ensure_ascii=False, allow_nan=False).encode() + b"\n"
 
     def static_metrics(self, case: Case) -> StaticMetrics:
-        """Those of a case's target on its network."""
-        return next(one for one in self.static if (one.target, one.network) == (case.target, case.network))
+        """Those of a case's target on its network and device."""
+        key = case.target, case.network, case.device
+        return next(one for one in self.static if (one.target, one.network, one.device) == key)
 
     def is_exact(self, case: Case) -> bool:
         """Whether a case's pictures equal PyTorch's, within one level."""

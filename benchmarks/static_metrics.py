@@ -75,6 +75,7 @@ def measure_static(case: Case, fixtures: Fixtures, on_progress: Callable[[str], 
         megabytes=work.bytes / 1e6,
         weight_megabytes=work.weight_bytes / 1e6,
         operators={kind: round(milliseconds, 3) for kind, milliseconds in operators.items()},
+        device=case.device,
     )
 
 

@@ -1,6 +1,7 @@
 """report.md, made by a template, and what the template, the page, README's table and the terminal share."""
 
 from collections.abc import Callable, Mapping
+from itertools import groupby
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
@@ -56,15 +57,17 @@ def describe_network(network: Network) -> str:
 
 
 def verdict(report: Report) -> str:
-    """The fastest target, and the fastest whose pictures match PyTorch's; empty if nothing was timed."""
-    cases = one_condition(report)
-    if not cases:
-        return ""
-    case, exact = cases[0].case, next((one for one in cases if report.is_exact(one.case)), cases[0])
-    found = f"At batch {case.batch} with {thread_count(case.threads)}, the fastest target is {_fast(cases[0], report)}."
-    if exact is not cases[0]:
-        found += f" The fastest whose pictures match PyTorch's to within one level of 255 is {_fast(exact, report)}."
-    return found
+    """The fastest target on each device, and the fastest whose pictures match PyTorch's; empty if nothing was timed."""
+    found, devices = [], by_device(report)
+    for cases in devices:
+        case, exact = cases[0].case, next((one for one in cases if report.is_exact(one.case)), cases[0])
+        condition = f"At batch {case.batch} with {thread_count(case.threads)}"
+        condition += f" on {case.device}" if len(devices) > 1 else ""
+        found.append(f"{condition}, the fastest target is {_fast(cases[0], report)}.")
+        if exact is not cases[0]:
+            match = "The fastest whose pictures match PyTorch's to within one level of 255"
+            found.append(f"{match} is {_fast(exact, report)}.")
+    return " ".join(found)
 
 
 def _fast(one: Measured, report: Report) -> str:
@@ -83,8 +86,9 @@ def summary(report: Report) -> list[str]:
     rows = [("target", "batch", "threads", "request, ms", "speed-up over PyTorch", "PSNR, dB")]
     for one in of_bundle(report):
         case, quality = one.case, psnr(report.static_metrics(one.case))
-        target = case.target if case.device == "cpu" else f"{case.target} ({case.device})"
-        rows.append((target, f"{case.batch}", f"{case.threads}", interval(one.request), ratio(one.speedup), quality))
+        rows.append(
+            (case.label, f"{case.batch}", f"{case.threads}", interval(one.request), ratio(one.speedup), quality)
+        )
     return [*aligned(rows), verdict(report)] if len(rows) > 1 else []
 
 
@@ -94,11 +98,14 @@ def of_bundle(report: Report) -> list[Measured]:
     return sorted(cases, key=lambda one: (one.case.device, one.case.batch, one.case.threads, one.request.p50))
 
 
-def one_condition(report: Report) -> list[Measured]:
-    """The bundle's cases on the first device, of the smallest batch with the most threads, fastest first."""
-    cases = of_bundle(report)
-    same = [one for one in cases if (one.case.device, one.case.batch) == (cases[0].case.device, cases[0].case.batch)]
-    return [one for one in same if one.case.threads == same[-1].case.threads]
+def by_device(report: Report) -> list[list[Measured]]:
+    """The bundle's cases on each device, of its smallest batch with the most threads there, fastest first."""
+    found = []
+    for _, group in groupby(of_bundle(report), key=lambda one: one.case.device):
+        cases = list(group)
+        same = [one for one in cases if one.case.batch == cases[0].case.batch]
+        found.append([one for one in same if one.case.threads == same[-1].case.threads])
+    return found
 
 
 def interval(timing: Timing) -> str:

@@ -89,6 +89,11 @@ def find_target(name: str) -> Target:
     raise OptionError(unknown("format", name, [target.name for target in all_targets()]))
 
 
+def label(target: str, device: str) -> str:
+    """How reports name a target on a device."""
+    return target if device == "cpu" else f"{target} ({device})"
+
+
 @dataclass(frozen=True)
 class Case:
     """What is timed: one target with one network, batch size and number of threads."""
@@ -105,6 +110,11 @@ class Case:
     def block(self) -> tuple[str, str, int, int]:
         """The common properties of cases that are compared with each other: all but the target."""
         return self.network, self.device, self.batch, self.threads
+
+    @property
+    def label(self) -> str:
+        """The target, with the device unless it is the CPU."""
+        return label(self.target, self.device)
 
     @property
     def caches(self) -> str:
