@@ -48,7 +48,7 @@ class Worker:
     """The parent's side of benchmarks/worker.py: a process for one case, idle between requests."""
 
     def __init__(self, scratch: Path, threads: int, caches: str = "") -> None:
-        """`caches` names those that the process uses."""
+        """`caches` is the name of the caches that the process uses."""
         self._log: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115  (lives as long as the process)
         self._process = subprocess.Popen(
             [sys.executable, "-P", "-m", "benchmarks.worker"],

@@ -59,14 +59,15 @@ Styles = Mapping[str, tuple[str, str]]
 
 def as_html(report: Report) -> str:
     """The page."""
-    names = sorted({one.case.target for one in of_bundle(report)})
+    names, devices = sorted({one.case.target for one in of_bundle(report)}), by_device(report)
     marks = list(MARKERS)  # shifted by one for every time that the colours begin anew
     styles = {name: (f"c{n % COLOURS}", marks[(n + n // COLOURS) % len(marks)]) for n, name in enumerate(names)}
     with matplotlib.rc_context(_STYLE):
         plots = [
             (title, _svg(title, figure), note)
-            for cases in by_device(report)
-            for title, figure, note in _plots(report, cases, styles)
+            for cases in devices
+            for plot, figure, note in _plots(report, cases, styles)
+            for title in [f"{plot} on {cases[0].case.device}" if len(devices) > 1 else plot]
         ]
     sections = [part.partition("\n") for part in as_markdown(report).split("\n## ")[1:]]
     render_text = MarkdownIt("commonmark", {"html": False}).enable("table").render

@@ -38,17 +38,17 @@ def section(report: Report) -> str:
                 figure(value, ".1f") for value in ((found.fid, found.attribute_accuracy) if found else (None, None))
             ]
         rows.append(tuple(cells))
-    case = shown[0].case
+    case, gpus = shown[0].case, any(one.case.device != "cpu" for one in report.cases)
     conditions = (
         f"`{report.network.name}` ({describe_network(report.network)}) at batch {case.batch} with "
         f"{thread_count(case.threads)} on {report.machine.cpu}, {report.created[:10]}. A request turns captions into "
         "PNG files; times are medians, with 95 % confidence intervals in parentheses. Speed-ups are over PyTorch in "
         "eager mode. % of roofline says how close the generator comes to the limits set by this machine's measured "
         "peak throughput and memory bandwidth. PSNR is that of the worst picture, compared with PyTorch in fp32. For "
-        "each backend, the table has the fastest format, and the fastest whose pictures match PyTorch's to within one "
-        "level of 255. The [report](docs/benchmarks/report.md) has all targets, batch sizes and conditions."
+        f"each backend{' and device' if gpus else ''}, the table has the fastest format, and the fastest whose "
+        "pictures match PyTorch's to within one level of 255. The [report](docs/benchmarks/report.md) has all targets, "
+        "batch sizes and conditions."
     )
-    gpus = any(one.case.device != "cpu" for one in report.cases)
     lines = table(head + (["FID", "attribute accuracy, %"] if quality else []), rows)
     return f"{lines}\n\n{conditions}{'' if gpus else f' {NO_GPU}'}"
 

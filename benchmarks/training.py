@@ -301,7 +301,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             print(f"{one.row.title}: {one.ratio.value:.2f} times the plain implementation's images/s", file=sys.stderr)
     except UserError as error:
         failure = f"error: {error.message}\n"
-    if measured:  # if a later row failed, too
+    if measured:  # even if a later row failed
         text = conditions(measured, Load(before, tuple(load for one in measured for load in one.load)))
         print(f"{as_table(measured)}\n\n{text}")
         if options.json:

@@ -95,8 +95,11 @@ def export_bundle(
     bundle = _start_bundle(loaded, folder, name)
     for unavailable, lacks in selection.unavailable.items():
         on_progress(f"skipping {unavailable}: {lacks}")
+    unfolded = "--no-fold would change nothing; make a new one with --out"
     rows = [row for row in selection.rows if row not in bundle.formats]
     if not rows:
+        if not folded:
+            raise OptionError(f"the bundle has these formats, so {unfolded}")
         if loaded.bundle and bundle.manifest.name != loaded.bundle.name:
             raise OptionError("the bundle has these formats, so --name would change nothing; rename a copy with --out")
         on_progress(f"nothing to do: {bundle.target} already has these formats")
@@ -105,7 +108,7 @@ def export_bundle(
     to_build = [builder_row(row) for row in rows if not bundle.has(row)]
     if not folded:
         if len(to_build) < len(rows):
-            raise OptionError("--no-fold would change files that the bundle has: make a new one with --out")
+            raise OptionError(f"the bundle has this format's files, so {unfolded}")
         rows, to_build = ([replace(row, form=Form.TRAINED) for row in table] for table in (rows, to_build))
     for row in to_build:
         if not bundle.has(row):  # formats share files
@@ -182,8 +185,8 @@ def _add(bundle: BundleBuilder, row: Format, artifacts: Iterable[Artifact], on_p
     for artifact in artifacts:
         if row.extra_files and artifact.entry.sha256 != bundle.manifest.files.get(artifact.name, artifact.entry).sha256:
             raise OptionError(
-                f"the bundle has another {artifact.name}, of an earlier version or with --no-fold, which this format's "
-                "engines do not fit; make a new bundle with --out"
+                f"the bundle's {artifact.name} is not the one that this format's engines are built from: it is of an "
+                "earlier version, or was exported with --no-fold; make a new bundle with --out"
             )
         if artifact.name not in bundle.files:
             seconds = time.perf_counter() - started

@@ -97,7 +97,7 @@ def select_backend(
 def selectable(bundle: Bundle, precision: str = AUTO) -> list[Format]:
     """The bundle's formats that `auto` may choose; those that need a build first are logged with the command.
 
-    Raises `BackendError`, with the command, if all that have the `precision` need one.
+    Raises `BackendError`, with the command, if no other format of that `precision` can run here.
     """
     rows, commands = [], []
     for row in bundle.formats:
@@ -108,7 +108,7 @@ def selectable(bundle: Bundle, precision: str = AUTO) -> list[Format]:
                 commands.append(f"format {row.name} needs a build first: {needs_build}")
         else:
             rows.append(row)
-    if commands and not _fitting(rows, AUTO, precision):
+    if commands and all(backend_status(row.backend).lacks for row in _fitting(rows, AUTO, precision)):
         raise BackendError(commands[0])
     return rows
 

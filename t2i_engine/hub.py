@@ -4,10 +4,11 @@ An address is `hf:OWNER/NAME`, or `hf:OWNER/NAME@REVISION` with a branch, a tag 
 huggingface_hub's environment variables (HF_HOME, HF_TOKEN, HF_ENDPOINT, HF_HUB_OFFLINE, …) apply here too.
 """
 
+import json
 import logging
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib.metadata import version
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -145,7 +146,10 @@ def _opened(repository: str, commit: str) -> Bundle:
     folder = _download(repository, commit, MANIFEST).parent
     try:
         return Bundle.open(folder)
-    except BundleError:  # the cached manifest may be damaged
+    except BundleError:
+        with suppress(ValueError):
+            json.loads((folder / MANIFEST).read_bytes())
+            raise  # it is whole, but of another schema
         return Bundle.open(_download(repository, commit, MANIFEST, again=True).parent)
 
 

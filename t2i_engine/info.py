@@ -117,15 +117,14 @@ def system_info(bundle: Bundle | None) -> SystemInfo:
     Speeds are those already known: nothing is measured.
     """
     statuses = {name: backend_status(name) for name in backend_names()}
-    rows = selectable(bundle) if bundle else all_formats()
-    auto, auto_many = (_auto(bundle, rows, pictures) for pictures in (1, MANY))
+    auto, auto_many = (_auto(bundle, pictures) for pictures in (1, MANY))
     return SystemInfo(version("t2i-engine"), statuses, auto, auto_many, embedded_names(), bundle)
 
 
-def _auto(bundle: Bundle | None, rows: Sequence[Format], pictures: int) -> str:
+def _auto(bundle: Bundle | None, pictures: int) -> str:
     order = partial(fastest_first, bundle, pictures=pictures, measures=False) if bundle else list
     try:
-        return str(select_backend(rows, cpu_order=order))
+        return str(select_backend(selectable(bundle) if bundle else all_formats(), cpu_order=order))
     except UserError as error:
         return f"none: {error}"
 

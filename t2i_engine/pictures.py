@@ -223,7 +223,7 @@ def _save(pixels: Pixels, path: Path, texts: Mapping[str, str], quality: int, ot
 
 
 def _write(path: Path, encode: Callable[[], bytes]) -> Path:
-    if not os.access(path.parent, os.F_OK):
+    if not os.path.exists(path.parent):  # noqa: PTH110  # before Python 3.14, Path.exists raises PermissionError
         raise OutputError(f"cannot write {quoted(str(path), 200)} (its folder cannot be found); {CURE}")
     # Waiting for the disk would take longer than drawing, and the picture can be drawn again.
     return write_atomically(path, lambda file: file.write_bytes(encode()), CURE, durable=False)

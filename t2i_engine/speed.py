@@ -104,7 +104,7 @@ def run(folder: str, name: str, threads: str) -> None:
 
 
 def _recorded(bundle: Bundle, row: Format, threads: int | None) -> Speed | None:
-    """The cached speed of a format, or None if it cannot run here. Raises `LookupError` if nothing is cached."""
+    """The cached speed of a format, or None if it could not be measured. Raises `LookupError` if nothing is cached."""
     try:
         found = read_json(_file(bundle, row, threads).read_bytes())
         return None if found is None else read_dataclass(Speed, found)
@@ -135,9 +135,9 @@ def _measure(bundle: Bundle, row: Format, threads: int | None) -> Speed | None:
             runs.append(read_dataclass(Speed, read_json(done.stdout.splitlines()[-1])))
     except (subprocess.CalledProcessError, subprocess.TimeoutExpired) as error:
         lines = (error.stderr or b"").decode("utf-8", "replace").splitlines() or [str(error)]
-        again = "t2i-engine cache clear --kind speed makes it try again"
+        again = "to try again: t2i-engine cache clear --kind speed"
         _log.warning("format %s cannot be measured: %s; %s", row.name, lines[-1], again)
-        cache(file, b"null")  # no other process waits for it
+        cache(file, b"null")  # so that no other process waits for it
         return None
     except (OSError, SchemaError, IndexError) as error:
         _log.warning("format %s cannot be measured: %s", row.name, error)

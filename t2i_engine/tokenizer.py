@@ -111,7 +111,8 @@ class Tokenizer:
         """The known word that an unknown word, in lower case, is read as; None if it is left out.
 
         Near words come first, then words that differ by one slip: two letters swapped, one missing, one too many or one
-        wrong, in this order; the first letter is right, or swapped. Among those, known words come before near words.
+        wrong, in this order. The first letter must be right, unless it was swapped with the second. Among those, known
+        words come before near words.
         """
         if self.near is None or word in self._ids:
             return None

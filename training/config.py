@@ -118,8 +118,8 @@ class DamsmConfig(_Section):
     gradient_clip: PositiveFloat = 0.25
     """Largest norm of the text encoder's gradient."""
     word_weight: NonNegative = 1.0
-    """Weight of the word loss. 1 in AttnGAN; 0 leaves it out, which halves a step's time. Nothing after DAMSM reads
-    word features."""
+    """Weight of the word loss. 1 in AttnGAN; 0 leaves it out, which halves the time of a step of `birds.yaml`. Nothing
+    after DAMSM reads word features."""
     hard_negatives: Annotated[int, Field(ge=0, le=MAX_HARD_NEGATIVES)] = 0
     """Hard negatives per picture in the sentence loss: its own caption with colours or parts swapped. 0 in AttnGAN.
     Only synthbirds can make them."""

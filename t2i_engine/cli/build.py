@@ -20,17 +20,15 @@ def build(bundle: str, formats: str) -> None:
     opened = Bundle.open(bundle)
     named = [] if formats == "all" else [find(name.strip()).name for name in formats.split(",")]
     rows = [row for row in opened.formats if hasattr(find_backend(row.backend), "build")]
-    if missing := [name for name in named if name not in [row.name for row in rows]]:
-        raise BundleError(
-            f"bundle {opened.name!r} has no {missing[0]!r} that needs a build; "
-            f"it has: {listed(row.name for row in rows) if rows else 'none'}"
-        )
-    rows = [row for row in rows if not named or row.name in named]
     if not rows:
         raise BundleError(
             f"bundle {opened.name!r} has no format that needs a build, such as TensorRT's: "
             "t2i-engine export BUNDLE --formats tensorrt-fp16"
         )
+    if missing := [name for name in named if name not in [row.name for row in rows]]:
+        there = listed(row.name for row in rows)
+        raise BundleError(f"bundle {opened.name!r} has no format {missing[0]!r} to build; those it has: {there}")
+    rows = [row for row in rows if not named or row.name in named]
     installed = [row for row in rows if not backend_status(row.backend).lacks]
     for row in rows if named or not installed else installed:
         find_backend(row.backend).build(opened, row)  # type: ignore[attr-defined]  # optional in `Backend`

@@ -88,7 +88,8 @@ def test_formats_are_added_to_a_bundle_from_its_own_weights(plain: Path) -> None
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--formats", "openvino", "--no-fold"], "--no-fold would change files that the bundle has"),
+        (["--formats", "onnx", "--no-fold"], "has these formats, so --no-fold would change nothing"),
+        (["--formats", "openvino", "--no-fold"], "has this format's files, so --no-fold would change nothing"),
         (["--formats", "onnx", "--name", "better"], "--name would change nothing"),
     ],
 )

@@ -121,7 +121,7 @@ def test_a_format_that_cannot_be_measured_is_passed_over(
 ) -> None:
     del machine.speeds["onnx"]
     assert chosen(tiny_bundle, 1) == "openvino"
-    assert "format onnx cannot be measured: it is broken: mend it; t2i-engine cache clear" in caplog.text
+    assert "format onnx cannot be measured: it is broken: mend it; to try again: t2i-engine cache clear" in caplog.text
     assert chosen(tiny_bundle, 1) == "openvino"
     assert machine.measured == ["onnx", "openvino"]
 

@@ -328,7 +328,7 @@ def test_a_format_that_the_bundle_lacks_is_not_left_out_in_silence(machine: Mach
     folder = str(machine.bundle().folder)
     result = CliRunner().invoke(main, ["build", folder, "--formats", "tensorrt-fp16,tensorrt-fp32"])
     assert result.exit_code == 2
-    assert "has no 'tensorrt-fp32' that needs a build; it has: tensorrt-fp16" in result.stderr
+    assert "has no format 'tensorrt-fp32' to build; those it has: tensorrt-fp16" in result.stderr
     assert not machine.built
 
 
