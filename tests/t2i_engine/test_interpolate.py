@@ -120,7 +120,7 @@ def test_without_out_it_is_named_like_a_picture(interpolate: Interpolate) -> Non
         ((A, B, "--steps", "1"), "1 steps are out of range"),
         ((A, "xyzzy"), "xyzzy"),
         ((A, B, "--out", "strip.bmp"), "'.bmp'; one of .png, .jpg, .jpeg, .webp, .gif expected"),
-        ((A, B, "--out", "nowhere/strip.gif"), "its folder does not exist"),
+        ((A, B, "--out", "nowhere/strip.gif"), "its folder cannot be found"),
         ((A, B, "--truncation", "2"), "truncation 2.0 is out of range"),
     ],
 )
