@@ -58,6 +58,14 @@ def write_atomically(
     return path
 
 
+def exists(path: Path) -> bool:
+    """Whether something is at a path, as far as this process may see."""
+    try:
+        return path.exists()
+    except PermissionError:  # of a folder that may not be searched, before Python 3.14
+        return False
+
+
 def require_writable(folder: Path, cure: str) -> None:
     """Makes a folder and tries to write there, before work that would be lost. Raises `OutputError`, with the cure."""
     try:
@@ -121,8 +129,7 @@ def cached_file(kind: str, *parts: str) -> Path:
 def cache_is_writable() -> bool:
     """Whether the cache appears to be writable; checked without writing to it."""
     folder = cache_folder()
-    # Before Python 3.14, Path.exists raises PermissionError in a folder that may not be searched.
-    nearest = next(path for path in (folder, *folder.parents) if os.access(path, os.F_OK))
+    nearest = next(path for path in (folder, *folder.parents) if exists(path))
     return nearest.is_dir() and os.access(nearest, os.W_OK | os.X_OK)
 
 

@@ -3,7 +3,6 @@
 import hashlib
 import io
 import math
-import os
 import re
 import unicodedata
 import zlib
@@ -19,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from t2i_engine.errors import OptionError, OutputError, listed, quoted
-from t2i_engine.files import write_atomically
+from t2i_engine.files import exists, write_atomically
 
 SUFFIXES = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
 
@@ -223,7 +222,7 @@ def _save(pixels: Pixels, path: Path, texts: Mapping[str, str], quality: int, ot
 
 
 def _write(path: Path, encode: Callable[[], bytes]) -> Path:
-    if not os.path.exists(path.parent):  # noqa: PTH110  # before Python 3.14, Path.exists raises PermissionError
+    if not exists(path.parent):
         raise OutputError(f"cannot write {quoted(str(path), 200)} (its folder cannot be found); {CURE}")
     # Waiting for the disk would take longer than drawing, and the picture can be drawn again.
     return write_atomically(path, lambda file: file.write_bytes(encode()), CURE, durable=False)

@@ -1,6 +1,5 @@
 """`t2i-engine migrate`: updates a bundle or checkpoint of an earlier version."""
 
-import os
 from pathlib import Path
 
 import click
@@ -16,8 +15,10 @@ def migrate(path: Path, out: Path | None) -> None:
 
     Weights and pictures stay the same. A bundle's folder is updated in place. Prints the path.
     """
-    if not os.access(path, os.R_OK):
-        raise OptionError(f"{quoted(str(path), 200)} cannot be read; give a bundle's folder or a checkpoint")
+    from t2i_engine.files import exists
+
+    if not exists(path):
+        raise OptionError(f"{quoted(str(path), 200)} cannot be found; give a bundle's folder or a checkpoint")
     if path.is_dir():
         from t2i_engine.migration import migrate_bundle
 

@@ -140,7 +140,7 @@ def test_what_is_not_an_old_bundle_is_one_line_and_stays(tmp_path: Path, content
 
 def test_path_that_is_not_there_and_an_out_for_a_bundle_are_one_line(old_bundle: Path, tmp_path: Path) -> None:
     for arguments, message in (
-        ([tmp_path / "nowhere"], "cannot be read; give a bundle's folder or a checkpoint"),
+        ([tmp_path / "nowhere"], "cannot be found; give a bundle's folder or a checkpoint"),
         ([old_bundle, "--out", tmp_path / "new"], "--out is for checkpoints; a bundle is rewritten in place"),
     ):
         result = _migrate(*arguments)

@@ -324,7 +324,7 @@ def test_the_command_builds_and_proves_both_engines(machine: Machine, monkeypatc
 
 
 @pytest.mark.usefixtures("with_gpu")
-def test_a_format_that_the_bundle_lacks_is_not_left_out_in_silence(machine: Machine) -> None:
+def test_a_format_that_the_bundle_lacks_is_an_error(machine: Machine) -> None:
     folder = str(machine.bundle().folder)
     result = CliRunner().invoke(main, ["build", folder, "--formats", "tensorrt-fp16,tensorrt-fp32"])
     assert result.exit_code == 2
